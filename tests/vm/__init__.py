@@ -1,0 +1,1 @@
+"""Emulated machines with several NUMA nodes, on which the guest tests run."""

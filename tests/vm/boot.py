@@ -1,0 +1,298 @@
+"""Boots a machine, runs a command in it and tells how that went.
+
+Run as ``python tests/vm MACHINE [-- COMMAND...]``; without a command, a
+shell on the machine's console. The guest sees the host's files with a layer in
+memory to write to, and a directory shared with the host at /results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .kernel import Boot, boot_files
+from .machines import MACHINES, ROOT_BUS_SLOT, Machine, bridge_bus
+from .prepare import Missing
+
+#: Seconds until a machine is given up.
+TIME_LIMIT = 600.0
+
+KERNEL_ARGS = (
+    "console=ttyS0",
+    "quiet",
+    "loglevel=4",
+    "mitigations=off",
+    "tsc=reliable",
+    "nokaslr",
+    "random.trust_cpu=on",
+    "panic=-1",
+)
+
+ENVIRONMENT = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+class BootError(Exception):
+    """The machine did not come to the command's end."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a command: its exit status, its output and its files."""
+
+    status: int
+    output: str
+    console: str
+    results: Path
+    seconds: float
+
+
+def run(
+    machine: Machine,
+    command: Sequence[str],
+    results: Path,
+    *,
+    directory: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    time_limit: float = TIME_LIMIT,
+    follow: bool = False,
+) -> Result:
+    """Run a command in a machine; with ``follow``, print its output meanwhile.
+
+    The files that the guest wrote in /results are in ``results`` afterwards.
+    """
+    directory = directory or Path.cwd()
+    script = guest_script(command, directory, {**ENVIRONMENT, **(environment or {})})
+    (results / "command").write_text(script)
+    output, console = results / "output", results / "console"
+    output.touch()
+    start = time.monotonic()
+    qemu = [*arguments(machine, boot_files(), results), "-serial", f"file:{console}"]
+    with subprocess.Popen(
+        qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            wait(process, start + time_limit, output if follow else None)
+        finally:
+            process.kill()
+        said = process.stdout.read().decode() if process.stdout else ""
+    seconds = time.monotonic() - start
+    status = results / "status"
+    logs = {
+        "QEMU": said,
+        "console": console.read_text(errors="replace") if console.exists() else "",
+        "output": output.read_text(errors="replace"),
+    }
+    if not status.exists() or not status.read_text().strip():
+        ended = "stopped early" if seconds < time_limit else "took too long"
+        raise BootError(
+            f"machine {machine.name} {ended}, after {seconds:.0f} s\n{tails(logs)}"
+        )
+    return Result(
+        int(status.read_text()), logs["output"], logs["console"], results, seconds
+    )
+
+
+def wait(process: subprocess.Popen[bytes], end: float, followed: Path | None) -> None:
+    """Wait for QEMU to end, or for the time to be up."""
+    shown = 0
+    while time.monotonic() < end:
+        ended = process.poll() is not None
+        if followed is not None:
+            with followed.open("rb") as stream:
+                stream.seek(shown)
+                text = stream.read()
+            shown += len(text)
+            sys.stdout.buffer.write(text)
+            sys.stdout.flush()
+        if ended:
+            return
+        time.sleep(0.1)
+
+
+def tails(logs: Mapping[str, str], lines: int = 40) -> str:
+    return "\n".join(
+        f"--- {name}, last lines ---\n" + "\n".join(text.splitlines()[-lines:])
+        for name, text in logs.items()
+        if text.strip()
+    )
+
+
+def guest_script(
+    command: Sequence[str], directory: Path, environment: Mapping[str, str]
+) -> str:
+    assignments = shlex.join(f"{name}={value}" for name, value in environment.items())
+    return (
+        f"cd {shlex.quote(str(directory))} || exit 125\n"
+        f"exec env -i {assignments} {shlex.join(command)}\n"
+    )
+
+
+def arguments(
+    machine: Machine, boot: Boot, results: Path, *, shell: bool = False
+) -> list[str]:
+    """QEMU's command line."""
+    options = {
+        "name": machine.name,
+        "cgroup": machine.cgroup,
+        "nodes": machine.numa,
+        "fresh": ",".join(fresh_directories()),
+        "shell": int(shell),
+    }
+    kernel_args = [
+        *KERNEL_ARGS,
+        *([] if machine.numa == "on" else ["numa=off"]),
+        f"possible_cpus={len(machine.filled_slots)}",
+        *machine.kernel_args,
+        *(f"vm.{name}={value}" for name, value in options.items()),
+    ]
+    return [
+        *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-kernel", str(boot.kernel), "-initrd", str(boot.initramfs)),
+        *("-append", " ".join(kernel_args)),
+        *share("host", Path("/"), "readonly=on,multidevs=remap"),
+        *share("results", results, "multidevs=remap"),
+        *processors(machine),
+        *numa(machine),
+        *gpus(machine),
+    ]
+
+
+def fresh_directories() -> list[str]:
+    """The temporary directories to hide: those without anything that runs."""
+    used = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, __file__)]
+    return [
+        directory
+        for directory in ("/tmp", "/var/tmp")
+        if not any(path.is_relative_to(directory) for path in used)
+    ]
+
+
+def share(tag: str, path: Path, options: str) -> list[str]:
+    quoted = str(path).replace(",", ",,")
+    return [
+        "-virtfs",
+        f"local,id={tag},path={quoted},mount_tag={tag},security_model=none,{options}",
+    ]
+
+
+def processors(machine: Machine) -> list[str]:
+    """The processors; those in slots after an empty one are plugged in one by one."""
+    slots = [slot for node in machine.nodes for slot in node.slots]
+    filled = machine.filled_slots
+    given = len(filled) if filled == tuple(range(len(filled))) else 1
+    args = [
+        "-cpu",
+        # Two threads a core are an Intel matter to QEMU.
+        "max,vendor=GenuineIntel",
+        "-smp",
+        f"{given},maxcpus={len(slots)},sockets={machine.sockets},"
+        f"cores={machine.cores},threads={machine.threads}",
+    ]
+    for slot in filled[given:]:
+        core, thread = divmod(slot, machine.threads)
+        socket, core = divmod(core, machine.cores)
+        args += [
+            "-device",
+            f"max-x86_64-cpu,socket-id={socket},die-id=0,core-id={core},thread-id={thread}",
+        ]
+    return args
+
+
+def numa(machine: Machine) -> list[str]:
+    args = ["-m", f"{machine.memory}M"]
+    for node in machine.nodes:
+        option = f"node,nodeid={node.number}"
+        option += "".join(f",cpus={slot}" for slot in node.slots)
+        if node.memory:
+            args += [
+                "-object",
+                f"memory-backend-ram,id=memory{node.number},size={node.memory}M",
+            ]
+            option += f",memdev=memory{node.number}"
+        args += ["-numa", option]
+    for here in machine.nodes:
+        for there in machine.nodes:
+            distance = machine.distance(here, there)
+            args += [
+                "-numa",
+                f"dist,src={here.number},dst={there.number},val={distance}",
+            ]
+    return args
+
+
+def gpus(machine: Machine) -> list[str]:
+    """The GPUs; see Machine.visible_gpus for where they are."""
+    args = []
+    for index, node in enumerate(machine.gpu_nodes):
+        bridge = f"bridge{node}"
+        args += [
+            "-device",
+            f"pxb-pcie,id={bridge},bus=pcie.0,bus_nr={bridge_bus(index)},numa_node={node}",
+        ]
+        for port in range(machine.gpus.count(node)):
+            name = f"{bridge}port{port}"
+            args += [
+                *("-device", f"pcie-root-port,id={name},bus={bridge},addr={port},"),
+                *("-device", f"ati-vga,bus={name},romfile="),
+            ]
+            args[-3] += f"chassis={node + 1},slot={port}"
+    for port in range(machine.gpus.count(None)):
+        args += ["-device", f"ati-vga,bus=pcie.0,addr={ROOT_BUS_SLOT + port:#x},romfile="]
+    return args
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, usage="%(prog)s MACHINE [options] [-- COMMAND...]"
+    )
+    parser.add_argument("machine", choices=sorted(MACHINES))
+    parser.add_argument("--results", type=Path, help="directory to share at /results")
+    parser.add_argument("--time-limit", type=float, default=TIME_LIMIT)
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    command = words[end + 1 :]
+    options = parser.parse_args(words[:end])
+    machine = MACHINES[options.machine]
+    with tempfile.TemporaryDirectory() as scratch:
+        results = options.results or Path(scratch)
+        results.mkdir(parents=True, exist_ok=True)
+        try:
+            if not command:
+                return shell(machine, results)
+            result = run(
+                machine,
+                command,
+                results,
+                time_limit=options.time_limit,
+                follow=True,
+            )
+        except (BootError, Missing) as error:
+            print(f"boot: {error}", file=sys.stderr)
+            return 125
+    print(f"[{machine.name}: {result.seconds:.1f} s]", file=sys.stderr)
+    return result.status
+
+
+def shell(machine: Machine, results: Path) -> int:
+    environment = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")}
+    script = guest_script(["bash", "-i"], Path.cwd(), environment)
+    (results / "command").write_text(script)
+    qemu = arguments(machine, boot_files(), results, shell=True)
+    return subprocess.run([*qemu, "-serial", "mon:stdio"], check=False).returncode
+
+

@@ -1,0 +1,171 @@
+"""The guest's kernel and initramfs, made once and kept in a cache directory."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .prepare import Missing, check
+
+#: The package that depends on the newest stock kernel.
+META_PACKAGE = "linux-image-amd64"
+
+#: The modules a guest needs beyond what the kernel has built in.
+MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+
+INIT = Path(__file__).with_name("init")
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What QEMU is started with."""
+
+    kernel: Path
+    initramfs: Path
+
+
+def cache_directory() -> Path:
+    chosen = os.environ.get("AFFINITY_VM_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "affinity-vm"
+
+
+def boot_files() -> Boot:
+    """The kernel and the initramfs, from the cache where they are there."""
+    check()
+    package = kernel_package()
+    busybox = Path(shutil.which("busybox") or "busybox")
+    contents = hashlib.sha256(INIT.read_bytes() + busybox.read_bytes()).hexdigest()
+    # A kernel and its modules belong together, and so does what goes with them.
+    directory = cache_directory() / f"{package}-{contents[:12]}"
+    if not directory.is_dir():
+        make(directory, package, busybox)
+    return Boot(directory / "kernel", directory / "initramfs")
+
+
+def kernel_package() -> str:
+    """The name of the stock kernel's package, the newest one known to APT."""
+    found = subprocess.run(
+        ["apt-cache", "depends", META_PACKAGE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    match = re.search(r"Depends: (linux-image-[0-9]\S*)", found.stdout)
+    if match is not None:
+        return match[1]
+    kept = sorted(cache_directory().glob("linux-image-*/kernel"))
+    if kept:
+        return kept[-1].parent.name.rpartition("-")[0]
+    raise Missing(f"APT knows no package {META_PACKAGE}: run apt-get update first")
+
+
+def make(directory: Path, package: str, busybox: Path) -> None:
+    """Fill a directory of the cache; others may be doing the same meanwhile."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        tree = unpack(package, Path(scratch))
+        (image,) = (tree / "boot").glob("vmlinuz-*")
+        done = Path(scratch) / "done"
+        done.mkdir()
+        (done / "kernel").write_bytes(uncompressed(image.read_bytes()))
+        modules = list(with_dependencies(MODULES, tree / "lib" / "modules"))
+        (done / "initramfs").write_bytes(initramfs(busybox, modules))
+        try:
+            done.rename(directory)
+        except OSError:
+            if not directory.is_dir():
+                raise
+
+
+def unpack(package: str, scratch: Path) -> Path:
+    fetched = subprocess.run(
+        ["apt-get", "download", package],
+        cwd=scratch,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    archives = list(scratch.glob("*.deb"))
+    if not archives:
+        raise Missing(f"cannot download {package}: {fetched.stderr.strip()}")
+    subprocess.run(["dpkg", "-x", archives[0], scratch / "tree"], check=True)
+    return scratch / "tree"
+
+
+def uncompressed(image: bytes) -> bytes:
+    """The kernel proper out of a boot image compressed with xz.
+
+    QEMU starts it directly, which saves the guest from decompressing it: that
+    takes seconds in emulation. Any other image is left as it is.
+    """
+    sectors = image[0x1F1]
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = (sectors + 1) * 512 + offset
+    payload = image[start : start + length]
+    if not payload.startswith(b"\xfd7zXZ\0"):
+        return image
+    return lzma.LZMADecompressor().decompress(payload)
+
+
+def with_dependencies(names: tuple[str, ...], tree: Path) -> Iterator[tuple[str, bytes]]:
+    """The named modules and what they need, each after those it needs."""
+    files = {
+        path.name.split(".ko")[0].replace("-", "_"): path for path in tree.rglob("*.ko*")
+    }
+    seen: set[str] = set()
+
+    def visit(name: str) -> Iterator[tuple[str, bytes]]:
+        if name in seen or name not in files:
+            return
+        seen.add(name)
+        content = files[name].read_bytes()
+        if files[name].suffix == ".xz":
+            content = lzma.decompress(content)
+        needs = re.search(rb"\0depends=([^\0]*)\0", content)
+        for need in needs[1].decode().split(",") if needs else ():
+            yield from visit(need.replace("-", "_"))
+        yield f"{name}.ko", content
+
+    for name in names:
+        yield from visit(name)
+
+
+def initramfs(busybox: Path, modules: list[tuple[str, bytes]]) -> bytes:
+    """A cpio archive ("newc") of the first process, busybox and the modules."""
+    order = "".join(f"{name}\n" for name, _ in modules)
+    archive = b""
+    for directory in ("bin", "modules", "dev"):
+        archive += entry(directory, stat.S_IFDIR | 0o755)
+    archive += entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
+    archive += entry("bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes())
+    archive += entry("init", stat.S_IFREG | 0o755, INIT.read_bytes())
+    archive += entry("modules/order", stat.S_IFREG | 0o644, order.encode())
+    for name, content in modules:
+        archive += entry(f"modules/{name}", stat.S_IFREG | 0o644, content)
+    return archive + entry("TRAILER!!!", 0)
+
+
+def entry(
+    name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)
+) -> bytes:
+    path = name.encode() + b"\0"
+    fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
+    header = b"070701" + b"".join(b"%08x" % field for field in fields) + path
+    return padded(header) + padded(content)
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 4)

@@ -1,0 +1,224 @@
+"""The machines the tests boot, each declared as its guest should see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Distance of a node to itself, and the default one between two nodes.
+LOCAL, REMOTE = 10, 20
+
+
+@dataclass(frozen=True)
+class Node:
+    """A NUMA node: its number, its processor slots and its memory in MiB.
+
+    An absent node is known to the firmware (its slots are empty) but never
+    comes online, which leaves a gap in the guest's list of nodes.
+    """
+
+    number: int
+    slots: tuple[int, ...] = ()
+    memory: int = 0
+    absent: bool = False
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as the guest sees it: its PCI address and its node, if any."""
+
+    address: str
+    node: int | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine: processor topology, nodes, distances and GPUs.
+
+    ``gpus`` holds the node of each GPU, or None for a GPU without one.
+    ``distances`` has a row a node, in the order of ``nodes``; when empty, nodes
+    are LOCAL to themselves and REMOTE to each other.
+    ``numa`` tells what the guest's kernel makes of it all: "on", "off" (started
+    with numa=off), or "hidden" (the same, and no nodes listed in sysfs).
+    ``cgroup`` is the version of the control groups that hold cpuset.
+    """
+
+    name: str
+    sockets: int
+    cores: int
+    threads: int
+    nodes: tuple[Node, ...]
+    distances: tuple[tuple[int, ...], ...] = ()
+    gpus: tuple[int | None, ...] = ()
+    numa: str = "on"
+    cgroup: int = 2
+    kernel_args: tuple[str, ...] = ()
+
+    def distance(self, here: Node, there: Node) -> int:
+        if self.distances:
+            return self.distances[self.nodes.index(here)][self.nodes.index(there)]
+        return LOCAL if here == there else REMOTE
+
+    @property
+    def memory(self) -> int:
+        return sum(node.memory for node in self.nodes)
+
+    @property
+    def online_nodes(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if not node.absent)
+
+    @property
+    def filled_slots(self) -> tuple[int, ...]:
+        """The slots that hold a processor; the guest numbers them from 0 on."""
+        return tuple(sorted(slot for node in self.online_nodes for slot in node.slots))
+
+    @property
+    def online_cpus(self) -> tuple[int, ...]:
+        return tuple(range(len(self.filled_slots)))
+
+    def cpus(self, node: Node) -> tuple[int, ...]:
+        """The processors of a node, as the guest numbers them."""
+        return tuple(
+            cpu for cpu, slot in enumerate(self.filled_slots) if slot in node.slots
+        )
+
+    @property
+    def gpu_nodes(self) -> tuple[int, ...]:
+        """The nodes that have GPUs."""
+        return tuple(sorted({node for node in self.gpus if node is not None}))
+
+    @property
+    def visible_gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs in their order in ``gpus``.
+
+        Each node with GPUs has a host bridge of its own, and each such GPU a
+        root port there; a GPU without a node sits on the machine's root bus.
+        """
+        gpus = []
+        ports: dict[int | None, int] = {}
+        for node in self.gpus:
+            port = ports.get(node, 0)
+            ports[node] = port + 1
+            if node is None:
+                address = f"0000:00:{ROOT_BUS_SLOT + port:02x}.0"
+            else:
+                bus = bridge_bus(self.gpu_nodes.index(node))
+                address = f"0000:{bus + 1 + port:02x}:00.0"
+            gpus.append(Gpu(address, node))
+        return tuple(gpus)
+
+
+#: First device number of the GPUs on the root bus.
+ROOT_BUS_SLOT = 0x10
+
+
+def bridge_bus(index: int) -> int:
+    """The bus number of a machine's host bridge number ``index``."""
+    return 0x20 * (index + 1)
+
+
+TWO_PACKAGE = Machine(
+    name="two-package",
+    sockets=2,
+    cores=2,
+    threads=2,
+    nodes=(
+        Node(0, slots=(0, 1), memory=512),
+        Node(1, slots=(2, 3), memory=512),
+        Node(2, slots=(4, 5), memory=512),
+        Node(3, slots=(6, 7), memory=512),
+    ),
+    distances=(
+        (10, 12, 21, 21),
+        (12, 10, 21, 21),
+        (21, 21, 10, 12),
+        (21, 21, 12, 10),
+    ),
+    gpus=(0, 1, 3, 3, None),
+)
+
+GRACE = Machine(
+    name="grace",
+    sockets=2,
+    cores=4,
+    threads=1,
+    nodes=(
+        Node(0, slots=(0, 1, 2, 3), memory=512),
+        Node(1, slots=(4, 5, 6, 7), memory=512),
+        Node(2, memory=512),
+        Node(3, memory=512),
+    ),
+    distances=(
+        (10, 40, 80, 120),
+        (40, 10, 120, 80),
+        (80, 120, 10, 160),
+        (120, 80, 160, 10),
+    ),
+    gpus=(0, 1),
+    cgroup=1,
+)
+
+MEMORYLESS = Machine(
+    name="memoryless",
+    sockets=3,
+    cores=1,
+    threads=2,
+    nodes=(
+        Node(0, slots=(0, 1), memory=512),
+        Node(1, slots=(2, 3)),
+        Node(2, slots=(4, 5), memory=512),
+    ),
+    distances=((10, 12, 20), (12, 10, 20), (20, 20, 10)),
+    gpus=(1, 2),
+)
+
+SPARSE = Machine(
+    name="sparse",
+    sockets=7,
+    cores=1,
+    threads=2,
+    nodes=tuple(
+        Node(
+            number,
+            slots=(2 * number, 2 * number + 1),
+            memory=0 if absent else 512,
+            absent=absent,
+        )
+        for number, absent in enumerate((False, True, True, True, False, True, False))
+    ),
+    gpus=(4, 6),
+)
+
+SINGLE = Machine(
+    name="single",
+    sockets=1,
+    cores=2,
+    threads=2,
+    nodes=(Node(0, slots=(0, 1, 2, 3), memory=1024),),
+    gpus=(0, None),
+    cgroup=1,
+)
+
+NUMA_OFF = Machine(
+    name="numa-off",
+    sockets=2,
+    cores=1,
+    threads=2,
+    nodes=(Node(0, slots=(0, 1), memory=512), Node(1, slots=(2, 3), memory=512)),
+    gpus=(0, 1),
+    numa="off",
+)
+
+NO_NUMA = Machine(
+    name="no-numa",
+    sockets=2,
+    cores=1,
+    threads=2,
+    nodes=(Node(0, slots=(0, 1), memory=512), Node(1, slots=(2, 3), memory=512)),
+    gpus=(0, 1),
+    numa="hidden",
+)
+
+MACHINES = {
+    machine.name: machine
+    for machine in (TWO_PACKAGE, GRACE, MEMORYLESS, SPARSE, SINGLE, NUMA_OFF, NO_NUMA)
+}
