@@ -155,7 +155,7 @@ def arguments(
     kernel_args = [
         *KERNEL_ARGS,
         *([] if machine.numa == "on" else ["numa=off"]),
-        f"possible_cpus={len(machine.filled_slots)}",
+        *possible_cpus(machine),
         *machine.kernel_args,
         *(f"vm.{name}={value}" for name, value in options.items()),
     ]
@@ -170,6 +170,18 @@ def arguments(
         *numa(machine),
         *gpus(machine),
     ]
+
+
+def possible_cpus(machine: Machine) -> list[str]:
+    """The number of processors there may ever be, where some slots are empty.
+
+    It keeps the nodes of empty slots offline. It has to be more than 8, or the
+    kernel addresses interrupts in a way in which QEMU finds no processor that
+    comes after an empty slot.
+    """
+    if machine.online_nodes == machine.nodes:
+        return []
+    return [f"possible_cpus={max(9, len(machine.filled_slots))}"]
 
 
 def fresh_directories() -> list[str]:

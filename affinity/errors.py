@@ -1,0 +1,67 @@
+"""Every error this package raises on purpose.
+
+    AffinityError
+    ├── UsageError        a call or a command line that cannot be understood        (exit status 2)
+    │   ├── SettingsError     an AFFINITY_* or SGLANG_* variable that does not parse
+    │   ├── ListFormatError   text that is not the kernel's list format (`0-3,8`)
+    │   ├── SyntheticError    a one-line machine that does not parse
+    │   └── UnknownGpu        a GPU reference that names no GPU here, or more than one
+    ├── TopologyError     a machine description (sysfs file) that contradicts itself
+    ├── ForeignHost       a topology that is not this machine was about to bind it
+    ├── DeviceError       a device provider (NVML, …) that cannot list its GPUs
+    ├── PluginError       a named plugin is missing, broken or claimed twice
+    └── CannotBind        what was required cannot be put in force                  (exit status 3)
+        └── PlacementError    no CPU or node is left for the worker
+
+A message says what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class AffinityError(Exception):
+    """Base of all errors of this package."""
+
+
+class UsageError(AffinityError, ValueError):
+    """A call, or a command line, that cannot be understood."""
+
+
+class SettingsError(UsageError):
+    """An environment variable with a value that does not parse, or an unknown name."""
+
+
+class ListFormatError(UsageError):
+    """Text that is not the kernel's list format (`0-3,8`) or mask format (`ff,00000000`)."""
+
+
+class SyntheticError(UsageError):
+    """A synthetic machine description that does not parse; the message points at the token."""
+
+
+class UnknownGpu(UsageError):
+    """A GPU reference that names no GPU here, or more than one."""
+
+
+class TopologyError(AffinityError):
+    """A machine description that contradicts itself; the message names the file."""
+
+
+class ForeignHost(AffinityError):
+    """A topology that is not this machine was about to bind this machine."""
+
+
+class PluginError(AffinityError):
+    """A plugin that was asked for is missing, broken, or claimed by two distributions."""
+
+
+class CannotBind(AffinityError):
+    """What the operator required cannot be put in force on this machine."""
+
+
+class PlacementError(CannotBind):
+    """No CPU, or no node, is left for the worker."""
+
+
+class DeviceError(AffinityError):
+    """A device provider cannot list its GPUs; the message carries the driver's word and a remedy."""

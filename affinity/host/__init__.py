@@ -1,0 +1,1 @@
+"""Observe: the machine (`Topology`), the operating system (`Kernel`), and both together (`Host`)."""

@@ -1,0 +1,109 @@
+"""`Host`: a topology together with the operating system that runs on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+import attrs
+
+from affinity.errors import ForeignHost, ListFormatError, TopologyError
+from affinity.host import synthetic, sysfs
+from affinity.host.cpuset import CpuSet, NodeSet
+from affinity.host.kernel import LINUX, Kernel, LinuxKernel
+from affinity.host.topology import Origin, Topology
+
+
+@attrs.frozen
+class Host:
+    """The machine, its kernel, and what this process may use of them.
+
+    allowed_cpus, allowed_nodes: what was allowed before this framework bound anything.
+    """
+
+    topology: Topology
+    kernel: Kernel
+    allowed_cpus: CpuSet
+    allowed_nodes: NodeSet
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.kernel, LinuxKernel) and self.topology.origin is not Origin.LIVE:
+            raise ForeignHost(
+                f"the topology is a {self.topology.origin.value} ({self.topology.detail}), not this machine: "
+                "it can be planned for, never bound; use affinity.testing.FakeHost to try a binding on it"
+            )
+
+    @classmethod
+    def live(cls, kernel: Kernel = LINUX) -> Host:
+        """This machine."""
+        from affinity.origin import allowed_before
+
+        topology = sysfs.load("/")
+        return cls(topology, kernel, allowed_before(kernel) & topology.online, kernel.allowed_nodes())
+
+    @classmethod
+    def from_root(cls, root: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
+        """Another machine's captured files (`root/sys/…`, `root/proc/self/status` if there): read only.
+
+        Allowed is what is given, else what the capture says, else all that is online.
+        """
+        if not os.path.isdir(os.path.join(root, "sys")):
+            raise TopologyError(
+                f"{root}: no directory 'sys' in it; expected a captured machine, as `affinity gather` writes"
+            )
+        captured = _captured_status(os.path.join(root, "proc/self/status"))
+        return cls._foreign(
+            sysfs.load(os.path.normpath(root) + "/"),
+            allowed_cpus if allowed_cpus is not None else captured[0],
+            allowed_nodes if allowed_nodes is not None else captured[1],
+        )
+
+    @classmethod
+    def synthetic(cls, text: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
+        """The machine that one line describes (grammar: affinity.host.synthetic)."""
+        return cls._foreign(synthetic.load(text), allowed_cpus, allowed_nodes)
+
+    @classmethod
+    def _foreign(cls, topology: Topology, cpus: CpuSet | None, nodes: NodeSet | None) -> Host:
+        return cls(
+            topology,
+            ForeignKernel(),
+            topology.online if cpus is None else cpus & topology.online,
+            NodeSet(topology.by_id) if nodes is None else nodes & NodeSet(topology.by_id),
+        )
+
+    @property
+    def foreign(self) -> bool:
+        """True where this is not a machine that can be bound."""
+        return isinstance(self.kernel, ForeignKernel)
+
+
+class ForeignKernel:
+    """The kernel of a machine that is not this one: every call is refused."""
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        def refuse(*args: object, **kwargs: object) -> NoReturn:
+            raise ForeignHost(f"{name}: this topology is not this machine, so it is never bound, only planned for")
+
+        return refuse
+
+
+def _captured_status(path: str) -> tuple[CpuSet | None, NodeSet | None]:
+    cpus, nodes = None, None
+    try:
+        with open(path, encoding="ascii", errors="replace") as status:
+            for line in status:
+                key, _, value = line.partition(":")
+                if key == "Cpus_allowed_list":
+                    cpus = CpuSet.parse(value)
+                elif key == "Mems_allowed_list":
+                    nodes = NodeSet.parse(value)
+    except FileNotFoundError:
+        pass
+    except ListFormatError as wrong:
+        raise TopologyError(f"{path}: {wrong}") from wrong
+    return cpus, nodes

@@ -1,0 +1,98 @@
+"""Binding a process that already runs: every thread's mask, the memory policy, the pages touched before.
+
+Public to strategies: `libnuma`, `inherit`, `numactl` and `legacy` differ only in what they use of it.
+Sources: sched_setaffinity(2) and set_mempolicy(2) (both per thread), migrate_pages(2) (whole process).
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable
+
+import attrs
+
+from affinity.errors import CannotBind
+from affinity.host.cpuset import CpuSet
+from affinity.host.host import Host
+from affinity.host.kernel import Kernel, MemoryMode, MemoryPolicy
+from affinity.origin import ours
+from affinity.policy import Placement
+from affinity.strategy import Outcome
+
+
+def bind_process(
+    placement: Placement, host: Host, *, set_memory: Callable[[MemoryPolicy], None] | None = None
+) -> Outcome:
+    """Put this process, with every thread it has, where the placement says.
+
+    set_memory: how to set the calling thread's policy; the system call itself by default.
+    Raises OSError (a refused call) or CannotBind; masks come first, so a failure there changes nothing else.
+    """
+    kernel = host.kernel
+    bound, others = bind_threads(placement.cpus, kernel) if placement.cpus is not None else (0, 0)
+    if placement.memory is not None:
+        set_and_read_back(placement.memory, kernel, set_memory or kernel.set_mempolicy)
+    outcome = Outcome(bound=bound, others=others)
+    return move_pages_after(placement, host, outcome) if placement.migrate else outcome
+
+
+def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
+    """Give the mask to every thread that has the process's old one; (threads bound, threads left alone).
+
+    A thread with another mask was pinned by someone who knew why, and is left alone. A thread not yet bound may
+    start others meanwhile, so the list is read again until a whole pass changes nothing.
+    """
+    me = kernel.thread_id()
+    old = {kernel.get_affinity(me), kernel.get_affinity(kernel.process_id())}
+    note = ours(kernel)
+    if note is not None:
+        old |= {note.bound, note.original}
+    old.discard(cpus)
+    bound: set[int] = set()
+    while True:
+        changed = others = 0
+        for tid in kernel.threads():
+            try:
+                mask = kernel.get_affinity(tid)
+                if mask in old or (tid == me and mask != cpus):
+                    kernel.set_affinity(tid, cpus)
+                    bound.add(tid)
+                    changed += 1
+                elif mask != cpus:
+                    others += 1
+            except ProcessLookupError:
+                continue  # it ended between the listing and the call
+        if not changed:
+            return len(bound), others
+
+
+def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:
+    """libnuma reports no failure, and the kernel cuts a node mask silently: believe only what is read back."""
+    set_memory(policy)
+    try:
+        found = kernel.get_mempolicy()
+    except OSError:
+        return  # the report says that it could not be read back
+    if found != policy:
+        raise CannotBind(f"memory policy {policy} was asked for, {found} is in force")
+
+
+def move_pages_after(placement: Placement, host: Host, outcome: Outcome) -> Outcome:
+    """Move the pages that lie elsewhere to the placement's memory nodes; a refusal is told, not raised."""
+    policy = placement.memory
+    if policy is None or policy.mode in (MemoryMode.INTERLEAVE, MemoryMode.DEFAULT):
+        return outcome
+    target = policy.nodes or (placement.nodes & host.topology.memory_nodes & host.allowed_nodes)
+    elsewhere = (host.topology.memory_nodes & host.allowed_nodes) - target
+    if not target or not elsewhere:
+        return outcome
+    start = time.perf_counter()
+    try:
+        before = host.kernel.resident()
+        left = host.kernel.migrate_pages(elsewhere, target)
+        after = host.kernel.resident()
+    except OSError as refused:
+        return attrs.evolve(outcome, refused=(*outcome.refused, refused))
+    moved = sum(after.get(n, 0) - before.get(n, 0) for n in target)
+    return attrs.evolve(outcome, moved=max(moved, 0), left=left * mmap.PAGESIZE, seconds=time.perf_counter() - start)

@@ -1,0 +1,186 @@
+"""`Settings`: what the operator asked for, read once from an environment mapping.
+
+`VARIABLES` is the whole interface; `affinity explain` and docs/reference/settings.md are made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from affinity.errors import ListFormatError, SettingsError
+from affinity.host.cpuset import MAX_ID, CpuSet
+from affinity.host.kernel import MemoryMode
+
+
+@attrs.frozen
+class Settings:
+    """The operator's flags; the defaults are what no flag at all means.
+
+    strategies: names in order of preference, empty for automatic. policy: of placement; None means `node`.
+    memory: the policy to ask for, None to leave memory alone. nodes: of each GPU in PCI order. auto: whether
+    to bind without being told a node. required: an incomplete binding is an error. migrate: move pages touched
+    before. v2: False for the first generation's binding. devices: providers to ask, empty for automatic.
+    cpus: the `explicit` policy's groups, one a GPU in PCI order. smt: all siblings of a core, or one.
+    scope: what a split policy splits. reserve: cores left free on each node. decided: which variable set what.
+    """
+
+    strategies: tuple[str, ...] = ()
+    policy: str = "node"
+    memory: MemoryMode | None = MemoryMode.PREFERRED
+    nodes: tuple[int, ...] | None = None
+    auto: bool = True
+    required: bool = False
+    migrate: bool = True
+    v2: bool = True
+    devices: tuple[str, ...] = ()
+    cpus: tuple[CpuSet, ...] = ()
+    smt: str = "all"
+    scope: str = "node"
+    reserve: int = 0
+    decided: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Settings:
+        """Raises SettingsError: variable, value, what is accepted, and the nearest match."""
+        known = {v.name for v in VARIABLES} | INTERNAL
+        for name in environ:
+            if name.startswith("AFFINITY_") and name not in known:
+                raise SettingsError(f"{name} is no setting of this package{_nearest(name, known)}; unset or correct it")
+        found: dict[str, Any] = {}
+        decided: dict[str, str] = {}
+        for variable in (*VARIABLES, *ALIASES):
+            text = environ.get(variable.name, "").strip()
+            if not text or variable.field in decided or (variable.unless and environ.get(variable.unless, "").strip()):
+                continue
+            value = variable.read(text)
+            if value is not None or variable.name.startswith("AFFINITY_"):
+                found[variable.field] = value
+                decided[variable.field] = f"{variable.name}={text}"
+        return cls(**found, decided=decided)
+
+
+@attrs.frozen
+class Variable:
+    """One environment variable. `unless`: the variable that overrules it."""
+
+    name: str
+    field: str
+    parse: Callable[[str], Any]
+    accepted: str
+    meaning: str
+    unless: str = ""
+
+    def read(self, text: str) -> Any:
+        try:
+            return self.parse(text)
+        except (ValueError, ListFormatError) as wrong:
+            words = [w.strip(" `") for w in self.accepted.split(",")]
+            why = f" ({wrong})" if isinstance(wrong, ListFormatError) else ""
+            raise SettingsError(
+                f"{self.name}={text!r} does not parse{why}: expected {self.accepted}{_nearest(text.lower(), words)}"
+            ) from None
+
+
+def _nearest(text: str, words: Any) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(text, sorted(words), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _boolean(text: str) -> bool:
+    word = text.lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(text)
+
+
+def _word(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(text)
+        return text.lower()
+
+    return parse
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """`auto` alone is no name at all."""
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        if not name or not all(c.isalnum() or c in "-_." for c in name):
+            raise ValueError(text)
+    if names == ("auto",):
+        return ()
+    if "auto" in names:
+        raise ValueError(text)
+    return names
+
+
+def _memory(text: str) -> MemoryMode | None:
+    return None if text.lower() == "none" else MemoryMode(_word("preferred", "bind", "interleave", "local")(text))
+
+
+def _nodes(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(p.isascii() and p.isdigit() and int(p) < MAX_ID for p in parts if len(p) < 7) or any(
+        len(p) > 6 for p in parts
+    ):
+        raise ValueError(text)
+    return tuple(int(p) for p in parts)
+
+
+def _cpu_groups(text: str) -> tuple[CpuSet, ...]:
+    groups = tuple(CpuSet.parse(part) for part in text.split("|"))
+    if not all(groups):
+        raise ValueError(text)
+    return groups
+
+
+def _cores(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6):
+        raise ValueError(text)
+    return int(text)
+
+
+_BOOLEAN = "true, false, yes, no, on, off, 1, 0"
+
+VARIABLES = (
+    Variable("AFFINITY_STRATEGY", "strategies", _names, "auto, or strategy names separated by commas",
+             "the strategy, or several in order of preference"),
+    Variable("AFFINITY_POLICY", "policy", lambda t: _names(t)[0], "the name of a placement policy",
+             "which CPUs a worker gets"),
+    Variable("AFFINITY_MEMORY", "memory", _memory, "preferred, bind, interleave, local, none",
+             "where a worker's pages go"),
+    Variable("AFFINITY_NODES", "nodes", _nodes, "a node for each GPU in PCI order, e.g. 0,0,1,1",
+             "the node of each GPU, over all detection"),
+    Variable("AFFINITY_AUTO", "auto", _boolean, _BOOLEAN, "bind without being told a node"),
+    Variable("AFFINITY_ENFORCE", "required", lambda t: _word("best-effort", "required")(t) == "required",
+             "best-effort, required", "whether an incomplete binding is an error"),
+    Variable("AFFINITY_MIGRATE", "migrate", _boolean, _BOOLEAN, "move pages that were touched before the bind"),
+    Variable("AFFINITY_DEVICES", "devices", _names, "auto, or provider names separated by commas",
+             "who lists the GPUs"),
+    Variable("AFFINITY_CPUS", "cpus", _cpu_groups, "a CPU list for each GPU in PCI order, e.g. 0-15|16-31",
+             "the CPUs of policy `explicit`"),
+    Variable("AFFINITY_SMT", "smt", _word("all", "one"), "all, one", "hardware threads used of each core"),
+    Variable("AFFINITY_SCOPE", "scope", _word("node", "socket"), "node, socket", "what a split policy splits"),
+    Variable("AFFINITY_RESERVE", "reserve", _cores, "a number of cores, e.g. 2",
+             "cores of each node left free for the system"),
+)  # fmt: skip
+
+#: Names that earlier engines gave these settings; an AFFINITY_ variable wins over its alias.
+ALIASES = (
+    Variable("SGLANG_NUMA_BIND_V2", "v2", _boolean, _BOOLEAN, "0: the `legacy` strategy", "AFFINITY_STRATEGY"),
+    Variable("SGLANG_AUTO_NUMA_BIND", "auto", _boolean, _BOOLEAN, "alias of AFFINITY_AUTO"),
+    Variable("SGLANG_CRASH_ON_NUMA_BIND_FAILURE", "required", _boolean, _BOOLEAN, "1: AFFINITY_ENFORCE=required"),
+    Variable("SGLANG_SET_CPU_AFFINITY", "policy", lambda t: "even" if _boolean(t) else None, _BOOLEAN,
+             "1: AFFINITY_POLICY=even"),
+)  # fmt: skip
+
+#: AFFINITY_ names that are not the operator's to set.
+INTERNAL = frozenset({"AFFINITY_BOUND"})

@@ -1,0 +1,130 @@
+"""The start of a `multiprocessing` worker, seen from the parent's thread.
+
+`multiprocessing` has one executable for a whole process and no hook for one start, so engines replace the
+executable by a script in a temporary folder: global, left behind after a crash, and hanging where the folder is
+mounted noexec. Here the argument list of the very start is rewritten instead, for the calling thread alone:
+no file, no environment change, no shell, and `multiprocessing.spawn`'s executable is never touched. While some
+thread is inside `starting`, two names of multiprocessing are replaced: `util` inside `popen_spawn_posix` (so that the
+resource tracker, which another module starts with the same function, is not caught) and `BaseProcess.start`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from affinity.errors import UsageError
+
+#: argv -> argv; the first element is also the file executed.
+Rewrite = Callable[[list[str]], Sequence[str]]
+
+
+@attrs.frozen
+class _Frame:
+    rewrite: Rewrite | None
+    methods: frozenset[str]
+    why: str
+
+
+class _Frames(threading.local):
+    """The `starting` blocks the calling thread is in."""
+
+    def __init__(self) -> None:
+        self.stack: list[_Frame] = []
+
+
+_frames = _Frames()
+_lock = threading.Lock()
+_users = 0
+_originals: tuple[Any, Any] = (None, None)
+
+
+@contextmanager
+def starting(
+    *, rewrite: Rewrite | None = None, methods: frozenset[str] = frozenset({"spawn"}), why: str = ""
+) -> Iterator[None]:
+    """Within the block, the calling thread's worker starts go by `methods` alone, with a rewritten command.
+
+    Blocks nest: the innermost rewrite is applied first. A start by another method raises UsageError, with `why`,
+    before anything is started.
+    """
+    _install()
+    _frames.stack.append(_Frame(rewrite, methods, why))
+    try:
+        yield
+    finally:
+        _frames.stack.pop()
+        _uninstall()
+
+
+def _install() -> None:
+    import multiprocessing.popen_spawn_posix as popen
+    from multiprocessing import process
+
+    global _users, _originals
+    with _lock:
+        _users += 1
+        if _users == 1:
+            target: Any = popen
+            _originals = (target.util, process.BaseProcess.start)
+            target.util = _Util(target.util)
+            process.BaseProcess.start = _guarded_start  # type: ignore[method-assign]
+
+
+def _uninstall() -> None:
+    import multiprocessing.popen_spawn_posix as popen
+    from multiprocessing import process
+
+    global _users
+    with _lock:
+        _users -= 1
+        if not _users:
+            target: Any = popen
+            target.util, process.BaseProcess.start = _originals  # type: ignore[method-assign]
+
+
+class _Util:
+    """`multiprocessing.util`, with the one function that starts a worker rewritten."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def spawnv_passfds(self, path: bytes | str, args: Sequence[str], passfds: Sequence[int]) -> int:
+        argv = [_text(arg) for arg in args]
+        first = argv[0]
+        for frame in reversed(_frames.stack):
+            if frame.rewrite is not None:
+                argv = list(frame.rewrite(argv))
+        return int(self._real.spawnv_passfds(path if argv[0] == first else argv[0], argv, passfds))
+
+
+def _guarded_start(process: Any) -> None:
+    method = _start_method(process)
+    for frame in _frames.stack:
+        if method not in frame.methods:
+            accepted = " or ".join(sorted(frame.methods))
+            raise UsageError(
+                f"start method {method!r} inside affinity.spawning(): {frame.why or 'it cannot bind such a worker'}; "
+                f"use multiprocessing.get_context({accepted!r}).Process, or call affinity.bind() in the worker"
+            )
+    _originals[1](process)
+
+
+def _start_method(process: Any) -> str:
+    method = getattr(process, "_start_method", None)
+    if method is None:  # a Process of the default context
+        import multiprocessing
+
+        method = multiprocessing.get_start_method()
+    return str(method)
+
+
+def _text(value: bytes | str) -> str:
+    return value if isinstance(value, str) else value.decode()

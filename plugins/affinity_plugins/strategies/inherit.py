@@ -1,0 +1,73 @@
+"""`inherit`: a child inherits the CPU mask and the memory policy of the thread that starts it.
+
+So the calling thread takes the placement, starts the worker, and takes its own state back: bound from the first
+instruction, without a helper program, and per thread, therefore safe for parallel starts. Sources:
+sched_setaffinity(2), "inherited by a child"; set_mempolicy(2), NOTES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from affinity import (
+    AffinityStrategy,
+    Host,
+    Launch,
+    LaunchMode,
+    Outcome,
+    Placement,
+    Support,
+    bind_process,
+    set_and_read_back,
+    starting,
+)
+
+
+class Inherit(AffinityStrategy):
+    """Serves every launch mode: around a start by inheritance, in a running process directly."""
+
+    launch_modes = frozenset(LaunchMode)
+
+    def supports(self, launch: Launch, host: Host) -> Support:
+        return Support.yes("a child inherits the starting thread's mask and policy")
+
+    def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
+        return self._spawning(placement, host)
+
+    @contextmanager
+    def _spawning(self, placement: Placement, host: Host) -> Iterator[None]:
+        kernel = host.kernel
+        if not host.foreign:
+            from multiprocessing import resource_tracker
+
+            # Started by the first worker's start otherwise, and then bound with it for the parent's lifetime.
+            resource_tracker.ensure_running()
+        mask = kernel.get_affinity()
+        policy = kernel.get_mempolicy() if placement.memory is not None else None
+        try:
+            self._take(placement, host)
+            with starting(
+                methods=frozenset({"spawn", "fork"}),
+                why="strategy inherit cannot reach it: it inherits from the fork server, not from this thread",
+            ):
+                yield
+        finally:
+            if policy is not None:
+                kernel.set_mempolicy(policy)
+            kernel.set_affinity(kernel.thread_id(), mask)
+
+    def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
+        self._take(placement, host)
+        return argv
+
+    def bind(self, placement: Placement, host: Host) -> Outcome:
+        return bind_process(placement, host)
+
+    @staticmethod
+    def _take(placement: Placement, host: Host) -> None:
+        kernel = host.kernel
+        if placement.cpus is not None:
+            kernel.set_affinity(kernel.thread_id(), placement.cpus)
+        if placement.memory is not None:
+            set_and_read_back(placement.memory, kernel, kernel.set_mempolicy)

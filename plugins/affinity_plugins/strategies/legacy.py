@@ -1,0 +1,41 @@
+"""`legacy` (V1): what the first generation did in process: the calling thread, and a preferred node.
+
+Kept faithful: threads that run already and pages touched before stay where they are; that is what `libnuma` mends.
+One thing is not kept: V1's numa_run_on_node widened a mask that the operator had narrowed.
+"""
+
+from __future__ import annotations
+
+from affinity import (
+    RUNNING,
+    AffinityStrategy,
+    Host,
+    Launch,
+    MemoryMode,
+    MemoryPolicy,
+    NodeSet,
+    Outcome,
+    Placement,
+    Support,
+    set_and_read_back,
+)
+
+
+class Legacy(AffinityStrategy):
+    """Binds the calling thread alone."""
+
+    launch_modes = RUNNING
+
+    def supports(self, launch: Launch, host: Host) -> Support:
+        return Support.yes("the calling thread and a preferred node")
+
+    def bind(self, placement: Placement, host: Host) -> Outcome:
+        kernel = host.kernel
+        if placement.cpus is not None:
+            kernel.set_affinity(kernel.thread_id(), placement.cpus)
+        policy = placement.memory
+        if policy is not None:
+            if policy.mode is MemoryMode.PREFERRED_MANY:
+                policy = MemoryPolicy(MemoryMode.PREFERRED, NodeSet([policy.nodes.first()]))
+            set_and_read_back(policy, kernel, kernel.set_mempolicy)
+        return Outcome(bound=1)

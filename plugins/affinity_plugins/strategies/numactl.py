@@ -1,0 +1,99 @@
+"""`numactl` (V2): the worker's interpreter starts under numactl, so every thread and page is local from birth.
+
+Options: numactl(8). `--physcpubind` with exact CPUs, never `--cpunodebind`, which widens a mask that the operator
+or a container narrowed; `--all` where the placement has CPUs outside the calling thread's mask (isolated CPUs, or
+a parent that this framework bound elsewhere).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+from affinity import (
+    AffinityStrategy,
+    CannotBind,
+    Host,
+    Launch,
+    LaunchMode,
+    MemoryMode,
+    Outcome,
+    Placement,
+    Support,
+    bind_process,
+    starting,
+)
+
+#: Seconds that numactl may take to answer a probe; it needs milliseconds.
+PROBE_SECONDS = 10.0
+
+_MEMORY_OPTIONS = {
+    MemoryMode.PREFERRED: "--preferred",
+    MemoryMode.PREFERRED_MANY: "--preferred-many",
+    MemoryMode.BIND: "--membind",
+    MemoryMode.INTERLEAVE: "--interleave",
+}
+
+
+class Numactl(AffinityStrategy):
+    """Serves workers that are not running yet; one that was born without it is bound in process."""
+
+    launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.COMMAND})
+
+    def supports(self, launch: Launch, host: Host) -> Support:
+        if host.foreign:
+            return Support.yes("numactl, on that machine")
+        found = _numactl(host)
+        return Support.yes(found) if found else Support.no("numactl is not on PATH: apt-get install numactl")
+
+    def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
+        return self._spawning(placement, host)
+
+    @contextmanager
+    def _spawning(self, placement: Placement, host: Host) -> Iterator[None]:
+        prefix = self._prefix(placement, host)
+        # What is probed is what will be executed: this numactl, these options, this interpreter.
+        import multiprocessing.spawn
+
+        interpreter = os.fsdecode(multiprocessing.spawn.get_executable())
+        self._probe([*prefix, interpreter, "-I", "-S", "-c", ""], host)
+        with starting(
+            rewrite=lambda argv: [*prefix, interpreter, *argv[1:]],
+            why="strategy numactl starts a new interpreter, which only spawn does",
+        ):
+            yield
+
+    def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
+        prefix = self._prefix(placement, host)
+        self._probe([*prefix, "true"], host)
+        return [*prefix, *argv]
+
+    def bind(self, placement: Placement, host: Host) -> Outcome:
+        return bind_process(placement, host)
+
+    def _prefix(self, placement: Placement, host: Host) -> list[str]:
+        program = _numactl(host)
+        if program is None:
+            raise CannotBind("numactl is not on PATH: apt-get install numactl")
+        prefix = [program]
+        if placement.cpus is not None:
+            if not placement.cpus <= host.kernel.get_affinity():
+                prefix.append("--all")
+            prefix.append(f"--physcpubind={placement.cpus}")
+        if placement.memory is not None:
+            option = _MEMORY_OPTIONS.get(placement.memory.mode)
+            prefix.append(f"{option}={placement.memory.nodes}" if option else "--localalloc")
+        return [*prefix, "--"]
+
+    def _probe(self, argv: list[str], host: Host) -> None:
+        refused = host.kernel.probe(argv, PROBE_SECONDS)
+        if refused is not None:
+            raise CannotBind(f"{' '.join(argv)}: {refused}")
+
+
+def _numactl(host: Host) -> str | None:
+    """The absolute path of numactl; a relative PATH entry is never searched."""
+    path = host.kernel.environ.get("PATH", os.defpath)
+    return shutil.which("numactl", path=os.pathsep.join(p for p in path.split(os.pathsep) if os.path.isabs(p)))
