@@ -13,32 +13,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from affinity.api import Plan, bind, plan, restored, spawning
+    from affinity.api import Plan as Plan, bind as bind, plan as plan, restored as restored, spawning as spawning
     from affinity.errors import (
-        AffinityError,
-        CannotBind,
-        DeviceError,
-        ForeignHost,
-        PlacementError,
-        PluginError,
-        SettingsError,
-        TopologyError,
-        UnknownGpu,
-        UsageError,
+        AffinityError as AffinityError,
+        CannotBind as CannotBind,
+        DeviceError as DeviceError,
+        ForeignHost as ForeignHost,
+        PlacementError as PlacementError,
+        PluginError as PluginError,
+        SettingsError as SettingsError,
+        TopologyError as TopologyError,
+        UnknownGpu as UnknownGpu,
+        UsageError as UsageError,
     )
-    from affinity.host.cpuset import CpuSet, NodeSet
-    from affinity.host.devices import DeviceProvider, Evidence, Gpu, Source
-    from affinity.host.host import Host
-    from affinity.host.kernel import Kernel, MemoryMode, MemoryPolicy
-    from affinity.host.topology import Cpu, Node, Origin, PciAddress, PciDevice, Topology
-    from affinity.inprocess import bind_process, set_and_read_back
-    from affinity.launch import RUNNING, Launch, LaunchMode
-    from affinity.policy import Placement, PlacementPolicy, allowed_on, memory_beside
-    from affinity.report import BindReport, Degradation, Observed
-    from affinity.settings import Settings
-    from affinity.spawn import starting
-    from affinity.strategy import AffinityStrategy, Outcome
-    from affinity.support import Support
+    from affinity.host.cpuset import CpuSet as CpuSet, NodeSet as NodeSet
+    from affinity.host.devices import (
+        DeviceProvider as DeviceProvider,
+        Evidence as Evidence,
+        Gpu as Gpu,
+        Source as Source,
+    )
+    from affinity.host.host import Host as Host
+    from affinity.host.kernel import Kernel as Kernel, MemoryMode as MemoryMode, MemoryPolicy as MemoryPolicy
+    from affinity.host.topology import (
+        Cpu as Cpu,
+        Node as Node,
+        Origin as Origin,
+        PciAddress as PciAddress,
+        PciDevice as PciDevice,
+        Topology as Topology,
+    )
+    from affinity.inprocess import bind_process as bind_process, set_and_read_back as set_and_read_back
+    from affinity.launch import RUNNING as RUNNING, Launch as Launch, LaunchMode as LaunchMode
+    from affinity.policy import (
+        Placement as Placement,
+        PlacementPolicy as PlacementPolicy,
+        allowed_on as allowed_on,
+        memory_beside as memory_beside,
+    )
+    from affinity.report import BindReport as BindReport, Degradation as Degradation, Observed as Observed
+    from affinity.settings import Settings as Settings
+    from affinity.spawn import starting as starting
+    from affinity.strategy import AffinityStrategy as AffinityStrategy, Outcome as Outcome
+    from affinity.support import Support as Support
 
 _HOME = {
     "api": "Plan bind plan restored spawning",

@@ -35,8 +35,7 @@ _DEFAULT_MEMORY = 64 << 30
 def load(text: str) -> Topology:
     """The machine that the line describes. Raises SyntheticError, pointing at the token."""
     counts, memory, vendor = _parse(text)
-    packages, per_package, l3s, cores, pus, gpus = (counts.get(level, 1) for level in _LEVELS[:5] + ("gpu",))
-    gpus = counts.get("gpu", 0)
+    packages, per_package, l3s, cores, pus, gpus = (counts.get(level, int(level != "gpu")) for level in _LEVELS)
     total = packages * per_package * l3s * cores * pus
     if total > MAX_ID or packages * per_package * max(gpus, 1) > MAX_ID:
         raise SyntheticError(f"{text!r} has {total} CPUs: at most {MAX_ID} CPUs and GPUs are supported")
