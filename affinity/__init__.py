@@ -13,52 +13,107 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from affinity.api import Plan as Plan, bind as bind, plan as plan, restored as restored, spawning as spawning
+    from affinity.api import Plan as Plan
+    from affinity.api import bind as bind
+    from affinity.api import plan as plan
+    from affinity.api import plan_each as plan_each
+    from affinity.api import spawning as spawning
+    from affinity.degradation import Degradation as Degradation
     from affinity.errors import (
         AffinityError as AffinityError,
+    )
+    from affinity.errors import (
         CannotBind as CannotBind,
+    )
+    from affinity.errors import (
         DeviceError as DeviceError,
+    )
+    from affinity.errors import (
         ForeignHost as ForeignHost,
+    )
+    from affinity.errors import (
         PlacementError as PlacementError,
+    )
+    from affinity.errors import (
         PluginError as PluginError,
+    )
+    from affinity.errors import (
         SettingsError as SettingsError,
+    )
+    from affinity.errors import (
         TopologyError as TopologyError,
+    )
+    from affinity.errors import (
         UnknownGpu as UnknownGpu,
+    )
+    from affinity.errors import (
         UsageError as UsageError,
     )
-    from affinity.host.cpuset import CpuSet as CpuSet, NodeSet as NodeSet
+    from affinity.host.cpuset import CpuSet as CpuSet
+    from affinity.host.cpuset import NodeSet as NodeSet
     from affinity.host.devices import (
         DeviceProvider as DeviceProvider,
+    )
+    from affinity.host.devices import (
         Evidence as Evidence,
+    )
+    from affinity.host.devices import (
         Gpu as Gpu,
+    )
+    from affinity.host.devices import (
         Source as Source,
     )
     from affinity.host.host import Host as Host
-    from affinity.host.kernel import Kernel as Kernel, MemoryMode as MemoryMode, MemoryPolicy as MemoryPolicy
+    from affinity.host.kernel import Kernel as Kernel
+    from affinity.host.kernel import MemoryMode as MemoryMode
+    from affinity.host.kernel import MemoryPolicy as MemoryPolicy
     from affinity.host.topology import (
         Cpu as Cpu,
+    )
+    from affinity.host.topology import (
         Node as Node,
+    )
+    from affinity.host.topology import (
         Origin as Origin,
+    )
+    from affinity.host.topology import (
         PciAddress as PciAddress,
+    )
+    from affinity.host.topology import (
         PciDevice as PciDevice,
+    )
+    from affinity.host.topology import (
         Topology as Topology,
     )
-    from affinity.inprocess import bind_process as bind_process, set_and_read_back as set_and_read_back
-    from affinity.launch import RUNNING as RUNNING, Launch as Launch, LaunchMode as LaunchMode
+    from affinity.inprocess import bind_process as bind_process
+    from affinity.inprocess import set_and_read_back as set_and_read_back
+    from affinity.launch import RUNNING as RUNNING
+    from affinity.launch import Launch as Launch
+    from affinity.launch import LaunchMode as LaunchMode
     from affinity.policy import (
         Placement as Placement,
+    )
+    from affinity.policy import (
         PlacementPolicy as PlacementPolicy,
+    )
+    from affinity.policy import (
         allowed_on as allowed_on,
+    )
+    from affinity.policy import (
         memory_beside as memory_beside,
     )
-    from affinity.report import BindReport as BindReport, Degradation as Degradation, Observed as Observed
+    from affinity.report import BindReport as BindReport
+    from affinity.report import Observed as Observed
+    from affinity.restore import restored as restored
     from affinity.settings import Settings as Settings
     from affinity.spawn import starting as starting
-    from affinity.strategy import AffinityStrategy as AffinityStrategy, Outcome as Outcome
+    from affinity.strategy import AffinityStrategy as AffinityStrategy
+    from affinity.strategy import Outcome as Outcome
     from affinity.support import Support as Support
 
 _HOME = {
-    "api": "Plan bind plan restored spawning",
+    "api": "Plan bind plan plan_each spawning",
+    "degradation": "Degradation",
     "errors": "AffinityError CannotBind DeviceError ForeignHost PlacementError PluginError SettingsError "
     "TopologyError UnknownGpu UsageError",
     "host.cpuset": "CpuSet NodeSet",
@@ -69,7 +124,8 @@ _HOME = {
     "inprocess": "bind_process set_and_read_back",
     "launch": "RUNNING Launch LaunchMode",
     "policy": "Placement PlacementPolicy allowed_on memory_beside",
-    "report": "BindReport Degradation Observed",
+    "report": "BindReport Observed",
+    "restore": "restored",
     "settings": "Settings",
     "spawn": "starting",
     "strategy": "AffinityStrategy Outcome",

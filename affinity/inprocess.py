@@ -16,7 +16,7 @@ from affinity.errors import CannotBind
 from affinity.host.cpuset import CpuSet
 from affinity.host.host import Host
 from affinity.host.kernel import Kernel, MemoryMode, MemoryPolicy
-from affinity.origin import ours
+from affinity.host.origin import ours
 from affinity.policy import Placement
 from affinity.strategy import Outcome
 

@@ -28,6 +28,11 @@ class Placement:
     reason: str = ""
     migrate: bool = True
 
+    @property
+    def words(self) -> str:
+        """For messages: `CPUs 0-3 and memory preferred:0`."""
+        return f"CPUs {self.cpus or 'as they are'}" + (f" and memory {self.memory}" if self.memory else "")
+
     def weaker(self) -> Placement | None:
         """The next step down: bind, preferred, CPUs only, nothing (None)."""
         match self.memory:

@@ -7,43 +7,15 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from affinity.degradation import Degradation
 from affinity.errors import CannotBind
 from affinity.host.cpuset import CpuSet
 from affinity.host.kernel import Kernel, MemoryPolicy
+from affinity.ladder import Step
 from affinity.launch import Launch
 from affinity.policy import Placement
 from affinity.selector import Selection
 from affinity.strategy import Outcome
-
-
-@attrs.frozen
-class Degradation:
-    """One thing given up: what was tried, the errno's name ("" where none), the words, and what to do."""
-
-    tried: str
-    errno: str
-    said: str
-    remedy: str
-
-    def __str__(self) -> str:
-        code = f" [{self.errno}]" if self.errno else ""
-        return f"{self.tried}: {self.said}{code}" + (f"; {self.remedy}" if self.remedy else "")
-
-    @classmethod
-    def of(cls, tried: str, error: OSError | CannotBind) -> Degradation:
-        """From the error that a strategy raised."""
-        if not isinstance(error, OSError):
-            return cls(tried, "", str(error), "")
-        name = errno.errorcode.get(error.errno or 0, "")
-        call = f" in {error.filename}" if error.filename else ""
-        return cls(tried, name, f"{error.strerror or error}{call}", _REMEDIES.get(error.errno or 0, ""))
-
-
-_REMEDIES = {
-    errno.EPERM: "allow the call: in a container --cap-add SYS_NICE or a seccomp profile that has it",
-    errno.ENOSYS: "this kernel or its seccomp profile has no such call: run on a kernel with CONFIG_NUMA",
-    errno.EINVAL: "the CPUs or nodes are outside the cpuset: compare `affinity show` with the placement",
-}
 
 
 @attrs.frozen
@@ -58,7 +30,8 @@ class Observed:
     unread: tuple[Degradation, ...] = ()
 
     @classmethod
-    def read(cls, kernel: Kernel) -> Observed:
+    def read(cls, kernel: Kernel, *, pages: bool = True) -> Observed:
+        """Ask the kernel. pages: False leaves out where pages lie, which costs a walk of the address space."""
         threads: dict[int, CpuSet] = {}
         for tid in kernel.threads():
             try:
@@ -73,11 +46,25 @@ class Observed:
         except OSError as refused:
             unread.append(Degradation.of("read back the memory policy", refused))
         try:
-            resident = kernel.resident()
+            resident = kernel.resident() if pages else None
         except OSError as refused:  # a kernel without NUMA has no numa_maps: nothing to tell, nothing lost
             if refused.errno != errno.ENOENT:
                 unread.append(Degradation.of("read where pages lie", refused))
         return cls(threads, kernel.thread_id(), policy, resident, tuple(unread))
+
+    def contradicts(self, placement: Placement) -> bool:
+        """Whether something that could be read is not as placed: what was not read proves nothing."""
+        return not self.shows(attrs.evolve(placement, memory=placement.memory if self.policy else None))
+
+    def denial(self, strategy: str, placement: Placement) -> Degradation:
+        """The kernel's word against a strategy's."""
+        return Degradation(
+            f"strategy {strategy}",
+            "",
+            f"it reported success at {placement.words}, but the kernel shows CPUs {self.threads.get(self.caller)} "
+            f"and memory policy {self.policy}",
+            "tell its author",
+        )
 
     def shows(self, placement: Placement) -> bool:
         """Whether the calling thread is where the placement says."""
@@ -138,8 +125,54 @@ class BindReport:
     def __str__(self) -> str:
         lines = [f"strategy {self.strategy}: {self.reason}"]
         if self.requested is not None:
-            lines.append(f"requested: {self.requested.reason}")
+            lines.append(f"requested: {self.requested.words} ({self.requested.reason})")
         mask = self.observed.threads.get(self.observed.caller)
         lines.append(f"in force: CPUs {mask}, memory policy {self.observed.policy or 'unknown'}")
         lines += [f"given up: {d}" for d in self.degradations]
         return "\n".join(lines)
+
+
+def verify(
+    kernel: Kernel,
+    *,
+    launch: Launch,
+    requested: Placement | None,
+    problem: str,
+    selection: Selection,
+    step: Step[Outcome] | None,
+    required: bool,
+    undo: Callable[[], Observed],
+) -> BindReport:
+    """The report, from what the kernel shows and nothing else.
+
+    step: how the ladder was left, None where nothing was done. Under `required` an incomplete binding is undone
+    and raised as CannotBind.
+    """
+    observed = Observed.read(kernel)
+    told = list(step.given_up) if step else []
+    outcome = step.result if step and step.result else Outcome()
+    told += [Degradation.of("move pages touched before", refused) for refused in outcome.refused]
+    told += observed.unread
+    if problem:
+        told.append(Degradation("place", "", problem, ""))
+    if step and step.placement and observed.contradicts(step.placement):
+        told.append(observed.denial(step.strategy, step.placement))
+    acted = step is not None or selection.strategy != "noop"
+    satisfied = not problem and (requested is None or observed.shows(requested) or not acted)
+    if required and not satisfied:
+        undo()
+        raise CannotBind("required, but not in force: " + "; ".join(map(str, told)))
+    return BindReport(
+        strategy=step.strategy if step else selection.strategy,
+        reason=selection.after(step.strategy, step.given_up).reason if step else selection.reason,
+        launch=launch,
+        selection=selection,
+        requested=requested,
+        observed=observed,
+        already=step is None and selection.strategy != "noop",
+        satisfied=satisfied,
+        degradations=tuple(told),
+        outcome=outcome,
+        age=kernel.age(),
+        undo=undo,
+    )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from affinity.errors import CannotBind, PluginError
 from affinity.host.host import Host
 from affinity.host.kernel import MemoryMode
+from affinity.host.origin import ours
 from affinity.launch import Launch, LaunchMode
-from affinity.origin import ours
 from affinity.policy import Placement
 from affinity.registry import Registry
 from affinity.settings import Settings
@@ -37,6 +37,11 @@ class Selection:
     fallbacks: tuple[str, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+
+    def after(self, strategy: str, given_up: Sequence[object]) -> Selection:
+        """The selection as it turned out: the strategy that was left standing, and what was given up for it."""
+        told = "".join(f"; given up: {g}" for g in given_up)
+        return attrs.evolve(self, strategy=strategy, reason=self.reason + told)
 
 
 @attrs.frozen

@@ -10,6 +10,7 @@ resource tracker, which another module starts with the same function, is not cau
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,29 +63,29 @@ def starting(
 
 
 def _install() -> None:
-    import multiprocessing.popen_spawn_posix as popen
-    from multiprocessing import process
-
     global _users, _originals
     with _lock:
         _users += 1
         if _users == 1:
-            target: Any = popen
-            _originals = (target.util, process.BaseProcess.start)
-            target.util = _Util(target.util)
-            process.BaseProcess.start = _guarded_start  # type: ignore[method-assign]
+            popen, process = _hooked()
+            _originals = (popen.util, process.start)
+            popen.util, process.start = _Util(popen.util), _guarded_start
 
 
 def _uninstall() -> None:
-    import multiprocessing.popen_spawn_posix as popen
-    from multiprocessing import process
-
     global _users
     with _lock:
         _users -= 1
         if not _users:
-            target: Any = popen
-            target.util, process.BaseProcess.start = _originals  # type: ignore[method-assign]
+            popen, process = _hooked()
+            popen.util, process.start = _originals
+
+
+def _hooked() -> tuple[Any, Any]:
+    """The module and the class whose names are replaced."""
+    from multiprocessing import popen_spawn_posix, process
+
+    return popen_spawn_posix, process.BaseProcess
 
 
 class _Util:
@@ -97,12 +98,12 @@ class _Util:
         return getattr(self._real, name)
 
     def spawnv_passfds(self, path: bytes | str, args: Sequence[str], passfds: Sequence[int]) -> int:
-        argv = [_text(arg) for arg in args]
+        argv = [os.fsdecode(arg) for arg in args]
         first = argv[0]
         for frame in reversed(_frames.stack):
             if frame.rewrite is not None:
                 argv = list(frame.rewrite(argv))
-        return int(self._real.spawnv_passfds(path if argv[0] == first else argv[0], argv, passfds))
+        return int(self._real.spawnv_passfds(path if argv[0] == first else os.fsencode(argv[0]), argv, passfds))
 
 
 def _guarded_start(process: Any) -> None:
@@ -124,7 +125,3 @@ def _start_method(process: Any) -> str:
 
         method = multiprocessing.get_start_method()
     return str(method)
-
-
-def _text(value: bytes | str) -> str:
-    return value if isinstance(value, str) else value.decode()

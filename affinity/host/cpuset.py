@@ -104,7 +104,7 @@ class IdSet:
         return isinstance(item, int) and item >= 0 and bool(self._bits >> item & 1)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other._bits == self._bits  # type: ignore[attr-defined]
+        return type(other) is type(self) and other._bits == self._bits
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self._bits))

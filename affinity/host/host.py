@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import attrs
 
@@ -12,6 +12,7 @@ from affinity.errors import ForeignHost, ListFormatError, TopologyError
 from affinity.host import synthetic, sysfs
 from affinity.host.cpuset import CpuSet, NodeSet
 from affinity.host.kernel import LINUX, Kernel, LinuxKernel
+from affinity.host.origin import allowed_before
 from affinity.host.topology import Origin, Topology
 
 
@@ -37,8 +38,6 @@ class Host:
     @classmethod
     def live(cls, kernel: Kernel = LINUX) -> Host:
         """This machine."""
-        from affinity.origin import allowed_before
-
         topology = sysfs.load("/")
         return cls(topology, kernel, allowed_before(kernel) & topology.online, kernel.allowed_nodes())
 
@@ -68,7 +67,7 @@ class Host:
     def _foreign(cls, topology: Topology, cpus: CpuSet | None, nodes: NodeSet | None) -> Host:
         return cls(
             topology,
-            ForeignKernel(),
+            cast(Kernel, ForeignKernel()),
             topology.online if cpus is None else cpus & topology.online,
             NodeSet(topology.by_id) if nodes is None else nodes & NodeSet(topology.by_id),
         )

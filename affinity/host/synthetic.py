@@ -40,7 +40,9 @@ def load(text: str) -> Topology:
     if total > MAX_ID or packages * per_package * max(gpus, 1) > MAX_ID:
         raise SyntheticError(f"{text!r} has {total} CPUs: at most {MAX_ID} CPUs and GPUs are supported")
     width = l3s * cores * pus
-    nodes, cpus, devices = [], {}, []
+    nodes: list[Node] = []
+    cpus: dict[int, Cpu] = {}
+    devices: list[PciDevice] = []
     for node in range(packages * per_package):
         first = node * width
         here = CpuSet.from_bits(((1 << width) - 1) << first)

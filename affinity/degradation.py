@@ -1,0 +1,39 @@
+"""`Degradation`: one thing that was given up, with its errno and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+
+import attrs
+
+from affinity.errors import CannotBind
+
+
+@attrs.frozen
+class Degradation:
+    """One thing given up: what was tried, the errno's name ("" where none), the words, and what to do."""
+
+    tried: str
+    errno: str
+    said: str
+    remedy: str
+
+    def __str__(self) -> str:
+        code = f" [{self.errno}]" if self.errno else ""
+        return f"{self.tried}: {self.said}{code}" + (f"; {self.remedy}" if self.remedy else "")
+
+    @classmethod
+    def of(cls, tried: str, error: OSError | CannotBind) -> Degradation:
+        """From the error that a strategy raised."""
+        if not isinstance(error, OSError):
+            return cls(tried, "", str(error), "")
+        name = errno.errorcode.get(error.errno or 0, "")
+        call = f" in {error.filename}" if error.filename else ""
+        return cls(tried, name, f"{error.strerror or error}{call}", _REMEDIES.get(error.errno or 0, ""))
+
+
+_REMEDIES = {
+    errno.EPERM: "allow the call: in a container --cap-add SYS_NICE or a seccomp profile that has it",
+    errno.ENOSYS: "this kernel or its seccomp profile has no such call: run on a kernel with CONFIG_NUMA",
+    errno.EINVAL: "the CPUs or nodes are outside the cpuset: compare `affinity show` with the placement",
+}

@@ -1,0 +1,69 @@
+"""Back to the state before: every thread's mask, the calling thread's memory policy, and the note of the bind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from affinity.errors import CannotBind, UsageError
+from affinity.host.host import Host
+from affinity.host.kernel import Kernel
+from affinity.host.origin import Note, ours, remember
+from affinity.report import Observed
+
+
+@attrs.frozen
+class State:
+    """What the kernel showed, and whose doing it was."""
+
+    observed: Observed
+    note: Note | None
+
+    @classmethod
+    def of(cls, kernel: Kernel) -> State:
+        return cls(Observed.read(kernel, pages=False), ours(kernel))
+
+    def restore(self, kernel: Kernel) -> Observed:
+        """Put it back, and read back that it is. Pages stay where they are.
+
+        Threads started since take the mask that the calling thread had. Raises UsageError from another thread
+        than the one whose state this is, CannotBind where the kernel shows something else afterwards.
+        """
+        me = self.observed.caller
+        if kernel.thread_id() != me:
+            raise UsageError(f"thread {me} was bound, thread {kernel.thread_id()} cannot undo it: a memory policy "
+                             "belongs to its thread; call it there")  # fmt: skip
+        bound, mine = kernel.get_affinity(), self.observed.threads[me]
+        for tid in kernel.threads():
+            try:
+                mask = kernel.get_affinity(tid)
+                old = self.observed.threads.get(tid, mine if mask == bound else mask)
+                if mask != old:
+                    kernel.set_affinity(tid, old)
+            except ProcessLookupError:
+                continue
+        if self.observed.policy is not None and kernel.get_mempolicy() != self.observed.policy:
+            kernel.set_mempolicy(self.observed.policy)
+        remember(kernel, self.note)
+        now = Observed.read(kernel)
+        if now.threads[me] != mine or (self.observed.policy is not None and now.policy != self.observed.policy):
+            raise CannotBind(f"undo: CPUs {now.threads[me]} and memory policy {now.policy} are in force, expected "
+                             f"CPUs {mine} and {self.observed.policy} as before")  # fmt: skip
+        return now
+
+
+@contextmanager
+def restored(*, host: Host | None = None) -> Iterator[None]:
+    """After the block, this process is back in the state it had before it, verified.
+
+    Every thread's CPU mask and the calling thread's memory policy; pages stay where they are. Errors as
+    `BindReport.undo`.
+    """
+    kernel = (host or Host.live()).kernel
+    before = State.of(kernel)
+    try:
+        yield
+    finally:
+        before.restore(kernel)
