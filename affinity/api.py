@@ -209,9 +209,19 @@ def _already(now: Observed, placement: Placement, host: Host) -> bool:
 
 
 def _note(seen: Seen, placement: Placement | None) -> Note:
-    """What a child is told: its mask, the mask that was allowed before, its GPUs."""
+    """What a child is told: its mask, the mask that was allowed before, and which worker it is."""
     bound = placement.cpus if placement is not None and placement.cpus is not None else seen.host.kernel.get_affinity()
-    return Note(bound, seen.host.allowed_cpus, ",".join(str(g.pci) for g in seen.launch.gpus if g.pci is not None))
+    return Note(bound, seen.host.allowed_cpus, _worker(seen))
+
+
+def _worker(seen: Seen) -> str:
+    """The worker's GPUs in words that mean the same in the child: never a visible ordinal."""
+    gpus = seen.launch.gpus
+    if gpus and all(g.pci is not None for g in gpus):
+        return ",".join(str(g.pci) for g in gpus)
+    if gpus and "nodes" in seen.settings.decided:  # stand-ins, which the child finds in the same variable
+        return ",".join(f"phys:{seen.launch.peers.index(g)}" for g in gpus)
+    return f"node:{seen.launch.gpu_nodes}"
 
 
 __all__ = ["BindReport", "CannotBind", "Plan", "bind", "become", "plan", "plan_each", "spawning"]

@@ -50,10 +50,12 @@ def observe(
         mode = launch_mode if isinstance(launch_mode, LaunchMode) else LaunchMode.parse(launch_mode)
         if mode is not launch.mode:
             launch = attrs.evolve(launch, mode=mode, why="asked for by the caller")
-    if node is not None:
-        return Seen(host, attrs.evolve(launch, nodes=NodeSet([node])), settings, plugins)
-    if gpu is None and note is not None and note.gpus:
-        gpu = note.gpus
+    nodes = NodeSet([node]) if node is not None else None
+    if gpu is None and nodes is None and note is not None and note.worker:
+        kind, _, named = note.worker.partition("node:")
+        gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
+    if nodes is not None:
+        return Seen(host, attrs.evolve(launch, nodes=nodes or None), settings, plugins)
     found = inventory(host, settings, environ, plugins.devices)
     mine, why = _own_gpus(gpu, launch, found)
     notes = (*found.notes, *([why] if why else ()))

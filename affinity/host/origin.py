@@ -23,22 +23,22 @@ VARIABLE = "AFFINITY_BOUND"
 
 @attrs.frozen
 class Note:
-    """bound: the mask we set; original: the mask before; gpus: the GPU references of a spawned worker."""
+    """bound: the mask we set. original: the mask before. worker: whose it is: PCI addresses, or `node:1,2`."""
 
     bound: CpuSet
     original: CpuSet
-    gpus: str = ""
+    worker: str = ""
 
     def __str__(self) -> str:
-        return f"{self.bound}<{self.original}" + (f";{self.gpus}" if self.gpus else "")
+        return f"{self.bound}<{self.original}" + (f";{self.worker}" if self.worker else "")
 
     @classmethod
     def parse(cls, text: str) -> Note | None:
         """None for text that is no note: a stranger's value must not stop a worker."""
-        masks, _, gpus = text.partition(";")
+        masks, _, worker = text.partition(";")
         bound, arrow, original = masks.partition("<")
         try:
-            return cls(CpuSet.parse(bound), CpuSet.parse(original), gpus) if arrow else None
+            return cls(CpuSet.parse(bound), CpuSet.parse(original), worker) if arrow else None
         except ListFormatError:
             return None
 
