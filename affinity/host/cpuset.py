@@ -55,7 +55,9 @@ class IdSet:
         for part in text.split(",") if text else ():
             first, dash, last = part.strip().partition("-")
             if not (_is_number(first) and (_is_number(last) if dash else True)):
-                raise ListFormatError(f"{part!r} in {_short(text)!r} is no {cls.kind} list: expected e.g. 0-3,8")
+                raise ListFormatError(
+                    f"{_short(part)!r} in {_short(text)!r} is no {cls.kind} list: expected e.g. 0-3,8"
+                )
             low, high = int(first), int(last) if dash else int(first)
             if high >= MAX_ID:
                 raise ListFormatError(
@@ -72,7 +74,9 @@ class IdSet:
         bits = 0
         for word in text.strip("\0 \t\r\n").split(","):
             if not 0 < len(word) <= 8 or any(c not in "0123456789abcdefABCDEF" for c in word):
-                raise ListFormatError(f"{word!r} in {_short(text)!r} is no 32-bit mask word: expected e.g. 000000ff")
+                raise ListFormatError(
+                    f"{_short(word)!r} in {_short(text)!r} is no 32-bit mask word: expected e.g. 000000ff"
+                )
             bits = bits << 32 | int(word, 16)
         return cls.from_bits(bits)
 

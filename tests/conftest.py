@@ -1,0 +1,42 @@
+"""What several tests share: the project's root, and running a child process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flag of whoever runs the tests decides a test."""
+    for name in list(os.environ):
+        if name.startswith(("AFFINITY_", "SGLANG_")) and not name.startswith("AFFINITY_VM"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a program text in a fresh interpreter: `python(text, *arguments, prefix=["taskset", …], **environ)`."""
+
+    def run(
+        text: str, *arguments: str, prefix: tuple[str, ...] = (), check: bool = True, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*prefix, sys.executable, "-c", text, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, **environ},
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run

@@ -1,0 +1,120 @@
+"""The operator's flags: every value, every alias, every mistake."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affinity import CpuSet, MemoryMode, Settings, SettingsError
+from affinity.settings import ALIASES, VARIABLES
+
+read = Settings.from_environ
+
+
+def test_no_flag_means_the_documented_defaults() -> None:
+    """Automatic strategy, policy node, preferred memory, best effort, pages moved."""
+    assert read({}) == Settings()
+    assert (Settings().policy, Settings().memory, Settings().required) == ("node", MemoryMode.PREFERRED, False)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("AFFINITY_STRATEGY", "auto", "strategies", ()),
+        ("AFFINITY_STRATEGY", "libnuma, noop", "strategies", ("libnuma", "noop")),
+        ("AFFINITY_POLICY", "core-complex", "policy", "core-complex"),
+        ("AFFINITY_MEMORY", "BIND", "memory", MemoryMode.BIND),
+        ("AFFINITY_MEMORY", "none", "memory", None),
+        ("AFFINITY_NODES", "0,0, 1,1", "nodes", (0, 0, 1, 1)),
+        ("AFFINITY_ENFORCE", "required", "required", True),
+        ("AFFINITY_ENFORCE", "best-effort", "required", False),
+        ("AFFINITY_MIGRATE", "off", "migrate", False),
+        ("AFFINITY_DEVICES", "pci", "devices", ("pci",)),
+        ("AFFINITY_CPUS", "0-1|4", "cpus", (CpuSet([0, 1]), CpuSet([4]))),
+        ("AFFINITY_SMT", "one", "smt", "one"),
+        ("AFFINITY_SCOPE", "socket", "scope", "socket"),
+        ("AFFINITY_RESERVE", "2", "reserve", 2),
+        ("SGLANG_NUMA_BIND_V2", "0", "v2", False),
+        ("SGLANG_AUTO_NUMA_BIND", "false", "auto", False),
+        ("SGLANG_CRASH_ON_NUMA_BIND_FAILURE", "1", "required", True),
+        ("SGLANG_SET_CPU_AFFINITY", "1", "policy", "even"),
+    ],
+)
+def test_each_variable_sets_its_field(variable: str, text: str, field: str, value: object) -> None:
+    """And the variable that decided is kept."""
+    settings = read({variable: text})
+    assert getattr(settings, field) == value
+    assert settings.decided == {field: f"{variable}={text}"}
+
+
+@pytest.mark.parametrize("word", ["1", "true", "TRUE", "Yes", "on"])
+def test_true_words(word: str) -> None:
+    """Booleans in any case."""
+    assert read({"AFFINITY_AUTO": word}).auto
+
+
+@pytest.mark.parametrize("word", ["0", "false", "No", "OFF"])
+def test_false_words(word: str) -> None:
+    """Booleans in any case."""
+    assert not read({"AFFINITY_AUTO": word}).auto
+
+
+@pytest.mark.parametrize(
+    ("environ", "field", "value"),
+    [
+        ({"AFFINITY_AUTO": "1", "SGLANG_AUTO_NUMA_BIND": "0"}, "auto", True),
+        ({"AFFINITY_ENFORCE": "best-effort", "SGLANG_CRASH_ON_NUMA_BIND_FAILURE": "1"}, "required", False),
+        ({"AFFINITY_POLICY": "node", "SGLANG_SET_CPU_AFFINITY": "1"}, "policy", "node"),
+        ({"AFFINITY_STRATEGY": "auto", "SGLANG_NUMA_BIND_V2": "0"}, "v2", True),
+    ],
+)
+def test_ours_wins_over_the_alias(environ: dict[str, str], field: str, value: object) -> None:
+    """Each pair that says the opposite."""
+    assert getattr(read(environ), field) == value
+
+
+def test_an_alias_that_is_off_changes_nothing() -> None:
+    """SGLANG_SET_CPU_AFFINITY=0 is not a policy."""
+    assert read({"SGLANG_SET_CPU_AFFINITY": "0"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("environ", "parts"),
+    [
+        ({"AFFINITY_STRATEGI": "auto"}, ["AFFINITY_STRATEGI", "did you mean AFFINITY_STRATEGY"]),
+        ({"AFFINITY_MEMORY": "prefered"}, ["AFFINITY_MEMORY='prefered'", "interleave", "did you mean preferred"]),
+        ({"AFFINITY_AUTO": "maybe"}, ["AFFINITY_AUTO='maybe'", "true, false"]),
+        ({"AFFINITY_NODES": "0,-1"}, ["AFFINITY_NODES='0,-1'", "PCI order"]),
+        ({"AFFINITY_NODES": "0,,1"}, ["AFFINITY_NODES"]),
+        ({"AFFINITY_NODES": "9999999999"}, ["AFFINITY_NODES"]),
+        ({"AFFINITY_ENFORCE": "require"}, ["did you mean required"]),
+        ({"AFFINITY_STRATEGY": "libnuma,,noop"}, ["AFFINITY_STRATEGY"]),
+        ({"AFFINITY_STRATEGY": "auto,noop"}, ["AFFINITY_STRATEGY"]),
+        ({"AFFINITY_CPUS": "0-1|"}, ["AFFINITY_CPUS"]),
+        ({"AFFINITY_CPUS": "0-999999999999"}, ["AFFINITY_CPUS", "out of range"]),
+        ({"AFFINITY_RESERVE": "-1"}, ["AFFINITY_RESERVE", "number of cores"]),
+        ({"SGLANG_NUMA_BIND_V2": "2"}, ["SGLANG_NUMA_BIND_V2='2'"]),
+    ],
+)
+def test_mistakes_name_variable_value_and_what_is_accepted(environ: dict[str, str], parts: list[str]) -> None:
+    """And the nearest match, where there is one."""
+    with pytest.raises(SettingsError) as caught:
+        read(environ)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", [v.name for v in (*VARIABLES, *ALIASES)])
+def test_a_blank_value_is_no_value(variable: str) -> None:
+    """`AFFINITY_NODES=` in a launch script unsets."""
+    assert read({variable: " "}) == Settings()
+
+
+@given(st.sampled_from([v.name for v in (*VARIABLES, *ALIASES)]), st.text(max_size=30))
+def test_any_value_parses_or_is_refused_by_name(name: str, text: str) -> None:
+    """No traceback from inside for any value."""
+    try:
+        read({name: text})
+    except SettingsError as refused:
+        assert name in str(refused)
