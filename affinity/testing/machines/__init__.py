@@ -1,0 +1,59 @@
+"""Named machines: `machines.load("dgx-h100")` is its topology, `machines.get("dgx-h100")` the record behind it.
+
+Each machine is one function in `nvidia`, `others` or `virtual`, whose docstring tells its source: "as published" where
+a page or a report shows the figures, "shape only" where only the shape (nodes, CPUs, GPUs) is known to be like
+that. PCI addresses that no source shows are made up, and so are UUIDs; memory sizes are the models' usual ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+
+import attrs
+
+from affinity.errors import UsageError
+from affinity.host.topology import Topology
+from affinity.testing.machines import nvidia, others, virtual
+from affinity.testing.machines.model import Machine, MachineGpu, MachineNode, Smt
+
+__all__ = ["Machine", "MachineGpu", "MachineNode", "Smt", "get", "load", "names"]
+
+_MAKERS: dict[str, Callable[[], Machine]] = {
+    make.__name__.replace("_", "-"): make  # one machine, one function
+    for module in (nvidia, others, virtual)
+    for make in module.MACHINES
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every named machine, in alphabetical order."""
+    return tuple(sorted(_MAKERS))
+
+
+def get(name: str) -> Machine:
+    """The record of a named machine. Raises UsageError with the nearest names."""
+    if name not in _MAKERS:
+        near = difflib.get_close_matches(name, _MAKERS, n=3, cutoff=0.4)
+        raise UsageError(f"no machine {name!r}: did you mean {', '.join(near) or 'one of ' + ', '.join(names())}?")
+    make = _MAKERS[name]
+    return attrs.evolve(make(), name=name, source=" ".join((make.__doc__ or "").split()))
+
+
+def load(what: str) -> Topology:
+    """A topology: of a named machine, of a synthetic line (`pack:2 numa:2 core:4`), or of a captured tree.
+
+    Raises UsageError for an unknown name, SyntheticError for a malformed line, TopologyError for a bad capture.
+    """
+    if what in _MAKERS:
+        return get(what).topology()
+    if os.path.exists(what):
+        from affinity.host.host import Host
+
+        return Host.from_root(what).topology
+    if ":" in what:
+        from affinity.host import synthetic
+
+        return synthetic.load(what)
+    return get(what).topology()

@@ -1,0 +1,160 @@
+"""Machines with NVIDIA GPUs, bare metal."""
+
+from __future__ import annotations
+
+import attrs
+
+from affinity.host.cpuset import CpuSet, NodeSet
+from affinity.host.topology import PciAddress
+from affinity.testing.machines.model import GiB, Machine, MachineGpu, MachineNode, Smt, even_nodes, gpus_at, levels
+
+_HALVES = (0, 0, 0, 0, 1, 1, 1, 1)
+
+
+def dgx_h100() -> Machine:
+    """DGX H100: CPUs 0-55,112-167 and 56-111,168-223, GPUs 0-3 on node 0. As published: vllm-project/vllm#13855."""
+    return Machine(
+        nodes=even_nodes(2, cores=56, threads=2, memory=1008 * GiB, packages=2),
+        threads=2,
+        distances=levels((0, 1), 10, 21),
+        gpus=gpus_at(
+            "1b:00.0 43:00.0 52:00.0 61:00.0 9d:00.0 c3:00.0 d1:00.0 df:00.0",
+            _HALVES,
+            device=0x2330,
+            model="NVIDIA H100 80GB HBM3",
+        ),
+        others=(MachineGpu(PciAddress.parse("03:00.0"), 0, "aspeed", 0x2000, 0x030000, boot_vga=True),),
+    )
+
+
+def dgx_a100() -> Machine:
+    """DGX A100: 8 nodes of 16 cores, GPUs on nodes 3,3,1,1,7,7,5,5. As published: NVIDIA/nccl#1505."""
+    packages = (0, 0, 0, 0, 1, 1, 1, 1)
+    return Machine(
+        nodes=even_nodes(8, cores=16, threads=2, memory=128 * GiB, packages=2),
+        threads=2,
+        l3_cores=4,
+        distances=levels(packages, 12, 32),
+        gpus=gpus_at(
+            "07:00.0 0f:00.0 47:00.0 4e:00.0 87:00.0 90:00.0 b7:00.0 bd:00.0",
+            (3, 3, 1, 1, 7, 7, 5, 5),
+            device=0x20B0,
+            model="NVIDIA A100-SXM4-40GB",
+        ),
+        others=(MachineGpu(PciAddress.parse("c4:00.0"), 5, "aspeed", 0x2000, 0x030000, boot_vga=True),),
+    )
+
+
+def gb200() -> Machine:
+    """A GB200 tray: two Grace CPUs, four GPUs, each with eight memory nodes (one in use). Shape only."""
+    nodes = [MachineNode(i, CpuSet(range(72 * i, 72 * i + 72)), 480 * GiB, i) for i in range(2)]
+    nodes += [MachineNode(i, CpuSet(), 186 * GiB if i % 8 == 2 else 0, (i - 2) // 16) for i in range(2, 34)]
+    addresses = ("0008:01:00.0", "0009:01:00.0", "0018:01:00.0", "0019:01:00.0")
+    return Machine(
+        nodes=tuple(nodes),
+        distances=_grace_distances(tuple(n.package for n in nodes)),
+        gpus=tuple(
+            MachineGpu(
+                PciAddress.parse(address),
+                i // 2,
+                device=0x2941,
+                model="NVIDIA GB200",
+                memory_affinity=NodeSet([i // 2, *range(8 * i + 2, 8 * i + 10)]),
+                cpu_affinity=CpuSet(range(72 * (i // 2), 72 * (i // 2) + 72)),
+            )
+            for i, address in enumerate(addresses)
+        ),
+    )
+
+
+def gh200() -> Machine:
+    """A GH200: node 0 with CPUs 0-71, nodes 1-8 for GPU memory. As published: bytedance/xpu-perf#129."""
+    nodes = [MachineNode(0, CpuSet(range(72)), 480 * GiB)]
+    nodes += [MachineNode(i, CpuSet(), 96 * GiB if i == 1 else 0) for i in range(1, 9)]
+    return Machine(
+        nodes=tuple(nodes),
+        distances=_grace_distances((0,) * 9),
+        gpus=gpus_at(
+            "0009:01:00.0",
+            (0,),
+            device=0x2342,
+            model="NVIDIA GH200 480GB",
+            memory_affinity=NodeSet(range(9)),
+            cpu_affinity=CpuSet(range(72)),
+        ),
+    )
+
+
+def power9_ac922() -> Machine:
+    """IBM AC922: CPU nodes 0 and 8, GPU memory nodes 250-255, GPUs on 0,0,0,8,8,8. Shape only."""
+    nodes = (
+        MachineNode(0, CpuSet(range(88)), 256 * GiB, 0),
+        MachineNode(8, CpuSet(range(88, 176)), 256 * GiB, 8),
+        *(MachineNode(i, CpuSet(), 16 * GiB, 8 if i < 253 else 0) for i in range(250, 256)),
+    )
+    packages = tuple(n.package for n in nodes)
+    cpu_nodes = levels(packages, 80, 80)
+    return Machine(
+        nodes=nodes,
+        threads=4,
+        smt=Smt.ADJACENT,
+        l3_cores=2,
+        distances=tuple(
+            tuple(40 if {a, b} == {0, 1} else d for b, d in enumerate(row)) for a, row in enumerate(cpu_nodes)
+        ),
+        gpus=gpus_at(
+            "0004:04:00.0 0004:05:00.0 0004:06:00.0 0035:03:00.0 0035:04:00.0 0035:05:00.0",
+            (0, 0, 0, 8, 8, 8),
+            device=0x1DB1,
+            model="Tesla V100-SXM2-16GB",
+        ),
+    )
+
+
+def dgx_2() -> Machine:
+    """DGX-2: 16 GPUs, eight on each of two packages of 24 cores. Shape only."""
+    return Machine(
+        nodes=even_nodes(2, cores=24, threads=2, memory=768 * GiB, packages=2),
+        threads=2,
+        distances=levels((0, 1), 10, 21),
+        gpus=gpus_at(
+            "34:00.0 36:00.0 39:00.0 3b:00.0 57:00.0 59:00.0 5c:00.0 5e:00.0 "
+            "b7:00.0 b9:00.0 bc:00.0 be:00.0 e0:00.0 e2:00.0 e5:00.0 e7:00.0",
+            (0,) * 8 + (1,) * 8,
+            device=0x1DB8,
+            model="Tesla V100-SXM3-32GB",
+        ),
+    )
+
+
+def container_without_gpu_node() -> Machine:
+    """A container on a DGX H100 whose cpuset leaves only CPUs and memory of node 0: GPUs 4-7 have none. Shape only."""
+    return attrs.evolve(dgx_h100(), allowed_cpus=CpuSet.parse("0-15,112-127"), allowed_nodes=NodeSet([0]))
+
+
+def _grace_distances(packages: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Between Graces 40; Grace to a GPU memory node of its own 80, of the other 120; between those 160."""
+    graces = len(set(packages))
+
+    def distance(a: int, b: int) -> int:
+        if a == b:
+            return 10
+        if a < graces and b < graces:
+            return 40
+        if a >= graces and b >= graces:
+            return 160
+        return 80 if packages[a] == packages[b] else 120
+
+    ids = range(len(packages))
+    return tuple(tuple(distance(a, b) for b in ids) for a in ids)
+
+
+MACHINES = (
+    dgx_h100,
+    dgx_a100,
+    gb200,
+    gh200,
+    power9_ac922,
+    dgx_2,
+    container_without_gpu_node,
+)

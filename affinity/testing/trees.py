@@ -1,0 +1,166 @@
+"""Write a machine's sysfs tree, so that everything that reads a root can be tried on it.
+
+Layout: Documentation/ABI/stable/sysfs-devices-node, Documentation/ABI/stable/sysfs-devices-system-cpu,
+Documentation/ABI/testing/sysfs-bus-pci, proc(5). PCI devices are links from `bus/pci/devices` to directories that lie
+below their bridges, as on Linux, so that walking upwards works.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from affinity.host.cpuset import CpuSet, NodeSet
+from affinity.host.topology import PciAddress
+from affinity.testing.machines.model import VENDORS, Machine, MachineGpu
+
+Put = Callable[[str, object], None]
+
+
+def write(
+    machine: Machine, root: str | os.PathLike[str], *, nul: bool = False, lists: bool = True, status: bool = True
+) -> str:
+    """Write `root/sys/…` and `root/proc/self/status`; gives `root` as text.
+
+    nul: end every file in NUL, as some kernels' files do. lists: False leaves out `cpulist`, `*_list` and
+    `local_cpulist`, so that only the masks are there. status: False leaves out `proc/self/status`.
+    """
+    base = Path(root)
+
+    def put(path: str, value: object) -> None:
+        leaf = os.path.basename(path)
+        if not lists and (leaf.endswith("_list") or leaf in ("cpulist", "local_cpulist")):
+            return
+        file = base / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{value}\n" + ("\0" if nul else ""), encoding="ascii")
+
+    _nodes(machine, put)
+    _cpus(machine, put)
+    (base / "sys/bus/pci/devices").mkdir(parents=True, exist_ok=True)
+    for device in (*machine.gpus, *machine.others):
+        _pci(machine, device, base, put)
+    if status:
+        cpus = machine.online if machine.allowed_cpus is None else machine.allowed_cpus
+        nodes = NodeSet(n.id for n in machine.nodes) if machine.allowed_nodes is None else machine.allowed_nodes
+        put("proc/self/status", f"Name:\tworker\nCpus_allowed_list:\t{cpus}\nMems_allowed_list:\t{nodes}")
+    return str(root)
+
+
+def sparse(machine: Machine, step: int = 4) -> Machine:
+    """The machine with every node number multiplied, so that numbers have gaps."""
+
+    def moved(node: int | None) -> int | None:
+        return None if node is None else node * step
+
+    def gpu(device: MachineGpu) -> MachineGpu:
+        affinity = device.memory_affinity
+        return attrs.evolve(
+            device,
+            node=moved(device.node),
+            bridge_node=moved(device.bridge_node),
+            memory_affinity=None if affinity is None else NodeSet(n * step for n in affinity),
+        )
+
+    return attrs.evolve(
+        machine,
+        nodes=tuple(attrs.evolve(n, id=n.id * step) for n in machine.nodes),
+        gpus=tuple(map(gpu, machine.gpus)),
+        others=tuple(map(gpu, machine.others)),
+        allowed_nodes=None if machine.allowed_nodes is None else NodeSet(n * step for n in machine.allowed_nodes),
+    )
+
+
+def wide_domains(machine: Machine, above: int = 0x10000) -> Machine:
+    """The machine with its GPUs in 32-bit PCI domains (`10000:1b:00.0`), as behind a VMD or a hypervisor."""
+
+    def wide(device: MachineGpu) -> MachineGpu:
+        return attrs.evolve(device, pci=attrs.evolve(device.pci, domain=device.pci.domain + above))
+
+    return attrs.evolve(machine, gpus=tuple(map(wide, machine.gpus)))
+
+
+def mask(cpus: CpuSet, width: int) -> str:
+    """The kernel's mask format for a machine with `width` CPUs: 32-bit words, highest first."""
+    words = max(1, -(-width // 32))
+    return ",".join(f"{cpus.bits >> 32 * i & 0xFFFFFFFF:08x}" for i in reversed(range(words)))
+
+
+def _nodes(machine: Machine, put: Put) -> None:
+    base = "sys/devices/system/node"
+    ids = NodeSet(n.id for n in machine.nodes)
+    memory = NodeSet(n.id for n in machine.nodes if n.memory)
+    put(f"{base}/online", ids)
+    put(f"{base}/possible", f"0-{max(ids)}" if max(ids) else "0")
+    put(f"{base}/has_cpu", NodeSet(n.id for n in machine.nodes if machine.online_of(n)))
+    put(f"{base}/has_memory", memory)
+    put(f"{base}/has_normal_memory", memory)
+    width = max(machine.present) + 1
+    for node, row in zip(machine.nodes, machine.distance_rows, strict=True):
+        here = f"{base}/node{node.id}"
+        put(f"{here}/cpulist", machine.online_of(node))
+        put(f"{here}/cpumap", mask(machine.online_of(node), width))
+        put(f"{here}/distance", " ".join(map(str, row)))
+        total, free = node.memory >> 10, node.memory >> 11
+        put(f"{here}/meminfo", f"Node {node.id} MemTotal:  {total:>12} kB\nNode {node.id} MemFree:   {free:>12} kB")
+
+
+def _cpus(machine: Machine, put: Put) -> None:
+    base = "sys/devices/system/cpu"
+    put(f"{base}/online", machine.online)
+    put(f"{base}/offline", machine.offline)
+    put(f"{base}/present", machine.present)
+    put(f"{base}/possible", machine.present)
+    width = max(machine.present) + 1
+    cores: dict[int, list[int]] = {}
+    l3s: dict[int, list[int]] = {}
+    packages: dict[int, list[int]] = {}
+    for cpu in machine.cpus.values():
+        cores.setdefault(cpu.core, []).append(cpu.id)
+        l3s.setdefault(cpu.l3, []).append(cpu.id)
+        packages.setdefault(cpu.package, []).append(cpu.id)
+    for cpu in machine.cpus.values():
+        here = f"{base}/cpu{cpu.id}"
+        put(f"{here}/online", 1)
+        put(f"{here}/topology/physical_package_id", cpu.package)
+        put(f"{here}/topology/core_id", cpu.core)
+        shared = {"thread_siblings": cores[cpu.core], "core_siblings": packages[cpu.package]}
+        for name, members in shared.items():
+            put(f"{here}/topology/{name}_list", CpuSet(members))
+            put(f"{here}/topology/{name}", mask(CpuSet(members), width))
+        put(f"{here}/topology/package_cpus_list", CpuSet(packages[cpu.package]))
+        if machine.l3_cores != 0:
+            put(f"{here}/cache/index3/level", 3)
+            put(f"{here}/cache/index3/type", "Unified")
+            put(f"{here}/cache/index3/shared_cpu_list", CpuSet(l3s[cpu.l3]))
+            put(f"{here}/cache/index3/shared_cpu_map", mask(CpuSet(l3s[cpu.l3]), width))
+    for cpu_id in machine.offline:
+        put(f"{base}/cpu{cpu_id}/online", 0)
+
+
+def _pci(machine: Machine, device: MachineGpu, base: Path, put: Put) -> None:
+    """A device below its root port; a device on bus 0 (of a virtual machine) sits on the root bus itself."""
+    pci = device.pci
+    home = f"devices/pci{pci.domain:04x}:{max(pci.bus - 1, 0):02x}"
+    chain = [device]
+    if pci.bus:
+        port = PciAddress(pci.domain, pci.bus - 1, 1, 0)
+        node = device.node if device.bridge_node is None else device.bridge_node
+        chain.insert(0, MachineGpu(port, node, "intel", class_code=0x060400))
+    for function in chain:
+        home += f"/{function.pci}"
+        cpus = machine.local_cpus(function.node)
+        put(f"sys/{home}/class", f"0x{function.class_code:06x}")
+        put(f"sys/{home}/vendor", f"0x{VENDORS[function.vendor]:04x}")
+        put(f"sys/{home}/device", f"0x{function.device:04x}")
+        put(f"sys/{home}/numa_node", -1 if function.node is None else function.node)
+        put(f"sys/{home}/local_cpulist", cpus)
+        put(f"sys/{home}/local_cpus", mask(cpus, max(machine.present) + 1))
+        if function.boot_vga is not None:
+            put(f"sys/{home}/boot_vga", int(function.boot_vga))
+        link = base / "sys/bus/pci/devices" / str(function.pci)
+        if not link.is_symlink():
+            link.symlink_to(f"../../../{home}")
