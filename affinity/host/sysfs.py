@@ -104,10 +104,10 @@ class Sysfs:
             text = _read(file) if name.startswith("node") and name[4:].isdigit() else None
             if text is None:
                 continue
-            words = text.split()
-            if "MemTotal:" not in words or not words[words.index("MemTotal:") + 1 :][:1][0].isdigit():
+            size = text.partition("MemTotal:")[2].split(None, 1)[:1]
+            if not size or not size[0].isdigit():
                 raise TopologyError(f"{file}: no 'MemTotal: … kB' found in {text[:60]!r}")
-            sizes[int(name[4:])] = int(words[words.index("MemTotal:") + 1]) * 1024
+            sizes[int(name[4:])] = int(size[0]) * 1024
         return sizes
 
     def cpus(self) -> Mapping[int, Cpu]:

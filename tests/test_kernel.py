@@ -1,0 +1,127 @@
+"""The Linux kernel's calls, for real; what changes a process is done in a child."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import threading
+
+import pytest
+
+from affinity import CpuSet, MemoryMode, MemoryPolicy, NodeSet
+from affinity.host.kernel import LINUX
+
+
+def test_the_mask_is_the_schedulers() -> None:
+    """Of the calling thread and of this process."""
+    assert set(LINUX.get_affinity()) == os.sched_getaffinity(0)
+    assert LINUX.thread_id() == threading.get_native_id()
+    assert LINUX.process_id() in LINUX.threads()
+
+
+def test_refused_masks_raise_their_errno() -> None:
+    """Empty, not there, and of a thread that has ended."""
+    with pytest.raises(OSError) as empty:
+        LINUX.set_affinity(0, CpuSet())
+    assert empty.value.errno == errno.EINVAL
+    with pytest.raises(OSError) as absent:
+        LINUX.set_affinity(0, CpuSet([4000]))
+    assert absent.value.errno == errno.EINVAL
+    with pytest.raises(ProcessLookupError):
+        LINUX.get_affinity(2**22 - 1)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        MemoryPolicy(MemoryMode.PREFERRED, NodeSet([0])),
+        MemoryPolicy(MemoryMode.BIND, NodeSet([0])),
+        MemoryPolicy(MemoryMode.INTERLEAVE, NodeSet([0])),
+        MemoryPolicy(MemoryMode.PREFERRED_MANY, NodeSet([0])),
+        MemoryPolicy(MemoryMode.LOCAL),
+        MemoryPolicy(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("call", ["set_mempolicy", "set_mempolicy_libnuma"])
+def test_a_memory_policy_is_read_back_as_set(policy: MemoryPolicy, call: str) -> None:
+    """By the system call and by libnuma; a policy belongs to its thread, so a thread of its own is used."""
+    found: list[object] = []
+
+    def worker() -> None:
+        try:
+            getattr(LINUX, call)(policy)
+            found.append(LINUX.get_mempolicy())
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    thread.join()
+    if call == "set_mempolicy_libnuma" and policy.mode is MemoryMode.DEFAULT:
+        assert "no call for memory policy default" in str(found[0])
+    else:
+        assert found == [policy]
+    assert LINUX.get_mempolicy() == MemoryPolicy()
+
+
+def test_a_policy_on_a_node_that_is_not_there_is_refused() -> None:
+    """The kernel's own EINVAL, with the call's name."""
+    with pytest.raises(OSError, match="set_mempolicy") as refused:
+        LINUX.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, NodeSet([900])))
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_libnuma_is_never_asked_for_a_node_beyond_its_mask(python) -> None:  # type: ignore[no-untyped-def]
+    """libnuma would write past its mask, or end the process: the bit is not set and nothing is bound there."""
+    text = (
+        "from affinity import *; from affinity.host.kernel import LINUX\n"
+        "LINUX.set_mempolicy_libnuma(MemoryPolicy(MemoryMode.BIND, NodeSet([0, 60000])))\n"
+        "print(LINUX.get_mempolicy())"
+    )
+    assert python(text).stdout == "bind:0\n"
+
+
+def test_allowed_nodes_are_the_status_files() -> None:
+    """`Mems_allowed_list` of this thread."""
+    assert LINUX.allowed_nodes()
+    with open("/proc/self/status") as status:
+        line = next(x for x in status if x.startswith("Mems_allowed_list"))
+    assert str(LINUX.allowed_nodes()) == line.split()[1]
+
+
+def test_resident_counts_anonymous_pages() -> None:
+    """32 MiB that are touched appear; none of a file does."""
+    before = sum(LINUX.resident().values())
+    block = ctypes.create_string_buffer(32 << 20)
+    ctypes.memset(block, 1, len(block))
+    assert sum(LINUX.resident().values()) - before >= 32 << 20
+
+
+def test_migrating_to_the_only_node_leaves_nothing_behind() -> None:
+    """On this machine from node 0 to node 0: the call is made, and answers 0."""
+    assert LINUX.migrate_pages(NodeSet([0]), NodeSet([0])) == 0
+
+
+def test_age_is_that_of_the_process(python) -> None:  # type: ignore[no-untyped-def]
+    """Seconds, from the start of the process."""
+    text = "import time; time.sleep(0.3); from affinity.host.kernel import LINUX; print(LINUX.age())"
+    assert 0.3 <= float(python(text).stdout) < 30
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["true"], None),
+        (["sh", "-c", "echo first >&2; echo second >&2; exit 3"], "exit status 3: second"),
+        (["sh", "-c", "kill -9 $$"], "signal 9"),
+        (["sleep", "30"], "did not answer within 0.5 s"),
+        (["/nonexistent/program"], "cannot be executed"),
+        (["/etc"], "cannot be executed"),
+    ],
+)
+def test_a_probe_tells_how_a_command_failed(argv: list[str], said: str | None) -> None:
+    """Its last line, its status or signal, or that it hung."""
+    answer = LINUX.probe(argv, 0.5)
+    assert answer is None if said is None else said in (answer or "")
