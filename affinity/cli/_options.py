@@ -1,0 +1,123 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from affinity.host.cpuset import CpuSet, NodeSet
+    from affinity.host.host import Host
+    from affinity.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", "CpuSet", "NodeSet")
+
+gpu = click.option("--gpu", metavar="REF", help="A GPU: visible ordinal, UUID prefix, PCI address, phys:N, or several.")
+node = click.option("--node", type=click.IntRange(min=0), help="A NUMA node, in place of a GPU.")
+policy = click.option("--policy", metavar="NAME", help="The placement policy, over AFFINITY_POLICY.")
+launch_mode = click.option("--launch-mode", metavar="MODE", help="How the worker is started: spawn, command, ray, …")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: docs/reference/json.md.")
+
+
+def machine(command: F) -> F:
+    """The options that name a machine; the command is given it as `host`."""
+
+    @click.option("--root", metavar="DIR", help="Another machine's files (DIR/sys/…), as `affinity gather` takes.")
+    @click.option("--synthetic", metavar="TEXT", help="A machine in one line: 'pack:2 numa:2 core:4 pu:2 gpu:1'.")
+    @click.option("--allowed-cpus", metavar="LIST", help="What a worker there may use: 0-3,8 (default: all online).")
+    @click.option("--allowed-nodes", metavar="LIST", help="Nodes whose memory it may use (default: all online).")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        root: str | None,
+        synthetic: str | None,
+        allowed_cpus: str | None,
+        allowed_nodes: str | None,
+        **kwargs: Any,
+    ) -> Any:
+        return command(*args, host=_host(root, synthetic, allowed_cpus, allowed_nodes), **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _host(root: str | None, synthetic: str | None, allowed_cpus: str | None, allowed_nodes: str | None) -> Host:
+    from affinity.errors import UsageError
+    from affinity.host.cpuset import CpuSet, NodeSet
+    from affinity.host.host import Host
+
+    cpus = _list(CpuSet, "--allowed-cpus", allowed_cpus)
+    nodes = _list(NodeSet, "--allowed-nodes", allowed_nodes)
+    if root is not None and synthetic is not None:
+        raise UsageError("--root and --synthetic name two machines: give one of them")
+    if root is not None:
+        return Host.from_root(root, allowed_cpus=cpus, allowed_nodes=nodes)
+    if synthetic is not None:
+        return Host.synthetic(synthetic, allowed_cpus=cpus, allowed_nodes=nodes)
+    if cpus is not None or nodes is not None:
+        raise UsageError(
+            "--allowed-cpus and --allowed-nodes are for a machine given by --root or --synthetic: "
+            "of this one the kernel knows; narrow it with taskset or a cpuset"
+        )
+    return Host.live()
+
+
+def _list(kind: type[S], option: str, text: str | None) -> S | None:
+    from affinity.errors import ListFormatError
+
+    try:
+        return None if text is None else kind.parse(text)
+    except ListFormatError as wrong:
+        raise ListFormatError(f"{option}: {wrong}") from wrong
+
+
+def settings(policy: str | None = None) -> Settings:
+    """The operator's flags, from this process's environment also where the machine is another one."""
+    import os
+
+    import attrs
+
+    from affinity.settings import Settings
+
+    found = Settings.from_environ(os.environ)
+    if policy is None:
+        return found
+    return attrs.evolve(found, policy=policy, decided={**found.decided, "policy": f"--policy {policy}"})
+
+
+def not_here(host: Host, command: str) -> None:
+    """Refuse what would act on a machine that is not this one. Raises ForeignHost."""
+    from affinity.errors import ForeignHost
+
+    if host.foreign:
+        where = f"{host.topology.origin.value} ({host.topology.detail})"
+        raise ForeignHost(
+            f"affinity {command} acts on this machine, and the {where} is not it: use `affinity plan` for that one"
+        )
+
+
+def known_node(host: Host, node: int | None) -> None:
+    """Refuse a node that the machine does not have, as a GPU is that it does not have. Raises UsageError."""
+    from affinity.errors import UsageError
+    from affinity.host.cpuset import NodeSet
+
+    if node is not None and node not in host.topology.by_id:
+        raise UsageError(f"--node {node} is not on this machine: online nodes are {NodeSet(host.topology.by_id)}")
+
+
+def mode(named: str | None, host: Host) -> str | None:
+    """The launch mode to plan for: the one named, else this process's own; elsewhere, where none runs, `spawn`."""
+    return named or ("spawn" if host.foreign else None)
+
+
+def one_of(gpu: str | None, node: int | None, *, needed: bool = False) -> None:
+    """Refuse a worker that is named twice, or, where it is needed, not at all. Raises UsageError."""
+    from affinity.errors import UsageError
+
+    if gpu is not None and node is not None:
+        raise UsageError("--gpu and --node name the worker's place twice: give one of them")
+    if needed and gpu is None and node is None:
+        raise UsageError("no place is named: expected --gpu REF or --node N before the command")

@@ -1,0 +1,67 @@
+"""`affinity explain`: which strategy this launch gets, rule by rule, and what decided each setting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from affinity.cli import _options, _output
+
+if TYPE_CHECKING:
+    from affinity.api import Plan
+    from affinity.host.host import Host
+
+
+@click.command()
+@_options.gpu
+@_options.node
+@_options.policy
+@_options.launch_mode
+@_options.machine
+@_options.as_json
+def command(
+    gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
+) -> None:
+    """The rule table with each line's verdict for this launch, and which variable decided each setting."""
+    from affinity import shape
+    from affinity.api import plan
+    from affinity.settings import VARIABLES
+
+    _options.one_of(gpu, node)
+    _options.known_node(host, node)
+    settings = _options.settings(policy)
+    planned = plan(gpu=gpu, node=node, launch_mode=_options.mode(launch_mode, host), settings=settings, host=host)
+    decided = [shape.setting(v.field, v.name, settings) for v in VARIABLES]
+    if as_json:
+        _output.json(shape.explanation(planned, decided))
+    else:
+        _print(planned, decided)
+
+
+def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
+    launch, selection = planned.launch, planned.selection
+    _output.table(
+        "Settings",
+        ("variable", "value", "decided by"),
+        [(d["variable"], _value(d["value"]), d["decided_by"] or "default") for d in decided],
+    )
+    print(f"launch mode {launch.mode.value}: {launch.why or 'detected'}")
+    for gpu in launch.gpus:
+        print(f"GPU {gpu}: node {'unknown' if gpu.node is None else gpu.node} ({gpu.why})")
+    if launch.nodes is not None:
+        print(f"node {launch.nodes}: named by the caller")
+    _output.lines("note", launch.notes)
+    where = f"{planned.placement.words} ({planned.placement.reason})" if planned.placement else planned.problem
+    print(f"placement by policy {planned.seen.settings.policy}: {where}\n")
+    _output.table(
+        "Rules, from the top; the first that applies decides",
+        ("rule", "condition", "applies", "verdict"),
+        [(v.rule, v.condition, v.applies, v.reason) for v in selection.verdicts],
+    )
+    fallbacks = f" (then {', '.join(selection.fallbacks)})" if selection.fallbacks else ""
+    print(f"strategy {selection.strategy}{fallbacks}: {selection.reason}")
+
+
+def _value(value: object) -> object:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,80 @@
+"""`affinity strategies`: every plugin of the three groups, broken ones with their error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from affinity.cli import _options, _output
+
+if TYPE_CHECKING:
+    from affinity.host.host import Host
+    from affinity.launch import Launch
+    from affinity.plugins import Plugins
+    from affinity.strategy import AffinityStrategy
+    from affinity.support import Support
+
+
+@click.command()
+@_options.machine
+@_options.as_json
+def command(host: Host, as_json: bool) -> None:
+    """Each strategy, policy and device provider, whose it is, and whether it can act here.
+
+    A broken plugin is shown with its error; it fails a worker only where that worker's settings name it.
+    """
+    from affinity.observe import observe
+
+    seen = observe(gpu="all", settings=_options.settings(), host=host)
+    groups = _groups(seen.plugins, seen.launch, host)
+    if as_json:
+        from affinity import shape
+
+        return _output.json({"version": shape.VERSION, **groups})
+    for group, plugins in groups.items():
+        modes = ("launch modes",) if group == "strategies" else ()
+        _output.table(
+            group.capitalize(),
+            ("name", "distribution", "version", *modes, "can act here", "why"),
+            [
+                (p["name"], p["distribution"], p["version"], *(_modes(p) if modes else ()), p["can_act"], p["reason"])
+                for p in plugins
+            ],
+        )
+    return None
+
+
+def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict[str, object]]]:
+    from affinity import shape
+
+    strategies = []
+    for info in plugins.strategies.catalog():
+        if info.error:
+            strategies.append(shape.plugin(info, launch_modes=[]))
+            continue
+        strategy = plugins.strategies.get(info.name)
+        modes = sorted(mode.value for mode in strategy.launch_modes)
+        strategies.append(shape.plugin(info, launch_modes=modes, support=_support(strategy, launch, host)))
+    policies = [shape.plugin(info) for info in plugins.policies.catalog()]
+    devices = [
+        shape.plugin(info, support=None if info.error else plugins.devices.get(info.name).supports(host))
+        for info in plugins.devices.catalog()
+    ]
+    return {"strategies": strategies, "policies": policies, "devices": devices}
+
+
+def _support(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
+    """Its answer for this process's launch, or, where it serves others only, for the first of those."""
+    from affinity.selector import can_act
+
+    if launch.mode not in strategy.launch_modes and strategy.launch_modes:
+        launch = attrs.evolve(launch, mode=min(strategy.launch_modes, key=lambda m: m.value))
+    return can_act(strategy, launch, host)
+
+
+def _modes(plugin: dict[str, object]) -> tuple[str]:
+    modes = plugin["launch_modes"]
+    assert isinstance(modes, list)
+    return (", ".join(modes),)
