@@ -15,7 +15,8 @@ import attrs
 from affinity.errors import CannotBind
 from affinity.host.cpuset import CpuSet
 from affinity.host.host import Host
-from affinity.host.kernel import Kernel, MemoryMode, MemoryPolicy
+from affinity.host.kernel import Kernel
+from affinity.host.memory import MemoryMode, MemoryPolicy
 from affinity.host.origin import ours
 from affinity.policy import Placement
 from affinity.strategy import Outcome

@@ -10,7 +10,8 @@ import attrs
 from affinity.degradation import Degradation
 from affinity.errors import CannotBind
 from affinity.host.cpuset import CpuSet
-from affinity.host.kernel import Kernel, MemoryPolicy
+from affinity.host.kernel import Kernel
+from affinity.host.memory import MemoryPolicy
 from affinity.ladder import Step
 from affinity.launch import Launch
 from affinity.policy import Placement

@@ -8,7 +8,7 @@ import attrs
 
 from affinity.errors import CannotBind, PluginError
 from affinity.host.host import Host
-from affinity.host.kernel import MemoryMode
+from affinity.host.memory import MemoryMode
 from affinity.host.origin import ours
 from affinity.launch import Launch, LaunchMode
 from affinity.policy import Placement

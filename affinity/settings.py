@@ -12,7 +12,7 @@ import attrs
 
 from affinity.errors import ListFormatError, SettingsError
 from affinity.host.cpuset import MAX_ID, CpuSet
-from affinity.host.kernel import MemoryMode
+from affinity.host.memory import MemoryMode
 
 
 @attrs.frozen

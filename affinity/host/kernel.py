@@ -7,7 +7,6 @@ Documentation/admin-guide/mm/numa_memory_policy.rst.
 from __future__ import annotations
 
 import ctypes
-import enum
 import errno
 import os
 import platform
@@ -15,32 +14,8 @@ import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import NoReturn, Protocol
 
-import attrs
-
 from affinity.host.cpuset import MAX_ID, CpuSet, NodeSet
-
-
-class MemoryMode(enum.Enum):
-    """Where new pages of a thread go. Source: set_mempolicy(2)."""
-
-    DEFAULT = "default"
-    PREFERRED = "preferred"
-    BIND = "bind"
-    INTERLEAVE = "interleave"
-    LOCAL = "local"
-    PREFERRED_MANY = "preferred-many"
-    WEIGHTED_INTERLEAVE = "weighted-interleave"
-
-
-@attrs.frozen
-class MemoryPolicy:
-    """A mode and its nodes (empty for `default` and `local`)."""
-
-    mode: MemoryMode = MemoryMode.DEFAULT
-    nodes: NodeSet = NodeSet()
-
-    def __str__(self) -> str:
-        return f"{self.mode.value}:{self.nodes}" if self.nodes else self.mode.value
+from affinity.host.memory import MemoryMode, MemoryPolicy
 
 
 class Kernel(Protocol):

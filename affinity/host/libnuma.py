@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from affinity.errors import CannotBind
-from affinity.host.kernel import MemoryMode, MemoryPolicy
+from affinity.host.memory import MemoryMode, MemoryPolicy
 
 
 def load() -> Any:

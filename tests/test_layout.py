@@ -1,0 +1,113 @@
+"""The code's own structure: imports point one way, plugins use the public door, and importing costs nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import affinity
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "affinity"
+
+#: Each module may import, from this package, only what stands above it.
+ORDER = [
+    "errors", "support", "degradation",
+    "host.cpuset", "host.topology", "host.sysfs", "host.synthetic", "host.memory",
+    "host.libnuma", "host.kernel", "host.origin",
+    "host.host", "host.devices", "host.locate", "host.visible",
+    "settings", "launch", "policy", "split", "strategy", "registry", "gpus",
+    "plugins", "observe",
+    "selector",
+    "inprocess", "spawn", "ladder",
+    "report", "restore",
+    "api",
+    "shape",
+]  # fmt: skip
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Modules that a file imports, and whether only for type checking."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, id(node) in typing
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", id(node) in typing
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, id(node) in typing
+
+
+def core() -> list[str]:
+    """Every module of the core, as a dotted name."""
+    found = [p.relative_to(PACKAGE).with_suffix("") for p in PACKAGE.rglob("*.py")]
+    apart = {"testing", "cli", "integrations"}
+    return sorted(".".join(p.parts) for p in found if p.name != "__init__" and p.parts[0] not in apart)
+
+
+def test_every_module_has_its_place_in_the_order() -> None:
+    """A new module is put in its place on purpose."""
+    assert set(core()) <= set(ORDER)
+
+
+@pytest.mark.parametrize("name", core())
+def test_imports_point_downwards(name: str) -> None:
+    """Observe, place, select, bind, verify: nothing imports what comes after it."""
+    for module, typing in imports(PACKAGE / (name.replace(".", "/") + ".py")):
+        target = module.removeprefix("affinity.")
+        if not typing and module.startswith("affinity.") and target in ORDER:
+            assert ORDER.index(target) < ORDER.index(name), f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda p: p.stem)
+def test_plugins_use_the_public_names_alone(path: Path) -> None:
+    """Built-ins go through the same door as everybody's."""
+    for module, _ in imports(path):
+        if module.startswith("affinity."):
+            assert module.removeprefix("affinity.") in affinity.__all__ or module.startswith("affinity.testing")
+
+
+def test_one_module_imports_stevedore() -> None:
+    """The registry, where its traps are kept shut."""
+    users = {p.name for p in PACKAGE.rglob("*.py") for module, _ in imports(p) if module.startswith("stevedore")}
+    assert users == {"registry.py"}
+
+
+def test_nothing_but_ray_integration_imports_ray() -> None:
+    """The core never does."""
+    users = {p for p in PACKAGE.rglob("*.py") for module, _ in imports(p) if module.split(".")[0] == "ray"}
+    assert all("integrations" in p.parts for p in users)
+
+
+HEAVY = ["stevedore", "importlib.metadata", "click", "rich", "ray", "pynvml", "torch", "numa", "multiprocessing"]
+
+
+def test_importing_the_package_loads_nothing_heavy_and_changes_nothing() -> None:
+    """`import affinity` pays for nothing it does not use; the environment is as it was."""
+    text = (
+        "import os, sys; before = dict(os.environ); import affinity\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], before == dict(os.environ))"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[] True\n"
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    """And a name that is not is an AttributeError."""
+    for name in affinity.__all__:
+        value = getattr(affinity, name)
+        assert isinstance(value, frozenset) or value.__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        affinity.nothing  # noqa: B018
