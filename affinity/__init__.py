@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     )
     from affinity.host.host import Host as Host
     from affinity.host.kernel import Kernel as Kernel
-    from affinity.host.kernel import MemoryMode as MemoryMode
-    from affinity.host.kernel import MemoryPolicy as MemoryPolicy
+    from affinity.host.memory import MemoryMode as MemoryMode
+    from affinity.host.memory import MemoryPolicy as MemoryPolicy
     from affinity.host.topology import (
         Cpu as Cpu,
     )
@@ -107,6 +107,16 @@ if TYPE_CHECKING:
     from affinity.restore import restored as restored
     from affinity.settings import Settings as Settings
     from affinity.spawn import starting as starting
+    from affinity.split import SplitPolicy as SplitPolicy
+    from affinity.split import contiguous as contiguous
+    from affinity.split import gpu_places as gpu_places
+    from affinity.split import l3_domains as l3_domains
+    from affinity.split import package_nodes as package_nodes
+    from affinity.split import physical_cores as physical_cores
+    from affinity.split import usable_cores as usable_cores
+    from affinity.split import usable_cpus as usable_cpus
+    from affinity.split import whole_nodes as whole_nodes
+    from affinity.split import with_package as with_package
     from affinity.strategy import AffinityStrategy as AffinityStrategy
     from affinity.strategy import Outcome as Outcome
     from affinity.support import Support as Support
@@ -119,7 +129,8 @@ _HOME = {
     "host.cpuset": "CpuSet NodeSet",
     "host.devices": "DeviceProvider Evidence Gpu Source",
     "host.host": "Host",
-    "host.kernel": "Kernel MemoryMode MemoryPolicy",
+    "host.kernel": "Kernel",
+    "host.memory": "MemoryMode MemoryPolicy",
     "host.topology": "Cpu Node Origin PciAddress PciDevice Topology",
     "inprocess": "bind_process set_and_read_back",
     "launch": "RUNNING Launch LaunchMode",
@@ -128,6 +139,8 @@ _HOME = {
     "restore": "restored",
     "settings": "Settings",
     "spawn": "starting",
+    "split": "SplitPolicy contiguous gpu_places l3_domains package_nodes physical_cores usable_cores usable_cpus "
+    "whole_nodes with_package",
     "strategy": "AffinityStrategy Outcome",
     "support": "Support",
 }

@@ -9,7 +9,7 @@ import attrs
 from affinity.errors import PlacementError
 from affinity.host.cpuset import CpuSet, NodeSet
 from affinity.host.host import Host
-from affinity.host.kernel import MemoryMode, MemoryPolicy
+from affinity.host.memory import MemoryMode, MemoryPolicy
 from affinity.launch import Launch
 from affinity.settings import Settings
 
@@ -53,7 +53,8 @@ class PlacementPolicy(ABC):
     operator's options, and must be pure: it may not call `host.kernel`. It must give a subset of
     `host.allowed_cpus`, the same on every call, and work from this worker's view alone: compute the shares of
     all `launch.peers`, take this worker's own. "I have no preference" is `Placement(None, None)`; "there is no
-    answer" is PlacementError, with the numbers. `memory_beside` gives the memory that follows from CPUs.
+    answer" is PlacementError, with the numbers; options that contradict the machine are SettingsError.
+    `memory_beside` gives the memory that follows from CPUs; `affinity.split` has the rest of the toolbox.
     """
 
     @abstractmethod

@@ -1,0 +1,22 @@
+"""`core-complex`: one L3 domain of the node for each GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affinity import CpuSet, Host, Launch, NodeSet, Settings, SplitPolicy, l3_domains, usable_cpus
+
+
+class CoreComplex(SplitPolicy):
+    """Two GPUs on a node with L3 domains 0-7, 8-15 and 16-23 get 0-7 and 8-15.
+
+    Larger domains (by usable CPUs) first, then lower CPU numbers; fewer domains than GPUs are shared in turn, so
+    shares are disjoint only where there are enough. torchrun calls it `core-complex`.
+    """
+
+    share = "one L3 domain"
+
+    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+        domains = l3_domains(usable_cpus(NodeSet([node]), host, settings), host)
+        best = sorted(domains, key=lambda cpus: (-len(cpus), cpus.first()))
+        return [best[i % len(best)] for i in range(count)]

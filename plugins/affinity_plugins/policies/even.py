@@ -1,0 +1,49 @@
+"""`even`: the machine's physical cores in equal parts, one for each worker, wherever the GPUs are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affinity import (
+    CpuSet,
+    Host,
+    Launch,
+    Placement,
+    PlacementError,
+    PlacementPolicy,
+    Settings,
+    contiguous,
+    gpu_places,
+    memory_beside,
+    usable_cores,
+    whole_nodes,
+)
+
+
+class Even(PlacementPolicy):
+    """Worker 1 of 4 on `pack:2 core:4` gets cores 2-3; what SGLANG_SET_CPU_AFFINITY=1 asks for.
+
+    Workers are told apart by the launcher's local rank, else by the place of their GPU among all in PCI order.
+    Cores are counted node by node; the first parts take the remainder.
+    """
+
+    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+        if launch.nodes is not None:
+            return whole_nodes(launch.nodes, host, settings)
+        mine: Sequence[int] = gpu_places(launch)
+        count, told_by = len(launch.peers), "the place of its GPU"
+        if launch.local_rank is not None:
+            mine, count, told_by = [launch.local_rank], launch.local_size or count, "its local rank"
+        if not mine:
+            return Placement(None, None, reason="neither a local rank nor a GPU tells this worker from the others")
+        if max(mine) >= count:
+            raise PlacementError(
+                f"local rank {max(mine)} was found, but only {count} workers or GPUs are known of: "
+                "let the launcher tell the number of local workers, or choose another policy"
+            )
+        cores = usable_cores(host.topology.cpu_nodes, host, settings, least=count)
+        shares = contiguous(cores, count)
+        cpus = CpuSet(cpu for i in mine for cpu in shares[i])
+        parts = ", ".join(str(i + 1) for i in mine)
+        reason = f"part {parts} of {count} of the machine's {len(cores)} usable cores, by {told_by}"
+        return Placement(cpus, memory_beside(cpus, host, settings), host.topology.nodes_of(cpus), reason)

@@ -1,0 +1,48 @@
+"""`explicit`: the CPUs that the operator wrote down for each GPU."""
+
+from __future__ import annotations
+
+from affinity import (
+    CpuSet,
+    Host,
+    Launch,
+    Placement,
+    PlacementError,
+    PlacementPolicy,
+    Settings,
+    SettingsError,
+    gpu_places,
+    memory_beside,
+    whole_nodes,
+)
+
+
+class Explicit(PlacementPolicy):
+    """With `AFFINITY_CPUS=0-15|16-31` the first GPU in PCI order gets CPUs 0-15, the second 16-31.
+
+    Exactly these or an error: a CPU that is not allowed is named, never dropped. AFFINITY_SMT and AFFINITY_RESERVE
+    do not apply. Raises SettingsError where the groups do not match the GPUs.
+    """
+
+    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+        if launch.nodes is not None:
+            return whole_nodes(launch.nodes, host, settings)
+        if len(settings.cpus) != len(launch.peers):
+            raise SettingsError(
+                f"AFFINITY_CPUS names {len(settings.cpus)} groups, {len(launch.peers)} GPUs are here: "
+                "policy explicit needs a CPU list for each GPU, in PCI order, e.g. 0-15|16-31"
+            )
+        if not launch.gpus:
+            return Placement(None, None, reason="no GPU tells which group of AFFINITY_CPUS is this worker's")
+        places = gpu_places(launch)
+        cpus = CpuSet(cpu for i in places for cpu in settings.cpus[i])
+        refused = cpus - host.allowed_cpus
+        if refused:
+            offline = refused - host.topology.online
+            raise PlacementError(
+                f"AFFINITY_CPUS gives CPUs {cpus} to this worker, of which {refused} are not allowed here "
+                f"(allowed: {host.allowed_cpus or 'none'}{f'; not online: {offline}' if offline else ''}): "
+                "correct the list, or widen the cpuset, container or batch limit"
+            )
+        reason = f"AFFINITY_CPUS, group {', '.join(str(i + 1) for i in places)} of {len(launch.peers)}"
+        return Placement(cpus, memory_beside(cpus, host, settings), host.topology.nodes_of(cpus), reason)

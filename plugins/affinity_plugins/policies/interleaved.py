@@ -1,0 +1,22 @@
+"""`interleaved`: the node's physical cores, dealt in turn to the GPUs of the node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affinity import CpuSet, Host, Launch, NodeSet, Settings, SplitPolicy, usable_cores, with_package
+
+
+class Interleaved(SplitPolicy):
+    """Two GPUs on a node with cores 0 to 6 get cores 0,2,4,6 and 1,3,5; hardware threads stay with their core.
+
+    Each GPU so has cores in every L3 domain. Fewer cores than GPUs is an error. NVIDIA's gpu_affinity calls it
+    `unique_interleaved`.
+    """
+
+    share = "an interleaved share of the cores"
+
+    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+        cores = usable_cores(NodeSet([node]), host, settings, least=count)
+        units = with_package(cores, host, launch, settings)
+        return [CpuSet(cpu for unit in units[i::count] for cpu in unit) for i in range(count)]

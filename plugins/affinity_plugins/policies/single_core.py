@@ -1,0 +1,20 @@
+"""`single-core`: one physical core of the node for each GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affinity import CpuSet, Host, Launch, NodeSet, Settings, SplitPolicy, usable_cores
+
+
+class SingleCore(SplitPolicy):
+    """Two GPUs on a node with cores 0 to 6 get core 0 and core 1, with their hardware threads.
+
+    For measurements that must not move. Fewer cores than GPUs is an error. NVIDIA's gpu_affinity calls it
+    `single_unique`.
+    """
+
+    share = "one physical core"
+
+    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+        return usable_cores(NodeSet([node]), host, settings, least=count)[:count]

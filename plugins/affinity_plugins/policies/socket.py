@@ -1,0 +1,18 @@
+"""`socket`: all allowed CPUs of all nodes of the GPU's package."""
+
+from __future__ import annotations
+
+from affinity import Host, Launch, Placement, PlacementPolicy, Settings, package_nodes, whole_nodes
+
+
+class Socket(PlacementPolicy):
+    """A GPU on node 1 of `pack:2 numa:2 core:4` gets CPUs 0-7 and prefers memory of nodes 0 and 1.
+
+    For machines that cut a package into several nodes, where a worker needs more than one of them.
+    """
+
+    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+        nodes = launch.gpu_nodes
+        if not nodes:
+            return Placement(None, None, reason="no GPU's node is known")
+        return whole_nodes(nodes | package_nodes(nodes, host.topology), host, settings)
