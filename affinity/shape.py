@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from affinity.api import Plan
-    from affinity.host.cpuset import CpuSet, IdSet, NodeSet
+    from affinity.host.cpuset import CpuSet, NodeSet
     from affinity.host.devices import Gpu
     from affinity.host.host import Host
-    from affinity.host.kernel import MemoryPolicy
+    from affinity.host.memory import MemoryPolicy
     from affinity.policy import Placement
     from affinity.registry import PluginInfo
     from affinity.report import BindReport, Observed
     from affinity.selector import Verdict
-    from affinity.settings import Settings
+    from affinity.settings import Settings, Variable
     from affinity.support import Support
 
 #: Of every shape here. It changes only where a key changes its meaning or goes away.
@@ -98,13 +98,15 @@ def verdict(line: Verdict) -> Shape:
     return {"rule": line.rule, "condition": line.condition, "applies": line.applies, "reason": line.reason}
 
 
-def setting(field: str, variable: str, found: Settings) -> Shape:
+def setting(variable: Variable, found: Settings) -> Shape:
     """One setting. `decided_by`: the variable and its text, or the option; null where it is the default."""
+    value = getattr(found, variable.field)
     return {
-        "setting": field,
-        "variable": variable,
-        "value": plain(getattr(found, field)),
-        "decided_by": found.decided.get(field),
+        "setting": variable.field,
+        "variable": variable.name,
+        "meaning": variable.meaning,
+        "value": "none" if variable.field == "memory" and value is None else plain(value),
+        "decided_by": found.decided.get(variable.field),
     }
 
 
@@ -148,9 +150,7 @@ def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequ
     }
 
 
-def plugin(
-    info: PluginInfo, *, launch_modes: Sequence[str] | None = None, support: Support | None = None
-) -> Shape:
+def plugin(info: PluginInfo, *, launch_modes: Sequence[str] | None = None, support: Support | None = None) -> Shape:
     """One entry point; `can_act` is null where the question has no meaning (a policy), false where it is broken."""
     shape: Shape = {
         "name": info.name,

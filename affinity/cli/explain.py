@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 @_options.machine
 @_options.as_json
 def command(
-    gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
+    *, gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
 ) -> None:
     """The rule table with each line's verdict for this launch, and which variable decided each setting."""
     from affinity import shape
     from affinity.api import plan
-    from affinity.settings import VARIABLES
+    from affinity.settings import ALIASES, VARIABLES
 
     _options.one_of(gpu, node)
     _options.known_node(host, node)
     settings = _options.settings(policy)
     planned = plan(gpu=gpu, node=node, launch_mode=_options.mode(launch_mode, host), settings=settings, host=host)
-    decided = [shape.setting(v.field, v.name, settings) for v in VARIABLES]
+    own = {v.field for v in VARIABLES}
+    variables = (*VARIABLES, *(v for v in ALIASES if v.field not in own))
+    decided = [shape.setting(v, settings) for v in variables]
     if as_json:
         _output.json(shape.explanation(planned, decided))
     else:
@@ -43,8 +45,8 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
     launch, selection = planned.launch, planned.selection
     _output.table(
         "Settings",
-        ("variable", "value", "decided by"),
-        [(d["variable"], _value(d["value"]), d["decided_by"] or "default") for d in decided],
+        ("variable", "what it sets", "value", "decided by"),
+        [(d["variable"], d["meaning"], _value(d["value"]), d["decided_by"] or "default") for d in decided],
     )
     print(f"launch mode {launch.mode.value}: {launch.why or 'detected'}")
     for gpu in launch.gpus:
@@ -64,4 +66,7 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
 
 
 def _value(value: object) -> object:
+    """For people: nothing was named where the value is null or empty."""
+    if value is None or value == []:
+        return "not set"
     return ", ".join(map(str, value)) if isinstance(value, list) else value

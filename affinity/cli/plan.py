@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @_options.launch_mode
 @_options.machine
 @_options.as_json
-def command(gpu: str | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool) -> None:
+def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool) -> None:
     """Where each GPU's worker would go, and how it gets there. Changes nothing.
 
     One row a GPU: those that --gpu names, by default all that are visible. The launch mode is this process's own;

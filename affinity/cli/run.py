@@ -23,7 +23,7 @@ CANNOT_EXECUTE, NOT_FOUND = 126, 127
 @_options.node
 @_options.machine
 @click.argument("command", nargs=-1, required=True)
-def command(gpu: str | None, node: int | None, host: Host, command: tuple[str, ...]) -> None:
+def command(*, gpu: str | None, node: int | None, host: Host, command: tuple[str, ...]) -> None:
     """Become COMMAND, bound to the CPUs and the memory next to a GPU, or of a node.
 
     No process is left in between: signals, exit status and standard streams are the command's own. Exit status 126

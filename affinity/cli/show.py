@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @_options.machine
 @_options.as_json
-def command(host: Host, as_json: bool) -> None:
+def command(*, host: Host, as_json: bool) -> None:
     """The machine: packages, NUMA nodes, CPUs, GPUs, distances, and what is allowed here."""
     from affinity import shape
     from affinity.observe import observe

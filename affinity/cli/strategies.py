@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @_options.machine
 @_options.as_json
-def command(host: Host, as_json: bool) -> None:
+def command(*, host: Host, as_json: bool) -> None:
     """Each strategy, policy and device provider, whose it is, and whether it can act here.
 
     A broken plugin is shown with its error; it fails a worker only where that worker's settings name it.

@@ -1,0 +1,181 @@
+"""`affinity demo`: real workers, bound for real, and what the kernel says of each."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from affinity.cli import _options, _output
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from affinity.host.host import Host
+
+    Shape = dict[str, Any]
+
+#: Seconds for a worker to bind, build its scheduler and answer; it needs less than one.
+PATIENCE = 60.0
+
+
+class Scheduler:
+    """What an engine's scheduler is to this package: a thread, and memory it is the first to touch."""
+
+    BYTES = 32 << 20
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._stop.wait)
+        self._thread.start()
+        self.pool = bytearray(self.BYTES)
+        for page in range(0, self.BYTES, 4096):
+            self.pool[page] = 1
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def work(place: dict[str, Any]) -> Shape:
+    """A worker's life: bind, build the scheduler, tell what the kernel shows now. place: arguments of `bind`."""
+    import affinity
+    from affinity import shape
+    from affinity.errors import AffinityError
+    from affinity.report import Observed
+
+    try:
+        report = affinity.bind(**place)
+    except AffinityError as error:
+        return {"error": str(error)}
+    scheduler = Scheduler()
+    try:
+        return shape.report(report, Observed.read(affinity.Host.live().kernel))
+    finally:
+        scheduler.close()
+
+
+def spawned(answer: Connection) -> None:
+    """Body of a `multiprocessing` worker: where it belongs it was told by `spawning()`."""
+    answer.send(work({}))
+
+
+def inline() -> None:
+    """Body of the worker that no launcher of ours started; its place comes on stdin, its report goes to stdout."""
+    import json
+
+    print(json.dumps(work(json.load(sys.stdin))))
+
+
+@click.command()
+@_options.machine
+@_options.as_json
+def command(*, host: Host, as_json: bool) -> None:
+    """Start a real worker for each GPU, and show what the kernel says of each.
+
+    Each is spawned by multiprocessing inside affinity.spawning(), one more binds itself in process. Each is a small
+    scheduler that binds before it is built. On a machine without GPUs a stand-in takes the place of one on each node
+    that has CPUs.
+    """
+    from affinity import shape
+    from affinity.observe import observe
+
+    _options.not_here(host, "demo")
+    seen = observe(gpu="all", settings=_options.settings(), host=host)
+    places: list[tuple[str, dict[str, Any]]] = [
+        (f"GPU {gpu}", {"gpu": str(gpu.pci)}) if gpu.pci is not None else (f"{gpu}", {"node": gpu.node})
+        for gpu in seen.launch.gpus
+    ]
+    stand_ins = not any("gpu" in place for _, place in places)
+    if not places:
+        nodes = host.topology.nodes_of(host.allowed_cpus)
+        places = [(f"stand-in on node {node}", {"node": node}) for node in nodes]
+    reports = [{"worker": name, "started_by": "multiprocessing", **_spawn(place)} for name, place in places]
+    reports += [{"worker": name, "started_by": "a plain subprocess", **_inline(place)} for name, place in places[-1:]]
+    if as_json:
+        notes = list(seen.launch.notes)
+        _output.json({"version": shape.VERSION, "stand_ins": stand_ins, "workers": reports, "notes": notes})
+    else:
+        _print(reports, stand_ins)
+        _output.lines("note", seen.launch.notes)
+    if any("error" in report for report in reports):
+        sys.exit(3)
+
+
+def _print(reports: list[Shape], stand_ins: bool) -> None:
+    if stand_ins:
+        print("No GPU is visible here: a stand-in takes the place of one on each node that has CPUs.\n")
+    bound = [r for r in reports if "error" not in r]
+    _output.table(
+        "What the kernel says of each worker, after its scheduler was built",
+        ("worker", "started by", "strategy", "bound", "CPUs", "memory policy", "threads within", "own pages local"),
+        [(r["worker"], r["started_by"], r["strategy"], _when(r), *_observed(r["observed"])) for r in bound],
+    )
+    for report in reports:
+        told = report.get("error") or f"{report['strategy']}, because: {report['reason']}"
+        print(f"{report['worker']}, started by {report['started_by']}: {told}")
+        _output.lines("  given up", (": ".join(filter(None, d.values())) for d in report.get("degradations", ())))
+
+
+def _when(report: Shape) -> str:
+    if report["strategy"] == "noop":
+        return "left alone"
+    return "born there" if report["already"] else f"{report['seconds_since_start']:.2f} s after its start"
+
+
+def _observed(now: Shape) -> tuple[object, ...]:
+    memory, share, within = now["memory"], now["local_share"], now["threads_within"]
+    nodes = ",".join(map(str, memory["nodes"])) if memory else ""
+    return (
+        now["cpus"],
+        (memory["mode"] + (f":{nodes}" if nodes else "")) if memory else "unknown",
+        None if within is None else f"{within} of {now['threads']}",
+        None if share is None else f"{share:.0%}",
+    )
+
+
+def _spawn(place: dict[str, Any]) -> Shape:
+    """One worker by multiprocessing's spawn method, born where it belongs."""
+    import multiprocessing
+
+    import affinity
+
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=spawned, args=(send,), daemon=True)
+    with affinity.spawning(**place):
+        process.start()
+    send.close()  # so that a worker that dies is an end of file, not a wait
+    try:
+        if not receive.poll(PATIENCE):
+            return {"error": f"the worker did not answer within {PATIENCE:g} s"}
+        answer: Shape = receive.recv()
+        return answer
+    except EOFError:
+        process.join()
+        return {"error": f"the worker ended without an answer, exit status {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _inline(place: dict[str, Any]) -> Shape:
+    """One worker that is started without this package and binds itself."""
+    import json
+
+    body = f"from {__name__} import inline; inline()"
+    done = subprocess.run(
+        [sys.executable, "-c", body],
+        input=json.dumps(place),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode:
+        return {"error": f"the worker ended with exit status {done.returncode}: {done.stderr.strip()[-500:]}"}
+    answer: Shape = json.loads(done.stdout)
+    return answer
