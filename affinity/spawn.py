@@ -27,7 +27,7 @@ Rewrite = Callable[[list[str]], Sequence[str]]
 @attrs.frozen
 class _Frame:
     rewrite: Rewrite | None
-    methods: frozenset[str]
+    methods: frozenset[str] | None
     why: str
 
 
@@ -46,9 +46,10 @@ _originals: tuple[Any, Any] = (None, None)
 
 @contextmanager
 def starting(
-    *, rewrite: Rewrite | None = None, methods: frozenset[str] = frozenset({"spawn"}), why: str = ""
+    *, rewrite: Rewrite | None = None, methods: frozenset[str] | None = None, why: str = ""
 ) -> Iterator[None]:
-    """Within the block, the calling thread's worker starts go by `methods` alone, with a rewritten command.
+    """Within the block, the calling thread's worker starts go by `methods` alone (None: any), those by spawn with a rewritten
+    command.
 
     Blocks nest: the innermost rewrite is applied first. A start by another method raises UsageError, with `why`,
     before anything is started.
@@ -109,10 +110,10 @@ class _Util:
 def _guarded_start(process: Any) -> None:
     method = _start_method(process)
     for frame in _frames.stack:
-        if method not in frame.methods:
+        if frame.methods is not None and method not in frame.methods:
             accepted = " or ".join(sorted(frame.methods))
             raise UsageError(
-                f"start method {method!r} inside affinity.spawning(): {frame.why or 'it cannot bind such a worker'}; "
+                f"start method {method!r} inside affinity.spawning(): {frame.why}; "
                 f"use multiprocessing.get_context({accepted!r}).Process, or call affinity.bind() in the worker"
             )
     _originals[1](process)

@@ -61,6 +61,7 @@ class Numactl(AffinityStrategy):
         self._probe([*prefix, interpreter, "-I", "-S", "-c", ""], host)
         with starting(
             rewrite=lambda argv: [*prefix, interpreter, *argv[1:]],
+            methods=frozenset({"spawn"}),
             why="strategy numactl starts a new interpreter, which only spawn does",
         ):
             yield

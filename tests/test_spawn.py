@@ -1,0 +1,331 @@
+"""Workers that `multiprocessing` starts: bound from birth, nothing left behind, other threads untouched."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from multiprocessing import popen_spawn_posix, process, util
+from multiprocessing import spawn as mp_spawn
+from pathlib import Path
+
+import pytest
+
+import affinity
+from affinity import CannotBind, Host, Settings, UsageError, starting
+from affinity.host.kernel import LinuxKernel
+
+HERE = os.sched_getaffinity(0)
+spawn = multiprocessing.get_context("spawn")
+
+
+def observe(queue: object, arguments: dict[str, object]) -> None:
+    """What the worker sees before and after it binds itself."""
+    from affinity.host.kernel import LINUX
+
+    born = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy()))
+    report = affinity.bind(**arguments)  # type: ignore[arg-type]
+    now = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy()))
+    queue.put((born, report.already, now, report.strategy, sys.orig_argv, dict(os.environ)))  # type: ignore[attr-defined]
+
+
+def start(settings: Settings | None = None, context=spawn, **arguments: object):  # type: ignore[no-untyped-def]
+    """Start a worker inside `spawning(node=0)`; what it saw, and the plan."""
+    queue = context.SimpleQueue()
+    worker = context.Process(target=observe, args=(queue, arguments))
+    with affinity.spawning(node=0, settings=settings) as planned:
+        worker.start()
+    seen = queue.get()
+    worker.join(20)
+    assert worker.exitcode == 0
+    return seen, planned
+
+
+@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
+def test_a_worker_is_born_bound_and_knows_it(strategy: str) -> None:
+    """Mask and policy hold before its first line; `bind()` without arguments finds nothing left to do."""
+    born, already, now, *_ = start(Settings(strategies=(strategy,)))[0]
+    assert born == now == (str(affinity.CpuSet(HERE)), "preferred:0")
+    assert already
+
+
+def test_a_worker_born_unbound_is_bound_in_process() -> None:
+    """`noop` around the start, the table in the worker: bound once, never twice, never not at all."""
+    born, already, now, strategy, *_ = start(Settings(strategies=("noop",)), node=0)[0]
+    assert born[1] == "default"
+    assert (now[1], already, strategy) == ("preferred:0", False, "numactl")
+
+
+def test_the_environment_and_the_executable_are_untouched() -> None:
+    """During, after, and in the worker."""
+    before = dict(os.environ)
+    executable = mp_spawn.get_executable()
+    seen, _ = start()
+    by_readline = {"COLUMNS", "LINES"}  # set by GNU readline where the test runner imports it
+    assert {k: v for k, v in seen[5].items() if k not in by_readline} == before == dict(os.environ)
+    assert mp_spawn.get_executable() == executable
+    assert popen_spawn_posix.util is util
+    assert process.BaseProcess.start.__module__ == "multiprocessing.process"
+
+
+def test_no_file_is_written(tmp_path: Path) -> None:
+    """Neither in the temporary folder nor in the current one."""
+    text = textwrap.dedent(
+        """
+        import multiprocessing, affinity, os
+        if __name__ == "__main__":
+            with affinity.spawning(node=0):
+                p = multiprocessing.get_context("spawn").Process(target=os.getpid); p.start()
+            p.join(); raise SystemExit(p.exitcode)
+        """
+    )
+    subprocess.run(
+        [sys.executable, "-B", "-c", text],
+        check=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_python_whose_path_has_spaces(tmp_path: Path) -> None:
+    """No shell takes the command apart."""
+    place = tmp_path / "a folder (with) $pace's"
+    place.mkdir()
+    (place / "python").symlink_to(sys.executable)
+    config = Path(sys.executable).parent.parent / "pyvenv.cfg"
+    if config.exists():
+        (tmp_path / "pyvenv.cfg").write_text(config.read_text())
+        (tmp_path / "lib").symlink_to(config.parent / "lib")
+        place.rename(tmp_path / "bin x")
+        place = tmp_path / "bin x"
+    before = mp_spawn.get_executable()
+    mp_spawn.set_executable(str(place / "python"))
+    try:
+        seen, _ = start()
+    finally:
+        mp_spawn.set_executable(before)
+    assert seen[0][1] == "preferred:0"
+    assert seen[4][0] == str(place / "python")
+
+
+def test_a_temporary_folder_mounted_noexec(tmp_path: Path) -> None:
+    """The server hung for ever on a wrapper script there; there is no script here."""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("needs root and mount namespaces")
+    text = textwrap.dedent(
+        """
+        import multiprocessing, affinity, os, tempfile
+        if __name__ == "__main__":
+            with affinity.spawning(node=0) as planned:
+                p = multiprocessing.get_context("spawn").Process(target=os.getpid); p.start()
+            p.join(20); print(tempfile.gettempdir(), planned.selection.strategy, p.exitcode)
+        """
+    )
+    script = tmp_path / "server.py"
+    script.write_text(text)
+    mount = f"mkdir {tmp_path}/t && mount -t tmpfs -o noexec none {tmp_path}/t && TMPDIR={tmp_path}/t exec "
+    command = ["unshare", "-m", "sh", "-c", mount + f"'{sys.executable}' '{script}'"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [f"{tmp_path}/t", "numactl", "0"]
+
+
+def test_ld_preload_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As allocators are loaded in production."""
+    monkeypatch.setenv("LD_PRELOAD", "libnuma.so.1")
+    seen, planned = start()
+    assert planned.selection.strategy == "numactl"
+    assert seen[5]["LD_PRELOAD"] == "libnuma.so.1"
+
+
+def test_parallel_starts_each_get_their_own_command() -> None:
+    """Two threads that start two workers at once; each rewrite is its thread's alone."""
+    barrier = threading.Barrier(4)
+    got: dict[int, list[str]] = {}
+
+    def work(number: int) -> None:
+        queue = spawn.SimpleQueue()
+        worker = spawn.Process(target=observe, args=(queue, {"node": 0}))
+        with starting(rewrite=lambda argv: [argv[0], "-X", f"number={number}", *argv[1:]]):
+            barrier.wait(20)
+            worker.start()
+            barrier.wait(20)
+        got[number] = queue.get()[4]
+        worker.join(20)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(got) == [0, 1, 2, 3]
+    for number, argv in got.items():
+        assert [a for a in argv if a.startswith("number=")] == [f"number={number}"]
+    assert popen_spawn_posix.util is util
+
+
+def test_another_threads_start_is_not_rewritten() -> None:
+    """A worker that a thread outside the block starts meanwhile is its own."""
+    queue = spawn.SimpleQueue()
+    worker = spawn.Process(target=observe, args=(queue, {"node": 0}))
+    with starting(rewrite=lambda argv: [argv[0], "-X", "number=1", *argv[1:]]):
+        thread = threading.Thread(target=worker.start)
+        thread.start()
+        thread.join()
+    assert "number=1" not in queue.get()[4]
+    worker.join(20)
+
+
+@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
+def test_the_resource_tracker_is_not_bound(python, strategy: str) -> None:  # type: ignore[no-untyped-def]
+    """It outlives the worker and serves the parent: it keeps the parent's policy."""
+    text = textwrap.dedent(
+        """
+        import multiprocessing, os, sys, affinity
+        from multiprocessing import resource_tracker
+        if __name__ == "__main__":
+            with affinity.spawning(node=0, settings=affinity.Settings(strategies=(sys.argv[1],))):
+                p = multiprocessing.get_context("spawn").Process(target=os.getpid); p.start()
+            p.join()
+            command = open(f"/proc/{resource_tracker._resource_tracker._pid}/cmdline").read()
+            maps = open(f"/proc/{resource_tracker._resource_tracker._pid}/numa_maps").read()
+            print("numactl" in command, "affinity=" in command, "prefer" in maps)
+        """
+    )
+    assert python(text, strategy).stdout.split() == ["False", "False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "method"), [("numactl", "fork"), ("numactl", "forkserver"), ("inherit", "forkserver")]
+)
+def test_a_start_method_that_cannot_be_bound_is_refused(strategy: str, method: str) -> None:
+    """Before anything is started, naming the method, the reason and the way out."""
+    worker = multiprocessing.get_context(method).Process(target=os.getpid)
+    with affinity.spawning(node=0, settings=Settings(strategies=(strategy,))):
+        with pytest.raises(UsageError, match=f"start method '{method}'.*strategy {strategy}.*get_context"):
+            worker.start()
+    assert worker.pid is None
+
+
+def test_inherit_serves_fork() -> None:
+    """A forked worker inherits from the thread that forks it."""
+    fork = multiprocessing.get_context("fork")
+    born, already, *_ = start(Settings(strategies=("inherit",)), context=fork, node=0)[0]
+    assert (born[1], already) == ("preferred:0", True)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
+def test_the_parent_is_as_it_was_when_the_block_raises(strategy: str, error: type[BaseException]) -> None:
+    """Mask, policy and multiprocessing."""
+    from affinity.host.kernel import LINUX
+
+    before = (LINUX.get_affinity(), LINUX.get_mempolicy())
+    with pytest.raises(error), affinity.spawning(node=0, settings=Settings(strategies=(strategy,))):
+        raise error
+    assert (LINUX.get_affinity(), LINUX.get_mempolicy()) == before
+    assert popen_spawn_posix.util is util
+
+
+def test_killing_the_parent_inside_the_block_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL: no file, no process."""
+    text = textwrap.dedent(
+        """
+        import multiprocessing, affinity, time, os
+        if __name__ == "__main__":
+            with affinity.spawning(node=0):
+                p = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,)); p.start()
+                print(p.pid, flush=True); time.sleep(60)
+        """
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-B", "-c", text],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    assert parent.stdout is not None
+    int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait(10)
+    deadline = time.monotonic() + 20
+    while _members(parent.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _members(parent.pid) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that still run."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            fields = Path("/proc", name, "stat").read_text().rpartition(")")[2].split() if name.isdigit() else []
+        except OSError:
+            continue
+        if fields and int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(name))
+    return found
+
+
+def fake_numactl(folder: Path, body: str) -> Host:
+    """This machine, with another numactl on PATH."""
+    program = folder / "numactl"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+
+    class Other(LinuxKernel):
+        @property
+        def environ(self) -> dict[str, str]:
+            return {"PATH": f"{folder}:/usr/bin:/bin"}
+
+    return Host.live(Other())
+
+
+def test_a_numactl_that_refuses_is_quoted_and_not_used(tmp_path: Path) -> None:
+    """Its own message is carried; the worker is started by the next strategy."""
+    host = fake_numactl(tmp_path, "echo 'libnuma: Warning: cannot parse' >&2; exit 1")
+    with affinity.spawning(node=0, host=host) as planned:
+        pass
+    assert planned.selection.strategy == "inherit"
+    assert "exit status 1: libnuma: Warning: cannot parse" in planned.selection.reason
+
+
+def test_under_required_a_refusal_is_an_error_before_anything_starts(tmp_path: Path) -> None:
+    """Where numactl alone is named."""
+    host = fake_numactl(tmp_path, "exit 7")
+    settings = Settings(strategies=("numactl",), required=True)
+    with pytest.raises(CannotBind, match="exit status 7"), affinity.spawning(node=0, settings=settings, host=host):
+        raise AssertionError("the block must not be entered")
+
+
+def test_a_numactl_that_fails_after_its_probe_succeeded_ends_the_worker(tmp_path: Path) -> None:
+    """The worker's exit status tells; nothing hangs."""
+    host = fake_numactl(tmp_path, f"[ -e {tmp_path}/probed ] && exit 9; touch {tmp_path}/probed")
+    worker = spawn.Process(target=os.getpid)
+    with affinity.spawning(node=0, host=host):
+        worker.start()
+    worker.join(20)
+    assert worker.exitcode == 9
+
+
+def test_the_command_that_is_probed_is_the_command_that_runs(tmp_path: Path) -> None:
+    """The same numactl, the same options, the same interpreter."""
+    host = fake_numactl(
+        tmp_path, f'echo "$@" >> {tmp_path}/log; while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+    )
+    worker = spawn.Process(target=os.getpid)
+    with affinity.spawning(node=0, host=host):
+        worker.start()
+    worker.join(20)
+    assert worker.exitcode == 0
+    probe, real = (line.split() for line in (tmp_path / "log").read_text().splitlines())
+    assert probe[: probe.index("--") + 2] == real[: real.index("--") + 2]
