@@ -142,18 +142,18 @@ def _nothing_to_gain(case: Case) -> Support:
     asked = case.launch.nodes is not None or case.settings.nodes is not None
     if not asked and len(host.topology.cpu_nodes) < 2 and placement.cpus == host.allowed_cpus:
         return Support.yes(f"one node with CPUs ({host.topology.cpu_nodes}): every CPU and page is local already")
-    outside = None if host.foreign else _outside_policy(host)
+    outside = None if host.foreign else _outside_policy(host, placement)
     if outside:
         return Support.yes(outside)
     return Support.no(f"node {placement.nodes} is known and nothing has bound this process from outside")
 
 
-def _outside_policy(host: Host) -> str:
+def _outside_policy(host: Host, placement: Placement) -> str:
     try:
         policy = host.kernel.get_mempolicy()
     except OSError:
         return ""  # a filter refuses the question; the binding itself will tell
-    if policy.mode is MemoryMode.DEFAULT or ours(host.kernel) is not None:
+    if policy.mode is MemoryMode.DEFAULT or policy == placement.memory or ours(host.kernel) is not None:
         return ""
     return f"already bound from outside: memory policy {policy} is in force"
 

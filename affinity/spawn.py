@@ -48,8 +48,8 @@ _originals: tuple[Any, Any] = (None, None)
 def starting(
     *, rewrite: Rewrite | None = None, methods: frozenset[str] | None = None, why: str = ""
 ) -> Iterator[None]:
-    """Within the block, the calling thread's worker starts go by `methods` alone (None: any), those by spawn with a rewritten
-    command.
+    """Within the block, the calling thread's worker starts go by `methods` alone (None: by any), and those by
+    spawn with a rewritten command.
 
     Blocks nest: the innermost rewrite is applied first. A start by another method raises UsageError, with `why`,
     before anything is started.
@@ -61,6 +61,13 @@ def starting(
     finally:
         _frames.stack.pop()
         _uninstall()
+
+
+def rewritten(argv: Sequence[str]) -> list[str]:
+    """A worker's command as the calling thread's `starting` blocks rewrite it."""
+    for frame in reversed(_frames.stack):
+        argv = frame.rewrite(list(argv)) if frame.rewrite is not None else argv
+    return list(argv)
 
 
 def _install() -> None:
@@ -99,12 +106,9 @@ class _Util:
         return getattr(self._real, name)
 
     def spawnv_passfds(self, path: bytes | str, args: Sequence[str], passfds: Sequence[int]) -> int:
-        argv = [os.fsdecode(arg) for arg in args]
-        first = argv[0]
-        for frame in reversed(_frames.stack):
-            if frame.rewrite is not None:
-                argv = list(frame.rewrite(argv))
-        return int(self._real.spawnv_passfds(path if argv[0] == first else os.fsencode(argv[0]), argv, passfds))
+        argv = rewritten([os.fsdecode(arg) for arg in args])
+        changed = argv[0] != os.fsdecode(args[0])
+        return int(self._real.spawnv_passfds(os.fsencode(argv[0]) if changed else path, argv, passfds))
 
 
 def _guarded_start(process: Any) -> None:
