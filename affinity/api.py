@@ -95,7 +95,7 @@ def bind(
         planned = plan_for(seen)
         before = State.of(seen.host.kernel)
         step = _put_in_force(planned, before)
-        return verify(
+        report = verify(
             seen.host.kernel,
             launch=seen.launch,
             requested=planned.placement,
@@ -105,6 +105,11 @@ def bind(
             required=seen.settings.required,
             undo=lambda: before.restore(seen.host.kernel),
         )
+        if seen.launch.mode is LaunchMode.RAY and "ray" in sys.modules:
+            from affinity.integrations.ray import record
+
+            record(report)
+        return report
 
 
 @contextmanager

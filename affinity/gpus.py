@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -90,6 +90,11 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
     if text.isdigit():
         return _at(text, text, among.visible, among)
     return _one(text, [g for g in among.devices if g.uuid and g.uuid.lower().startswith(text.lower())], among)
+
+
+def resolve_physical(ids: Sequence[str], among: Inventory) -> tuple[Gpu, ...]:
+    """The GPUs of a scheduler's ids, which count in the node's own numbering, whatever is visible here."""
+    return tuple(dict.fromkeys(gpu for i in ids for gpu in resolve(f"phys:{i}" if i.isdigit() else i, among)))
 
 
 def _at(text: str, ordinal: str, order: tuple[Gpu, ...], among: Inventory) -> tuple[Gpu, ...]:

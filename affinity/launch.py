@@ -56,8 +56,11 @@ class Launch:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def detect(cls, environ: Mapping[str, str], *, spawned: bool = False) -> Launch:
+    def detect(cls, environ: Mapping[str, str], *, spawned: bool = False, ray_worker: bool | None = None) -> Launch:
         """Mode and local rank from an environment. `spawned`: this is a child of multiprocessing.
+
+        ray_worker: whether Ray runs this very process as a worker; None where only the environment can tell. What a
+        worker starts inherits its variables: torchrun in a task, the driver of a submitted job.
 
         The closest launcher wins: a worker that a Ray actor spawned is a spawned worker. Variables:
         Ray's worker environment; torchrun's "Environment Variables"; Open MPI's mpirun(1); Slurm's srun(1),
@@ -65,8 +68,8 @@ class Launch:
         """
         if spawned:
             return cls(LaunchMode.SPAWN, "a child process of multiprocessing")
-        if "RAY_RAYLET_PID" in environ and "RAY_JOB_ID" in environ:
-            return cls(LaunchMode.RAY, "RAY_RAYLET_PID and RAY_JOB_ID are set")
+        if ray_worker or (ray_worker is None and "RAY_RAYLET_PID" in environ and "RAY_JOB_ID" in environ):
+            return cls(LaunchMode.RAY, "a Ray worker" if ray_worker else "RAY_RAYLET_PID and RAY_JOB_ID are set")
         for mode, marker, rank, size in _LAUNCHERS:
             if marker in environ and rank in environ:
                 return cls(

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from affinity.gpus import Inventory, inventory, resolve
+from affinity.errors import UnknownGpu
+from affinity.gpus import Inventory, inventory, resolve, resolve_physical
 from affinity.host.cpuset import NodeSet
 from affinity.host.devices import Gpu
 from affinity.host.host import Host
@@ -45,7 +46,9 @@ def observe(
     settings = settings or Settings.from_environ(environ)
     plugins = Plugins()
     note = None if host.foreign else spawn_note(host.kernel)
-    launch = Launch.detect(environ, spawned=note is not None or _is_mp_child(host))
+    assigned = _ray_ids(environ)
+    ray_worker = assigned is not None if isinstance(host.kernel, LinuxKernel) else None
+    launch = Launch.detect(environ, spawned=note is not None or _is_mp_child(host), ray_worker=ray_worker)
     if launch_mode is not None:
         mode = launch_mode if isinstance(launch_mode, LaunchMode) else LaunchMode.parse(launch_mode)
         if mode is not launch.mode:
@@ -57,7 +60,10 @@ def observe(
     if nodes is not None:
         return Seen(host, attrs.evolve(launch, nodes=nodes or None), settings, plugins)
     found = inventory(host, settings, environ, plugins.devices)
-    mine, why = _own_gpus(gpu, launch, found)
+    if gpu is None and launch.mode is LaunchMode.RAY and assigned is not None:
+        mine, why = _given_by_ray(assigned, found, settings)
+    else:
+        mine, why = _own_gpus(gpu, launch, found)
     notes = (*found.notes, *([why] if why else ()))
     return Seen(host, attrs.evolve(launch, gpus=mine, peers=found.devices, notes=notes), settings, plugins)
 
@@ -66,6 +72,29 @@ def _is_mp_child(host: Host) -> bool:
     """Whether multiprocessing started this very process; a simulated one was started by nobody."""
     process = sys.modules.get("multiprocessing.process")
     return isinstance(host.kernel, LinuxKernel) and process is not None and process.parent_process() is not None
+
+
+def _ray_ids(environ: Mapping[str, str]) -> list[str] | None:
+    """The ids of the GPUs Ray gave this process, its worker; None for any other. The core never imports ray."""
+    if "ray" not in sys.modules or "RAY_JOB_ID" not in environ:
+        return None
+    from affinity.integrations.ray import accelerator_ids
+
+    return accelerator_ids()
+
+
+def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> tuple[tuple[Gpu, ...], str]:
+    """Ray may count GPUs that nobody can list (ray.init(num_gpus=…)): an error only where binding is required."""
+    if not ids:
+        return (), "Ray gave this worker no GPU: ask for one (num_gpus=1) or name it (gpu=…)"
+    try:
+        mine = resolve_physical(ids, found)
+    except UnknownGpu as unknown:
+        if settings.required:
+            raise
+        return (), f"Ray gave this worker GPU {', '.join(ids)}, but {unknown}"
+    several = len({g.node for g in mine}) > 1
+    return mine, "its GPUs are on several nodes: it is placed on all of these" if several else ""
 
 
 def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu, ...], str]:

@@ -11,7 +11,7 @@ import errno
 import os
 import platform
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import NoReturn, Protocol
 
 from affinity.host.cpuset import MAX_ID, CpuSet, NodeSet
@@ -176,17 +176,8 @@ class LinuxKernel:
         return self._call(2, "migrate_pages", ctypes.c_int(0), bits, old, new)
 
     def resident(self) -> Mapping[int, int]:
-        found: dict[int, int] = {}
         with open("/proc/self/numa_maps", encoding="utf-8", errors="replace") as maps:
-            for line in maps:
-                if " anon=" not in line or " file=" in line:
-                    continue
-                fields = [f.partition("=") for f in line.split()]
-                size = next((int(v) * 1024 for k, _, v in fields if k == "kernelpagesize_kB"), 4096)
-                for key, _, value in fields:
-                    if key[:1] == "N" and key[1:].isdigit():
-                        found[int(key[1:])] = found.get(int(key[1:]), 0) + int(value) * size
-        return found
+            return own_pages(maps)
 
     def age(self) -> float:
         with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
@@ -228,6 +219,20 @@ class LinuxKernel:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), name)
         return answer
+
+
+def own_pages(maps: Iterable[str]) -> dict[int, int]:
+    """Bytes of anonymous pages by node, from the lines of a numa_maps file. Source: numa(7)."""
+    found: dict[int, int] = {}
+    for line in maps:
+        if " anon=" not in line or " file=" in line:
+            continue
+        fields = [f.partition("=") for f in line.split()]
+        size = next((int(v) * 1024 for k, _, v in fields if k == "kernelpagesize_kB"), 4096)
+        for key, _, value in fields:
+            if key[:1] == "N" and key[1:].isdigit():
+                found[int(key[1:])] = found.get(int(key[1:]), 0) + int(value) * size
+    return found
 
 
 def _words(nodes: NodeSet) -> tuple[ctypes.Array[ctypes.c_ulong], ctypes.c_ulong]:

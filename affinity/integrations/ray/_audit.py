@@ -1,0 +1,157 @@
+"""`audit`: what the kernel says now of every actor that bound itself.
+
+The actor itself is not asked: one that runs its event loop in a method answers no call. When it binds it leaves a
+record in the cluster's key-value store; the audit reads /proc of its process from a task on its node. Sources:
+proc(5), numa(7), sched_getaffinity(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from affinity.host.cpuset import CpuSet
+from affinity.integrations.ray import _nodes as nodes
+
+if TYPE_CHECKING:
+    from affinity.report import BindReport
+
+_STORE = b"numa-affinity"
+
+
+@attrs.frozen
+class ActorAudit:
+    """One actor.
+
+    actor: Ray's id. name: its class. node, host, pid: where it runs. report: what it found when it bound, in the
+    shape of docs/reference/json.md. threads: those it has now, and outside: how many of them may run on CPUs that
+    were not placed. resident: bytes of its own pages by node now, None where unreadable. holds: no more threads are
+    outside than were left alone on purpose. error: why nothing could be learnt ("" where it could).
+    """
+
+    actor: str
+    name: str
+    node: str
+    host: str
+    pid: int
+    report: dict[str, Any]
+    threads: int = 0
+    outside: int = 0
+    resident: dict[int, int] | None = None
+    holds: bool = False
+    error: str = ""
+
+    @property
+    def local_share(self) -> float | None:
+        """Share (0 to 1) of its own pages on the nodes it was placed on; None where unknown."""
+        placed = (self.report["requested"] or {}).get("nodes", [])
+        total = sum(self.resident.values()) if self.resident else 0
+        return sum(self.resident.get(n, 0) for n in placed) / total if self.resident and total and placed else None
+
+
+def tell(made: BindReport) -> None:
+    """Leave the record of this actor's bind, in the place of an earlier one; nothing where this is no actor."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    from affinity import shape
+    from affinity.integrations.ray._worker import worker_context
+
+    context = worker_context()
+    actor = context.get_actor_id() if context else None
+    if actor is None:
+        return
+    told = {
+        "name": context.get_actor_name() or context.get_task_function_name().split(".")[0],
+        "node": context.get_node_id(),
+        "pid": os.getpid(),
+        "who": _who("/proc/self"),
+        "left_alone": made.outcome.others,
+        "report": shape.report(made),
+    }
+    _internal_kv_put(actor.encode(), json.dumps(told).encode(), namespace=_STORE)
+
+
+def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
+    """Every living actor of the cluster that bound itself, each as its node answers.
+
+    timeout: seconds for all nodes; actors of a silent one are reported with `error`. The records of actors that
+    have ended are dropped. Raises UsageError where this process is connected to no cluster.
+    """
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    hosts = nodes.alive()
+    by_node: dict[str, dict[str, dict[str, Any]]] = {}
+    for actor, told in _records():
+        by_node.setdefault(told["node"], {})[actor] = told
+    for gone in by_node.keys() - hosts.keys():
+        for actor in by_node.pop(gone):
+            _internal_kv_del(actor.encode(), namespace=_STORE)
+    for answer in nodes.ask({node: (_look, told) for node, told in by_node.items()}, hosts, timeout):
+        for actor, told in by_node[answer.node].items():
+            found = {"error": answer.error} if answer.said is None else answer.said[actor]
+            if found is None:
+                _internal_kv_del(actor.encode(), namespace=_STORE)
+                continue
+            yield ActorAudit(actor, told["name"], answer.node, answer.host, told["pid"], told["report"], **found)
+
+
+def _records() -> Iterator[tuple[str, dict[str, Any]]]:
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
+
+    for key in _internal_kv_list(b"", namespace=_STORE):
+        value = _internal_kv_get(key, namespace=_STORE)
+        if value is not None:  # else another audit has dropped it meanwhile
+            yield key.decode(), json.loads(value)
+
+
+def _look(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """Runs on the node: what /proc shows of each actor; None for one that has ended."""
+    return {actor: _look_at(told) for actor, told in records.items()}
+
+
+def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
+    from affinity.host.kernel import own_pages
+
+    directory = f"/proc/{told['pid']}"
+    if _who("/proc/self")[0] != told["who"][0]:
+        return {"error": "it runs in another container (PID namespace) than its node's tasks: nothing is seen of it"}
+    try:
+        if _who(directory) != told["who"]:
+            return None
+        masks = _masks(os.listdir(f"{directory}/task"))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    requested = told["report"]["requested"]
+    cpus = CpuSet.parse(requested["cpus"]) if requested and requested["cpus"] is not None else None
+    outside = sum(not mask <= cpus for mask in masks) if cpus is not None else 0
+    try:
+        with open(f"{directory}/numa_maps", encoding="utf-8", errors="replace") as maps:
+            resident = own_pages(maps)
+    except OSError:
+        resident = None
+    return {"threads": len(masks), "outside": outside, "resident": resident, "holds": outside <= told["left_alone"]}
+
+
+def _masks(threads: list[str]) -> list[CpuSet]:
+    masks = []
+    for thread in threads:
+        with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
+            masks.append(CpuSet(os.sched_getaffinity(int(thread))))
+    return masks
+
+
+def _who(directory: str) -> list[str]:
+    """PID namespace and start time (clock ticks since boot): with the PID, one process and no other.
+
+    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
+    """
+    with open(f"{directory}/stat", encoding="utf-8", errors="replace") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    if fields[0] == "Z":
+        raise ProcessLookupError(f"{directory}: a zombie")
+    return [os.readlink(f"{directory}/ns/pid"), fields[19]]

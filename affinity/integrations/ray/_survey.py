@@ -1,0 +1,54 @@
+"""`survey`: every machine of a running cluster, and where it would put the workers of its GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from affinity.integrations.ray import _nodes as nodes
+
+
+@attrs.frozen
+class NodeSurvey:
+    """One machine of the cluster.
+
+    node: Ray's id. host: its name. machine: what it is, plans: one for each of its GPUs, both in the shapes of
+    docs/reference/json.md; None and empty where `error` says why it did not answer.
+    """
+
+    node: str
+    host: str
+    machine: dict[str, Any] | None
+    plans: tuple[dict[str, Any], ...] = ()
+    error: str = ""
+
+
+def survey(*, timeout: float = 60) -> Iterator[NodeSurvey]:
+    """Ask every alive node of the cluster this process is connected to; each answer as it arrives.
+
+    One task a node, which needs no free CPU. timeout: seconds for all of them, after which the silent ones are
+    reported. The nodes' own AFFINITY_* settings, and those of this job's runtime environment, are what is planned
+    with. Raises UsageError where there is no connection.
+    """
+    hosts = nodes.alive()
+    for answer in nodes.ask(dict.fromkeys(hosts, (_look, None)), hosts, timeout):
+        machine, plans = answer.said or (None, ())
+        yield NodeSurvey(answer.node, answer.host, machine, plans, answer.error)
+
+
+def _look(_: None) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    """Runs on the node."""
+    from affinity import shape
+    from affinity.api import plan_for
+    from affinity.observe import observe
+
+    seen = observe(gpu="all", launch_mode="ray")
+    launch, settings = (
+        seen.launch,
+        attrs.evolve(seen.settings, required=False),
+    )  # an impossible plan is told, not raised
+    machine = shape.machine(seen.host, launch.peers, launch.gpus, launch.notes)
+    each = (attrs.evolve(seen, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,))) for gpu in launch.peers)
+    return machine, tuple(shape.plan(plan_for(worker)) for worker in each)

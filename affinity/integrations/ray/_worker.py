@@ -1,0 +1,166 @@
+"""Inside one Ray worker: which GPUs are its own, and binding an actor or a task in one line.
+
+By the time an actor's `__init__` runs, its process has about twenty threads and has touched memory anywhere, so the
+strategy is `libnuma`: every thread, and the pages too. Threads that Ray starts for methods later (a threaded actor's
+pool, its concurrency groups) are children of threads that are bound by then and inherit the binding.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
+
+from affinity.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from affinity.observe import GpuRef
+    from affinity.report import BindReport
+    from affinity.settings import Settings
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+_report: BindReport | None = None
+
+
+class Where(TypedDict, total=False):
+    """Arguments of `affinity.bind`, all optional: without them the GPUs are those that Ray gave this worker."""
+
+    gpu: GpuRef
+    node: int
+    settings: Settings
+
+
+def accelerator_ids() -> list[str] | None:
+    """The GPUs Ray gave the running actor or task, in Ray's words; None where this process is no Ray worker.
+
+    Strings: positions in the node's own numbering (`3`), or what the raylet's CUDA_VISIBLE_DEVICES said (`GPU-…`,
+    `3`). Right also where Ray leaves the variable alone (RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES) and where
+    several workers share a GPU. Ray keeps no order among them. Empty where no GPU was asked for.
+    """
+    context = worker_context()
+    return None if context is None else sorted(context.get_accelerator_ids().get("GPU", []))
+
+
+def worker_context() -> Any:
+    """Ray's runtime context; None where this process is no Ray worker: a driver, or a worker's child."""
+    import ray
+
+    if not ray.is_initialized():
+        return None
+    context = ray.get_runtime_context()
+    return context if context.worker.mode == ray.WORKER_MODE else None
+
+
+@overload
+def bound(target: T, /) -> T: ...
+@overload
+def bound(**where: Unpack[Where]) -> Callable[[T], T]: ...
+def bound(target: Any = None, /, **where: Any) -> Any:
+    """Decorator, below `@ray.remote`: this actor class, or this task, runs where its GPU is.
+
+        @ray.remote(num_gpus=1)
+        @bound
+        class Scheduler: ...
+
+    A class binds before its `__init__` begins, and stays bound: its process ends with it. A task binds before its
+    body and gives everything back after it, because Ray hands its process to the next task. A class derived from a
+    bound one is decorated too, else what its `__init__` does before `super().__init__()` comes too early. Arguments
+    and errors as `affinity.bind`; an actor that may not start unbound (`AFFINITY_ENFORCE=required`) fails with
+    CannotBind at its creator.
+    """
+    if target is None:
+        return functools.partial(_bound, **where)
+    return _bound(target, **where)
+
+
+def _bound(target: Any, **where: Unpack[Where]) -> Any:
+    if inspect.isclass(target):
+        return _bound_class(target, where)
+    if inspect.isgeneratorfunction(target):
+
+        @functools.wraps(target)
+        def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            with _for_this_task(where):
+                yield from target(*args, **kwargs)
+
+        return stream
+    if inspect.isfunction(target) and not inspect.iscoroutinefunction(target):
+
+        @functools.wraps(target)
+        def task(*args: Any, **kwargs: Any) -> Any:
+            with _for_this_task(where):
+                return target(*args, **kwargs)
+
+        return task
+    raise UsageError(f"@bound was given {target!r}: expected a class or a plain function; put @ray.remote above @bound")
+
+
+class _Construction(threading.local):
+    """The instance that the calling thread is constructing."""
+
+    instance: object = None
+
+
+_construction = _Construction()
+
+
+def _bound_class(cls: type, where: Where) -> type:
+    construct = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(construct)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        outer = _construction.instance
+        if outer is not self:  # else a derived class, bound as well, has come here through super()
+            from affinity.api import bind
+
+            bind(**where)
+        _construction.instance = self
+        try:
+            construct(self, *args, **kwargs)
+        finally:
+            _construction.instance = outer
+
+    cls.__init__ = __init__  # type: ignore[misc]
+    return cls
+
+
+@contextmanager
+def _for_this_task(where: Where) -> Iterator[None]:
+    from affinity.api import bind
+
+    global _report
+    made = bind(**where)
+    try:
+        yield
+    finally:
+        _report = None
+        made.undo()
+
+
+def report() -> BindReport | None:
+    """What the last `affinity.bind()` of this Ray worker found; None where it has not bound, or its task has ended."""
+    return _report
+
+
+def record(made: BindReport) -> None:
+    """Called by `affinity.bind()` in a Ray worker: keeps the report, and tells the cluster of an actor's.
+
+    The cluster keeps it in its key-value store, for `audit`. A store that refuses is a warning: the worker is bound.
+    """
+    global _report
+    _report = made
+    from affinity.integrations.ray._audit import tell
+
+    try:
+        tell(made)
+    except Exception as error:  # whatever Ray raises, bookkeeping must not stop a worker that is bound
+        warnings.warn(
+            f"bound, but `affinity ray audit` will not list this actor: {error}", RuntimeWarning, stacklevel=3
+        )
