@@ -2,6 +2,7 @@
 
     trees      write a machine's sysfs tree into a directory
     machines   named machines: `machines.load("dgx-h100")`
+    fakehost   `FakeHost`: a topology with a simulated kernel that a strategy cannot tell from Linux
 
 Names are loaded when first used.
 """
@@ -11,10 +12,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from affinity.testing.fakehost import FakeHost as FakeHost
     from affinity.testing.machines import Machine as Machine
+    from affinity.testing.simkernel import Call as Call
+    from affinity.testing.simkernel import Executed as Executed
+    from affinity.testing.simkernel import SimulatedKernel as SimulatedKernel
 
 _HOME = {
+    "Call": "simkernel",
+    "Executed": "simkernel",
+    "FakeHost": "fakehost",
     "Machine": "machines",
+    "SimulatedKernel": "simkernel",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

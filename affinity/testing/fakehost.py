@@ -1,0 +1,103 @@
+"""`FakeHost`: a machine of any shape with a simulated kernel, on which bindings can really be carried out.
+
+    fake = FakeHost("dgx-h100", threads=20)
+    report = affinity.bind(gpu=4, host=fake.host)
+    fake.kernel.changes                         every call that changed something
+
+A strategy cannot tell it from Linux. The rules are in `affinity.testing.simkernel`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from affinity import CpuSet, Host, MemoryMode, NodeSet, Topology
+from affinity.testing import machines
+from affinity.testing.simkernel import SimulatedKernel
+
+__all__ = ["FakeHost", "SimulatedKernel"]
+
+
+class FakeHost:
+    """One process on a simulated machine.
+
+    machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a
+    `machines.Machine` or a `Topology`. allowed_cpus, allowed_nodes: what its container leaves; default: what a named
+    machine says, else all that is online. threads: how many the process has. environ: its variables, besides PATH.
+    mask, privileged, libnuma, modes, free: as SimulatedKernel.
+    """
+
+    def __init__(
+        self,
+        machine: str | machines.Machine | Topology = "pack:2 numa:1 core:4 pu:2 gpu:2",
+        *,
+        allowed_cpus: CpuSet | None = None,
+        allowed_nodes: NodeSet | None = None,
+        mask: CpuSet | None = None,
+        threads: int = 1,
+        environ: Mapping[str, str] | None = None,
+        privileged: bool = True,
+        libnuma: str = "",
+        modes: Iterable[MemoryMode] = MemoryMode,
+        free: Mapping[int, int] | None = None,
+    ) -> None:
+        if isinstance(machine, str) and machine in machines.names():
+            machine = machines.get(machine)
+        if isinstance(machine, machines.Machine):
+            allowed_cpus = machine.allowed_cpus if allowed_cpus is None else allowed_cpus
+            allowed_nodes = machine.allowed_nodes if allowed_nodes is None else allowed_nodes
+            machine = machine.topology()
+        self.kernel = SimulatedKernel(
+            machines.load(machine) if isinstance(machine, str) else machine,
+            cpuset=allowed_cpus,
+            mems=allowed_nodes,
+            mask=mask,
+            environ={"PATH": os.environ.get("PATH", os.defpath), **(environ or {})},
+            privileged=privileged,
+            libnuma=libnuma,
+            modes=modes,
+            free=free,
+        )
+        for _ in range(threads - 1):
+            self.kernel.start_thread()
+
+    @property
+    def topology(self) -> Topology:
+        return self.kernel.topology
+
+    @property
+    def host(self) -> Host:
+        """What this process sees now: pass it to `affinity.bind(host=…)`, `affinity.plan` or a strategy."""
+        from affinity.host.origin import allowed_before
+
+        cpus = allowed_before(self.kernel) & self.topology.online
+        return Host(self.topology, self.kernel, cpus, self.kernel.allowed_nodes())
+
+    def start_worker(self) -> FakeHost:
+        """Start a worker as `multiprocessing`'s spawn method does, and give its process.
+
+        Inside `affinity.spawning(host=fake.host)` or a strategy's `spawning` its command is rewritten as theirs.
+        Raises affinity.testing.programs.Failed where the rewritten command fails.
+        """
+        from affinity.spawn import rewritten
+
+        main = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)"
+        child = object.__new__(FakeHost)
+        child.kernel = self.kernel.spawn(rewritten([sys.executable, "-c", main, "--multiprocessing-fork"]))
+        return child
+
+    def __str__(self) -> str:
+        """A drawing of the machine and of where each thread of the process may run."""
+        from affinity.testing.drawing import draw
+
+        kernel = self.kernel
+        masks: dict[CpuSet, list[int]] = {}
+        for tid, mask in kernel.masks.items():
+            masks.setdefault(mask, []).append(tid)
+        lines = [draw(self.topology, kernel.cpuset, kernel.mems), f"process {kernel.process_id()}:"]
+        lines += [f"  threads {', '.join(map(str, tids))}: CPUs {mask}" for mask, tids in masks.items()]
+        policy = kernel.policies[kernel.thread_id()]
+        lines.append(f"  memory policy {policy}, bytes on nodes {dict(kernel.places) or 'none'}")
+        return "\n".join(lines)

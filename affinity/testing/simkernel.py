@@ -1,0 +1,448 @@
+"""`SimulatedKernel`: the `Kernel` of a machine that is not here, with the rules of Linux.
+
+Sources: sched_setaffinity(2), set_mempolicy(2), migrate_pages(2), cpuset(7), and the kernel's mm/mempolicy.c and
+kernel/sched/syscalls.c for what they leave open: what lies outside the cpuset is cut silently, and only what is
+wholly outside is refused. `tests/test_fakehost.py` runs the same calls on Linux and here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+import attrs
+
+from affinity import CannotBind, CpuSet, MemoryMode, MemoryPolicy, NodeSet, Topology
+from affinity.testing import programs
+
+PAGE = 4096
+
+#: Calls that `refuse` takes.
+REFUSABLE = frozenset(
+    {
+        "threads",
+        "get_affinity",
+        "set_affinity",
+        "allowed_nodes",
+        "get_mempolicy",
+        "set_mempolicy",
+        "migrate_pages",
+        "resident",
+        "exec",
+    }
+)
+
+#: Calls that change something; `SimulatedKernel.changes` shows these alone.
+CHANGING = frozenset({"set_affinity", "set_mempolicy", "migrate_pages", "exec"})
+
+
+@attrs.frozen
+class Call:
+    """One call: its name, the process and thread that made it, its arguments, and its errno (0: it succeeded)."""
+
+    name: str
+    process: int
+    thread: int
+    arguments: tuple[object, ...]
+    errno: int = 0
+
+
+class Executed(BaseException):
+    """What `exec` raises: the process is now this command. No `except Exception` may outlive an exec.
+
+    argv: the innermost command, behind numactl and taskset. environ: its environment. failure: what the wrapping
+    program said where it failed and so nothing was executed, else "".
+    """
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], failure: str = "") -> None:
+        super().__init__(failure or " ".join(argv))
+        self.argv, self.environ, self.failure = list(argv), dict(environ), failure
+
+
+@attrs.define
+class _Thread:
+    mask: CpuSet
+    policy: MemoryPolicy
+    cpu: int  # the one it runs on
+    turn: int = 0  # interleave: pages placed so far
+
+
+@attrs.define
+class _Machine:
+    """What all processes of one simulated machine share."""
+
+    topology: Topology
+    cpuset: CpuSet
+    mems: NodeSet
+    privileged: bool
+    libnuma: str
+    modes: frozenset[MemoryMode]
+    free: dict[int, int]  # pages
+    log: list[Call] = attrs.field(factory=list)
+    refusals: dict[str, tuple[int, Callable[..., bool]]] = attrs.field(factory=dict)
+    last_id: int = 1000
+    lock: threading.RLock = attrs.field(factory=threading.RLock)
+
+
+class SimulatedKernel:
+    """One process on a simulated machine. Implements `affinity.Kernel`.
+
+    topology: the machine, of any origin. cpuset, mems: what the container leaves (default: all that is online).
+    mask: the first thread's CPUs, as `taskset` sets them (default: the cpuset); unlike the cpuset, a thread may widen
+    it. environ, xoptions: the process's. privileged: has CAP_SYS_NICE. libnuma: why it cannot be used, "" where it
+    can. modes: memory policies this kernel knows (one before Linux 5.15 has no preferred-many). free: bytes free on
+    each node (default: all of its memory). seconds: the process's age.
+
+    Every Python thread acts as the main thread, unless it is inside `acting_as`.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        cpuset: CpuSet | None = None,
+        mems: NodeSet | None = None,
+        mask: CpuSet | None = None,
+        environ: Mapping[str, str] | None = None,
+        xoptions: Mapping[str, str | bool] | None = None,
+        privileged: bool = True,
+        libnuma: str = "",
+        modes: Iterable[MemoryMode] = MemoryMode,
+        free: Mapping[int, int] | None = None,
+        seconds: float = 1.0,
+    ) -> None:
+        memory = dict(topology.memory) if free is None else dict(free)
+        cpus = topology.online if cpuset is None else cpuset & topology.online
+        nodes = topology.memory_nodes if mems is None else mems & topology.memory_nodes
+        start = cpus if mask is None else mask & cpus
+        if not start or not nodes:
+            raise ValueError(f"a process needs a CPU and a memory node: CPUs {start}, nodes {nodes} are left")
+        self._machine = _Machine(
+            topology=topology,
+            cpuset=cpus,
+            mems=nodes,
+            privileged=privileged,
+            libnuma=libnuma,
+            modes=frozenset(modes),
+            free={n: memory.get(n, 0) // PAGE for n in topology.memory_nodes},
+        )
+        self._begin(_Thread(start, MemoryPolicy(), start.first()), environ or {}, xoptions or {})
+        self.seconds = seconds
+
+    def _begin(self, first: _Thread, environ: Mapping[str, str], xoptions: Mapping[str, str | bool]) -> None:
+        self._machine.last_id += 1
+        self._id = self._machine.last_id
+        self._threads = {self._id: first}
+        self._pages: dict[int, int] = {}
+        self._environ, self._xoptions = dict(environ), dict(xoptions)
+        self._acting = threading.local()
+
+    # ------------------------------------------------------------ what a test arranges and looks at
+
+    @property
+    def topology(self) -> Topology:
+        return self._machine.topology
+
+    @property
+    def cpuset(self) -> CpuSet:
+        return self._machine.cpuset
+
+    @property
+    def mems(self) -> NodeSet:
+        return self._machine.mems
+
+    @property
+    def log(self) -> Sequence[Call]:
+        """Every call of every process of this machine, in order."""
+        return tuple(self._machine.log)
+
+    @property
+    def changes(self) -> Sequence[Call]:
+        """The calls of `log` that change something, refused ones too."""
+        return tuple(call for call in self._machine.log if call.name in CHANGING)
+
+    @property
+    def masks(self) -> Mapping[int, CpuSet]:
+        """Each thread's CPUs; looking here is no call and leaves no trace in `log`, as with the next two."""
+        return {tid: thread.mask for tid, thread in self._threads.items()}
+
+    @property
+    def policies(self) -> Mapping[int, MemoryPolicy]:
+        """Each thread's memory policy."""
+        return {tid: thread.policy for tid, thread in self._threads.items()}
+
+    @property
+    def places(self) -> Mapping[int, int]:
+        """Bytes of this process's pages by node."""
+        return {node: pages * PAGE for node, pages in sorted(self._pages.items()) if pages}
+
+    def refuse(self, call: str, number: int, *, when: Callable[..., bool] = lambda *_: True) -> None:
+        """From now on this call fails with this errno, where `when(*arguments)` says so.
+
+        Raises ValueError for a call that is none of `affinity.Kernel`: a test that refuses nothing proves nothing.
+        """
+        if call not in REFUSABLE:
+            raise ValueError(f"{call!r} cannot be refused: expected one of {', '.join(sorted(REFUSABLE))}")
+        self._machine.refusals[call] = (number, when)
+
+    def permit(self, call: str) -> None:
+        """End a `refuse`."""
+        self._machine.refusals.pop(call, None)
+
+    def start_thread(self) -> int:
+        """A new thread, with the calling thread's mask and policy; gives its id."""
+        with self._machine.lock:
+            self._machine.last_id += 1
+            self._threads[self._machine.last_id] = attrs.evolve(self._me())
+            return self._machine.last_id
+
+    def end_thread(self, tid: int) -> None:
+        """A thread ends: calls that name it fail with ESRCH."""
+        if tid == self._id:
+            raise ValueError("the main thread ends with its process")
+        del self._threads[tid]
+
+    @contextmanager
+    def acting_as(self, tid: int) -> Iterator[None]:
+        """Within the block, the calling Python thread is this simulated thread."""
+        before = getattr(self._acting, "tid", self._id)
+        self._thread(tid)
+        self._acting.tid = tid
+        try:
+            yield
+        finally:
+            self._acting.tid = before
+
+    def spawn(self, argv: Sequence[str]) -> SimulatedKernel:
+        """A child process that executes `argv`: it inherits the calling thread's mask and policy, no pages.
+
+        `numactl` and `taskset` at the front act on it; a Python interpreter's `-X` options become its `xoptions`.
+        Raises affinity.testing.programs.Failed where such a program fails.
+        """
+        with self._machine.lock:
+            child = object.__new__(SimulatedKernel)
+            child._machine, child.seconds = self._machine, 0.0
+            child._begin(attrs.evolve(self._me()), self._environ, {})
+        child._xoptions = programs.xoptions(programs.run(argv, child))
+        return child
+
+    def touch(self, size: int) -> None:
+        """The calling thread writes to `size` bytes of new memory: its pages go where Linux would put them.
+
+        Raises MemoryError where its policy leaves no node with free memory: Linux's out-of-memory killer ends
+        the process then.
+        """
+        with self._machine.lock:
+            left = -(-size // PAGE)
+            me = self._me()
+            if me.policy.mode in (MemoryMode.INTERLEAVE, MemoryMode.WEIGHTED_INTERLEAVE):
+                left -= self._interleave(me, left)
+            for node in self._preference(me):
+                left -= self._take(node, left)
+            if left:
+                raise MemoryError(f"policy {me.policy}: no free page for {left * PAGE} bytes on the nodes it allows")
+
+    def _interleave(self, me: _Thread, pages: int) -> int:
+        """Deal pages to the policy's nodes in turn; gives how many found a place."""
+        nodes = list(me.policy.nodes)
+        shares = [pages // len(nodes) + ((i - me.turn) % len(nodes) < pages % len(nodes)) for i in range(len(nodes))]
+        me.turn += pages
+        return sum(self._take(node, share) for node, share in zip(nodes, shares, strict=True))
+
+    def _take(self, node: int, pages: int) -> int:
+        got = min(pages, self._machine.free[node])
+        self._machine.free[node] -= got
+        if got:
+            self._pages[node] = self._pages.get(node, 0) + got
+        return got
+
+    def _preference(self, me: _Thread) -> Sequence[int]:
+        """The nodes a page of this thread may come from, best first."""
+        topology, mems = self._machine.topology, self._machine.mems
+        here = topology.nodes_of(CpuSet([me.cpu])).first()
+        near = _by_distance(topology, here, mems)
+        match me.policy.mode:
+            case MemoryMode.BIND:
+                return [n for n in near if n in me.policy.nodes]
+            case MemoryMode.PREFERRED:
+                return _by_distance(topology, me.policy.nodes.first(), mems)
+            case MemoryMode.PREFERRED_MANY:
+                return [n for n in near if n in me.policy.nodes] + [n for n in near if n not in me.policy.nodes]
+            case _:
+                return near
+
+    # ------------------------------------------------------------ affinity.Kernel
+
+    @property
+    def environ(self) -> MutableMapping[str, str]:
+        return self._environ
+
+    @property
+    def xoptions(self) -> Mapping[str, str | bool]:
+        return self._xoptions
+
+    def thread_id(self) -> int:
+        return int(getattr(self._acting, "tid", self._id))
+
+    def process_id(self) -> int:
+        return self._id
+
+    def threads(self) -> Sequence[int]:
+        with self._call("threads"):
+            return list(self._threads)
+
+    def get_affinity(self, tid: int = 0) -> CpuSet:
+        with self._call("get_affinity", tid):
+            return self._thread(tid).mask
+
+    def set_affinity(self, tid: int, cpus: CpuSet) -> None:
+        with self._call("set_affinity", tid, cpus):
+            thread = self._thread(tid)
+            mask = cpus & self._machine.cpuset
+            if not mask:
+                raise _error(errno.EINVAL, "sched_setaffinity")
+            thread.mask = mask
+            if thread.cpu not in mask:
+                thread.cpu = mask.first()
+
+    def allowed_nodes(self) -> NodeSet:
+        with self._call("allowed_nodes"):
+            return self._machine.mems
+
+    def get_mempolicy(self) -> MemoryPolicy:
+        with self._call("get_mempolicy"):
+            return self._me().policy
+
+    def set_mempolicy(self, policy: MemoryPolicy) -> None:
+        with self._call("set_mempolicy", policy):
+            self._me().policy = self._accepted(policy)
+
+    def _accepted(self, policy: MemoryPolicy) -> MemoryPolicy:
+        """The policy as the kernel keeps it: nodes outside the cpuset cut; EINVAL where none is left."""
+        mode, nodes = policy.mode, policy.nodes
+        if mode is MemoryMode.PREFERRED and not nodes:
+            return MemoryPolicy(MemoryMode.LOCAL)
+        plain = mode in (MemoryMode.DEFAULT, MemoryMode.LOCAL)
+        kept = nodes & self._machine.mems
+        if mode not in self._machine.modes or (nodes if plain else not kept):
+            raise _error(errno.EINVAL, "set_mempolicy")
+        return MemoryPolicy(mode, NodeSet([kept.first()]) if mode is MemoryMode.PREFERRED else kept)
+
+    def set_mempolicy_libnuma(self, policy: MemoryPolicy) -> None:
+        if self._machine.libnuma:
+            raise CannotBind(self._machine.libnuma)
+        if policy.mode in (MemoryMode.DEFAULT, MemoryMode.WEIGHTED_INTERLEAVE):
+            raise CannotBind(f"this libnuma has no call for memory policy {policy}: libnuma 2.0.15 or later")
+        with suppress(OSError):  # as libnuma: a line on stderr, and no value
+            self.set_mempolicy(policy)
+
+    def libnuma_missing(self) -> str:
+        return self._machine.libnuma
+
+    def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
+        with self._call("migrate_pages", origin, target):
+            if not target <= self._machine.mems and not self._machine.privileged:
+                raise _error(errno.EPERM, "migrate_pages")
+            to = target & self._machine.mems
+            if not to:
+                raise _error(errno.EINVAL, "migrate_pages")
+            for source, dest in _moves(origin, to):
+                pages = self._pages.pop(source, 0)
+                got = self._take(dest, pages)
+                if source in self._machine.free:
+                    self._machine.free[source] += got
+                if got < pages:
+                    self._pages[source] = pages - got
+                    raise _error(errno.ENOMEM, "migrate_pages")
+            return 0
+
+    def resident(self) -> Mapping[int, int]:
+        with self._call("resident"):
+            return self.places
+
+    def age(self) -> float:
+        return self.seconds
+
+    def probe(self, argv: Sequence[str], timeout: float) -> str | None:
+        with self._call("probe", tuple(argv)):
+            try:
+                self.spawn(argv)
+            except programs.Failed as failed:
+                return str(failed)
+            return None
+
+    def exec(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+        with self._call("exec", tuple(argv)):
+            self._threads = {self._id: self._me()}
+            self._acting = threading.local()
+            for node, pages in self._pages.items():
+                self._machine.free[node] += pages
+            self._pages, self._environ = {}, dict(environ)
+        try:
+            inner = programs.run(argv, self)
+        except programs.Failed as failed:
+            raise Executed(argv, environ, str(failed)) from None
+        self._xoptions = programs.xoptions(inner)
+        raise Executed(inner, environ)
+
+    # ------------------------------------------------------------ inside
+
+    @contextmanager
+    def _call(self, name: str, *arguments: object) -> Iterator[None]:
+        number = 0
+        with self._machine.lock:
+            try:
+                refusal, when = self._machine.refusals.get(name, (0, bool))
+                if refusal and when(*arguments):
+                    raise _error(refusal, name)
+                yield
+            except OSError as refused:
+                number = refused.errno or 0
+                raise
+            finally:
+                self._machine.log.append(Call(name, self._id, self.thread_id(), arguments, number))
+
+    def _thread(self, tid: int) -> _Thread:
+        found = self._threads.get(tid or self.thread_id())
+        if found is None:
+            raise _error(errno.ESRCH, f"thread {tid}")
+        return found
+
+    def _me(self) -> _Thread:
+        return self._thread(0)
+
+
+def _error(number: int, call: str) -> OSError:
+    return OSError(number, os.strerror(number), call)
+
+
+def _by_distance(topology: Topology, node: int, among: NodeSet) -> list[int]:
+    row = topology.distances.get(node, {})
+    return sorted(among, key=lambda n: (n != node, row.get(n, 0), n))
+
+
+def _moves(origin: NodeSet, target: NodeSet) -> Iterator[tuple[int, int]]:
+    """Which node's pages go where, in order: the i-th of `origin` to the i-th of `target`, in turn.
+
+    After do_migrate_pages() of mm/mempolicy.c: where the two sets differ in size, nodes in both keep their pages;
+    a move into a node that is itself still to be emptied waits until that is done.
+    """
+    old, new = list(origin), list(target)
+    left = set(origin)
+    while True:
+        source = dest = -1
+        for node in sorted(left):
+            to = new[old.index(node) % len(new)]
+            if (len(old) != len(new) and node in target) or to == node:
+                continue
+            source, dest = node, to
+            if to not in left:
+                break
+        if source < 0:
+            return
+        left.discard(source)
+        yield source, dest
