@@ -90,6 +90,7 @@ def bind(
     """
     with _binding:
         seen = observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
+        seen.host.refuse_foreign()
         if seen.launch.mode is LaunchMode.COMMAND:
             raise UsageError("launch mode command is for `affinity run`; a process that binds itself is inline")
         planned = plan_for(seen)
@@ -133,6 +134,7 @@ def spawning(
     from affinity.spawn import starting
 
     seen = observe(gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
+    seen.host.refuse_foreign()
     planned = plan_for(seen)
     with ExitStack() as stack:
         step = descend(
@@ -151,6 +153,7 @@ def spawning(
 def become(argv: Sequence[str], planned: Plan) -> NoReturn:
     """Become this command, bound as planned (launch mode `command`). Raises OSError where it cannot be executed."""
     seen = planned.seen
+    seen.host.refuse_foreign()
     kernel = seen.host.kernel
     note = _note(seen, planned.placement)
     step = descend(

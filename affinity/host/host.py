@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import NoReturn, cast
 
 import attrs
@@ -77,18 +76,22 @@ class Host:
         """True where this is not a machine that can be bound."""
         return isinstance(self.kernel, ForeignKernel)
 
+    def refuse_foreign(self) -> None:
+        """Raises ForeignHost where this is not a machine that can be bound."""
+        if self.foreign:
+            raise ForeignHost(
+                f"{self.topology.detail!r} is a {self.topology.origin.value}, not this machine: "
+                "it is never bound, only planned for"
+            )
+
 
 class ForeignKernel:
-    """The kernel of a machine that is not this one: every call is refused."""
+    """The kernel of a machine that is not this one: there is nothing to call."""
 
-    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
-        if name.startswith("_"):
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
             raise AttributeError(name)
-
-        def refuse(*args: object, **kwargs: object) -> NoReturn:
-            raise ForeignHost(f"{name}: this topology is not this machine, so it is never bound, only planned for")
-
-        return refuse
+        raise ForeignHost(f"{name}: this topology is not this machine, so it is never bound, only planned for")
 
 
 def _captured_status(path: str) -> tuple[CpuSet | None, NodeSet | None]:

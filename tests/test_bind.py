@@ -1,0 +1,364 @@
+"""`affinity.bind()` in real processes: threads, policies, twice, undone, refused. Each in a child of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import affinity
+from affinity import CpuSet, ForeignHost, Host, LaunchMode, Observed, Placement, UsageError
+from affinity.host.kernel import LINUX
+from affinity.host.synthetic import load
+
+TWO_CPUS = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="a narrower mask needs two CPUs; continuous integration has them"
+)
+
+#: Child programs start with this: eight threads that wait, and a way to see every mask.
+HEAD = """
+import os, threading, affinity
+from affinity import CpuSet, Settings
+from affinity.host.kernel import LINUX
+stop = threading.Event()
+threads = [threading.Thread(target=stop.wait, daemon=True) for _ in range(8)]
+for t in threads: t.start()
+FIRST, LAST = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+ALL = CpuSet(os.sched_getaffinity(0))
+def mask(tid):
+    try: return str(LINUX.get_affinity(tid))
+    except ProcessLookupError: return None
+def masks(): return {mask(t) for t in LINUX.threads()} - {None}
+def to(cpu, **more):
+    return Settings(policy="explicit", cpus=(CpuSet([cpu]),), nodes=(0,), devices=("pci",), **more)
+"""
+
+
+def child(python, text: str, **environ: str) -> list[str]:  # type: ignore[no-untyped-def]
+    """Run HEAD and the text; the lines it printed."""
+    done = python(HEAD + textwrap.dedent(text), **environ)
+    return [line for line in done.stdout.splitlines() if line]
+
+
+@TWO_CPUS
+def test_every_thread_is_bound_and_later_ones_too(python) -> None:  # type: ignore[no-untyped-def]
+    """Those that run already, those started after, and the memory policy of the caller."""
+    out = child(
+        python,
+        """
+        report = affinity.bind(settings=to(FIRST))
+        later = threading.Thread(target=stop.wait, daemon=True); later.start()
+        print(masks() == {str(FIRST)}, report.outcome.bound, report.unbound_threads, report.satisfied, report.strategy)
+        print(report.observed.policy, report.local_share, not report.degradations, 0 < report.age < 60)
+        """,
+    )
+    assert out == ["True 9 0 True libnuma", "preferred:0 1.0 True True"]
+
+
+@TWO_CPUS
+def test_threads_pinned_by_someone_else_are_left_alone(python) -> None:  # type: ignore[no-untyped-def]
+    """And counted."""
+    out = child(
+        python,
+        """
+        os.sched_setaffinity(threads[3].native_id, {LAST})
+        report = affinity.bind(settings=to(FIRST))
+        print(report.outcome.bound, report.outcome.others, report.unbound_threads)
+        print(sorted(masks()) == [str(FIRST), str(LAST)])
+        """,
+    )
+    assert out == ["8 1 1", "True"]
+
+
+@TWO_CPUS
+def test_binding_twice_is_binding_once_and_another_gpu_binds_anew(python) -> None:  # type: ignore[no-untyped-def]
+    """What counts is what was allowed before the first bind."""
+    out = child(
+        python,
+        """
+        reports = [affinity.bind(settings=to(FIRST)) for _ in range(10)]
+        print([r.already for r in reports] == [False] + [True] * 9)
+        report = affinity.bind(settings=to(LAST))
+        print(masks() == {str(LAST)}, report.satisfied, report.already)
+        """,
+    )
+    assert out == ["True", "True True False"]
+
+
+@TWO_CPUS
+def test_undo_goes_back_step_by_step(python) -> None:  # type: ignore[no-untyped-def]
+    """Each report's undo to the state before its own bind; `restored()` to that before the block."""
+    out = child(
+        python,
+        """
+        with affinity.restored():
+            one = affinity.bind(settings=to(FIRST)); two = affinity.bind(settings=to(LAST))
+            two.undo(); print(masks() == {str(FIRST)}, os.environ["AFFINITY_BOUND"] == f"{FIRST}<{ALL}")
+            one.undo(); print(masks() == {str(ALL)}, "AFFINITY_BOUND" in os.environ, LINUX.get_mempolicy())
+            affinity.bind(settings=to(LAST))
+        print(masks() == {str(ALL)}, LINUX.get_mempolicy(), "AFFINITY_BOUND" in os.environ)
+        """,
+    )
+    assert out == ["True True", "True False default", "True default False"]
+
+
+@TWO_CPUS
+def test_undo_from_another_thread_is_refused(python) -> None:  # type: ignore[no-untyped-def]
+    """A memory policy belongs to its thread."""
+    out = child(
+        python,
+        """
+        report = affinity.bind(settings=to(FIRST))
+        def work():
+            try: report.undo()
+            except affinity.UsageError as refused: print("cannot undo it" in str(refused))
+        t = threading.Thread(target=work); t.start(); t.join()
+        print(masks() == {str(FIRST)})
+        """,
+    )
+    assert out == ["True", "True"]
+
+
+@TWO_CPUS
+def test_two_threads_that_bind_at_once(python) -> None:  # type: ignore[no-untyped-def]
+    """One after the other: the end is one of the two, in every thread."""
+    out = child(
+        python,
+        """
+        def work(cpu):
+            for _ in range(20): affinity.bind(settings=to(cpu))
+        pair = [threading.Thread(target=work, args=(c,)) for c in (FIRST, LAST)]
+        for t in pair: t.start()
+        for t in pair: t.join()
+        print(len(masks()), masks() <= {str(FIRST), str(LAST)})
+        """,
+    )
+    assert out == ["1 True"]
+
+
+@TWO_CPUS
+def test_while_threads_start_and_end(python) -> None:  # type: ignore[no-untyped-def]
+    """No thread escapes, and one that ends between listing and binding does no harm."""
+    out = child(
+        python,
+        """
+        running = True
+        def breed():
+            while running:
+                t = threading.Thread(target=lambda: None); t.start(); t.join()
+        breeders = [threading.Thread(target=breed, daemon=True) for _ in range(20)]
+        for t in breeders: t.start()
+        affinity.bind(settings=to(FIRST))
+        found = [masks() for _ in range(20)]
+        running = False
+        for t in breeders: t.join()
+        print(all(m == {str(FIRST)} for m in found))
+        """,
+    )
+    assert out == ["True"]
+
+
+@TWO_CPUS
+def test_a_process_of_two_thousand_threads(python) -> None:  # type: ignore[no-untyped-def]
+    """All of them."""
+    out = child(
+        python,
+        """
+        threading.stack_size(65536)
+        for _ in range(2000): threading.Thread(target=stop.wait, daemon=True).start()
+        report = affinity.bind(settings=to(FIRST))
+        print(report.outcome.bound, masks() == {str(FIRST)})
+        """,
+    )
+    assert out == ["2009 True"]
+
+
+@TWO_CPUS
+def test_a_fork_of_a_bound_process_knows_it(python) -> None:  # type: ignore[no-untyped-def]
+    """Nothing to do for the same GPU; another one is reached from the mask before."""
+    out = child(
+        python,
+        """
+        affinity.bind(settings=to(FIRST))
+        pid = os.fork()
+        if pid == 0:
+            same = affinity.bind(settings=to(FIRST)).already
+            other = affinity.bind(settings=to(LAST)).satisfied
+            print(same, other, masks() == {str(LAST)}, flush=True); os._exit(0)
+        os.waitpid(pid, 0)
+        print(masks() == {str(FIRST)})
+        """,
+    )
+    assert out == ["True True True", "True"]
+
+
+#: An engine core, bound to one place, starts a worker for another in each of three ways.
+ENGINE = (
+    HEAD
+    + """
+import multiprocessing, subprocess, sys
+def work():
+    report = affinity.bind(gpu=0, settings=to(LAST_OF_ALL))
+    print(os.sched_getaffinity(0) == {LAST_OF_ALL}, report.satisfied, report.already, flush=True)
+LAST_OF_ALL = int(sys.argv[2])
+if __name__ == "__main__":
+    if sys.argv[1] == "worker":
+        work(); sys.exit()
+    affinity.bind(settings=to(FIRST))
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    if sys.argv[1] == "spawning":
+        with affinity.spawning(gpu=0, settings=to(LAST_OF_ALL)): process.start()
+        process.join()
+    elif sys.argv[1] == "spawn":
+        process.start(); process.join()
+    else:
+        subprocess.run([sys.executable, __file__, "worker", sys.argv[2]], check=True)
+"""
+)
+
+
+@TWO_CPUS
+@pytest.mark.parametrize(("start", "born_bound"), [("spawning", True), ("spawn", False), ("subprocess", False)])
+def test_a_worker_of_a_bound_process_gets_its_own_place(tmp_path: Path, start: str, born_bound: bool) -> None:
+    """What its parent was bound to is no limit for it, however it is started."""
+    script = tmp_path / "engine.py"
+    script.write_text(ENGINE)
+    command = [sys.executable, str(script), start, str(max(os.sched_getaffinity(0)))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"True True {born_bound}\n"
+
+
+@TWO_CPUS
+def test_a_limit_set_after_the_bind_is_a_limit(python) -> None:  # type: ignore[no-untyped-def]
+    """A later taskset on the bound process is the operator's word."""
+    out = child(
+        python,
+        """
+        affinity.bind(settings=to(FIRST))
+        for t in LINUX.threads(): os.sched_setaffinity(t, {LAST})
+        print(affinity.plan(node=0).placement.cpus == CpuSet([LAST]))
+        """,
+    )
+    assert out == ["True"]
+
+
+@TWO_CPUS
+@pytest.mark.parametrize(
+    ("prefix", "strategy"), [(("taskset", "-c", "0"), "libnuma"), (("numactl", "-C", "0"), "libnuma")]
+)
+def test_a_narrowed_mask_is_never_widened(python, prefix: tuple[str, ...], strategy: str) -> None:  # type: ignore[no-untyped-def]
+    """Under taskset or numactl the node's CPUs are those that are left."""
+    text = "import affinity, os; r = affinity.bind(node=0); print(os.sched_getaffinity(0), r.strategy, r.satisfied)"
+    assert python(text, prefix=prefix).stdout == f"{{0}} {strategy} True\n"
+
+
+def test_bound_from_outside_is_left_alone(python) -> None:  # type: ignore[no-untyped-def]
+    """`numactl --interleave=all` in front of the server is the operator's word."""
+    text = "import affinity; r = affinity.bind(node=0); print(r.strategy, r.observed.policy); print(r.reason)"
+    out = python(text, prefix=("numactl", "--interleave=all")).stdout.splitlines()
+    assert out == ["noop interleave:0", "already bound from outside: memory policy interleave:0 is in force"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "policy"),
+    [
+        ("preferred", "preferred:0"),
+        ("bind", "bind:0"),
+        ("interleave", "interleave:0"),
+        ("local", "local"),
+        ("none", "default"),
+    ],
+)
+def test_the_memory_the_operator_asks_for(python, memory: str, policy: str) -> None:  # type: ignore[no-untyped-def]
+    """Read back from the kernel."""
+    text = "import affinity; r = affinity.bind(node=0); print(r.observed.policy, r.satisfied)"
+    assert python(text, AFFINITY_MEMORY=memory).stdout == f"{policy} True\n"
+
+
+def test_legacy_binds_the_calling_thread_alone(python) -> None:  # type: ignore[no-untyped-def]
+    """As the first generation did; chosen by its flag, reported for what it is."""
+    out = child(
+        python,
+        """
+        from affinity import Settings
+        settings = Settings(policy="explicit", cpus=(CpuSet([FIRST]),), nodes=(0,), devices=("pci",), v2=False)
+        report = affinity.bind(settings=settings)
+        left = 8 if len(ALL) > 1 else 0
+        print(report.strategy, report.outcome.bound, report.satisfied, report.unbound_threads == left)
+        """,
+    )
+    assert out == ["legacy 1 True True"]
+
+
+def test_without_libnuma_the_system_calls_do_it() -> None:
+    """Automatic choice goes on, saying what to install; the named strategy is an error."""
+    from affinity.host.kernel import LinuxKernel
+
+    class Bare(LinuxKernel):
+        def libnuma_missing(self) -> str:
+            return "libnuma.so.1 cannot be loaded: apt-get install libnuma1"
+
+    host = Host.live(Bare())
+    planned = affinity.plan(node=0, launch_mode="ray", host=host)
+    assert planned.selection.strategy == "inherit"
+    assert "apt-get install libnuma1" in planned.selection.reason
+    settings = affinity.Settings(strategies=("libnuma",))
+    with pytest.raises(affinity.CannotBind, match="apt-get install libnuma1"):
+        affinity.plan(node=0, launch_mode="ray", host=host, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"node": 7}, None, "node 7 is not on this machine: online nodes are"),
+        ({"gpu": "GPU-nothing"}, affinity.UnknownGpu, "is not here"),
+        ({"gpu": 3}, affinity.UnknownGpu, "is not here"),
+        ({"node": 0, "launch_mode": "command"}, UsageError, "affinity run"),
+        ({"node": 0, "launch_mode": "nothing"}, UsageError, "expected one of"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, object], error: type[Exception] | None, message: str) -> None:
+    """An error of ours, or a report of why nothing was done; the process is as it was."""
+    before = LINUX.get_affinity(), LINUX.get_mempolicy()
+    if error is None:
+        report = affinity.bind(**arguments)  # type: ignore[arg-type]
+        assert (report.strategy, report.satisfied) == ("noop", False)
+        assert message in str(report)
+        settings = affinity.Settings(required=True)
+        with pytest.raises(affinity.PlacementError, match=message):
+            affinity.bind(settings=settings, **arguments)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(error, match=message):
+            affinity.bind(**arguments)  # type: ignore[arg-type]
+    assert (LINUX.get_affinity(), LINUX.get_mempolicy()) == before
+
+
+def test_a_topology_that_is_not_this_machine_never_binds_it() -> None:
+    """Refused when the host is made, and when anything is called on it."""
+    with pytest.raises(ForeignHost, match="not this machine"):
+        Host(load("numa:2"), LINUX, CpuSet([0]), affinity.NodeSet([0]))
+    for call in (affinity.bind, lambda **k: affinity.spawning(**k).__enter__()):
+        with pytest.raises(ForeignHost, match="not this machine"):
+            call(gpu=0, host=Host.synthetic("numa:2 core:2 gpu:1"))
+
+
+def test_modes_whose_process_runs_already_bind_in_process(python) -> None:  # type: ignore[no-untyped-def]
+    """Each launch mode but `command`, from the caller's word."""
+    text = (
+        "import sys, affinity; r = affinity.bind(node=0, launch_mode=sys.argv[1]); print(r.observed.policy, r.strategy)"
+    )
+    for mode in set(LaunchMode) - {LaunchMode.COMMAND}:
+        strategy = "numactl" if mode is LaunchMode.SPAWN else "libnuma"
+        assert python(text, mode.value).stdout == f"preferred:0 {strategy}\n"
+
+
+def test_the_report_says_what_the_kernel_says() -> None:
+    """Masks of all threads, the policy, the pages: of this very process."""
+    seen = Observed.read(LINUX)
+    assert {t: set(m) for t, m in seen.threads.items()} == {t: os.sched_getaffinity(t) for t in LINUX.threads()}
+    assert seen.resident is not None
+    assert seen.local_share(Placement(None, None, affinity.NodeSet(seen.resident))) == 1.0
