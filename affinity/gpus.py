@@ -1,8 +1,13 @@
-"""Which GPU is it: the inventory of a host, and the one grammar that refers to its members."""
+"""Which GPU is it: the inventory of a host, and the one grammar that refers to its members.
+
+A driver is asked only where files do not answer: see `Inventory`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import attrs
 
@@ -11,63 +16,214 @@ from affinity.host.cpuset import NodeSet
 from affinity.host.devices import DeviceProvider, Evidence, Gpu, Source
 from affinity.host.host import Host
 from affinity.host.locate import locate
-from affinity.host.topology import PciAddress
+from affinity.host.topology import Origin, PciAddress
+from affinity.host.visible import RUNTIMES, DriverOrdinal, Order, PhysicalOrdinal, Seat, VisibleOrdinal, unknown
 from affinity.registry import Registry
 from affinity.settings import Settings
 
 
-@attrs.frozen
 class Inventory:
-    """The GPUs of a host.
+    """The GPUs of a host, each located; what is not asked for is not found out.
 
-    devices: all of them, in PCI order. visible: those CUDA (or its like) shows this process, in its order.
-    notes: what an operator should know (a provider that failed, a warning).
+    Providers that read files come first. A driver is asked, once, where they leave something open: a GPU whose node
+    neither the operator nor PCI tells, and, except under the operator's override, everything that depends on which
+    GPUs this process may use and in which order.
     """
 
-    devices: tuple[Gpu, ...]
-    visible: tuple[Gpu, ...]
-    notes: tuple[str, ...] = ()
+    def __init__(
+        self, host: Host, settings: Settings, environ: Mapping[str, str], providers: Registry[DeviceProvider]
+    ) -> None:
+        self._host, self._settings, self._environ, self._providers = host, settings, environ, providers
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What an operator should know of what was looked at so far: a provider that failed, an order in doubt."""
+        return tuple(self._notes)
+
+    @cached_property
+    def machine(self) -> tuple[Gpu, ...]:
+        """Every GPU of the machine in PCI order, also those hidden from this process: the same from each worker."""
+        return self._files if self._files_suffice else _in_pci_order((*self._asked[0], *self._asked[1]))
+
+    @cached_property
+    def devices(self) -> tuple[Gpu, ...]:
+        """The GPUs that the drivers show this process, before any environment variable, in PCI order."""
+        return self._files if self._nothing_to_ask() else self._asked[0]
+
+    @cached_property
+    def visible(self) -> tuple[Gpu, ...]:
+        """Those that the runtimes show this process, in their order; one vendor's after the other's."""
+        return tuple(gpu for vendor in self._vendors for gpu in self._orders(vendor)[1].gpus)
+
+    @property
+    def physical(self) -> Order[PhysicalOrdinal]:
+        """`machine`, by ordinal."""
+        return Order(PhysicalOrdinal, tuple(map(Seat, self.machine)))
+
+    @property
+    def driver_order(self) -> Order[DriverOrdinal]:
+        """What an entry of CUDA_VISIBLE_DEVICES (or its like) counts among."""
+        return self._ordinals[0]
+
+    @property
+    def visible_order(self) -> Order[VisibleOrdinal]:
+        """What `cuda:0` (or its like) counts among."""
+        return self._ordinals[1]
+
+    @cached_property
+    def _vendors(self) -> tuple[str, ...]:
+        here = {g.vendor for g in self.devices}
+        return (*(v for v in RUNTIMES if v in here), *sorted(here - RUNTIMES.keys()))
+
+    @cached_property
+    def _ordinals(self) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+        """Ordinals count one vendor's GPUs: no runtime shows two."""
+        vendor = self._vendors[0] if self._vendors else "none"
+        if len(self._vendors) > 1:
+            self._notes[f"ordinals count the {vendor} GPUs; name the others by PCI address"] = None
+        return self._orders(vendor)
+
+    def _orders(self, vendor: str) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+        mine = tuple(g for g in self.devices if g.vendor == vendor)
+        driver, visible = RUNTIMES.get(vendor, unknown)(mine, self._environ)
+        self._notes.update(dict.fromkeys(seat.doubt for seat in visible.seats if seat.others))
+        return driver, visible
+
+    def settle(self, seat: Seat) -> Gpu:
+        """Who sits there, as far as that can be known; a doubt is noted."""
+        if seat.others:
+            self._notes[seat.doubt] = None
+        return seat.sure()
+
+    # -- files
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        """The providers to ask: those named, else all, NVML before third parties', sysfs last."""
+        others = tuple(n for n in self._providers.names() if n not in ("nvml", "pci"))
+        return self._settings.devices or ("nvml", *others, "pci")
+
+    @cached_property
+    def _described(self) -> dict[PciAddress, Gpu]:
+        """What providers that read files alone tell of each address."""
+        found: dict[PciAddress, Gpu] = {}
+        for provider in self._usable(drivers=False):
+            for gpu in provider.devices(self._host):
+                if gpu.pci is not None:
+                    found[gpu.pci] = found[gpu.pci].merged(gpu) if gpu.pci in found else gpu
+        return found
+
+    @cached_property
+    def _files(self) -> tuple[Gpu, ...]:
+        """What files tell, located, under the operator's override where it counts these GPUs."""
+        gpus = _in_pci_order(self._described.values())
+        if self._settings.nodes is not None and len(self._settings.nodes) == len(gpus):
+            gpus = self._overridden(gpus)
+        return tuple(locate(gpu, self._host.topology) for gpu in gpus)
+
+    @cached_property
+    def _files_suffice(self) -> bool:
+        """Whether no driver could change a node: the operator or PCI tells each, or there is only one to be on."""
+        if not self._files or (self._settings.nodes is not None and len(self._settings.nodes) != len(self._files)):
+            return False
+        return all(g.node is not None and (g.source is None or g.source <= Source.PCI_NUMA_NODE) for g in self._files)
+
+    def _nothing_to_ask(self) -> bool:
+        """Whether files alone tell what this process may use: where the operator told the nodes, no GPU is hidden
+        from this process, and no variable speaks of UUIDs."""
+        if self._settings.nodes is None or not self._files_suffice:
+            return False
+        named = ",".join(value for name, value in self._environ.items() if name.endswith("_VISIBLE_DEVICES"))
+        if "GPU-" in named.upper() or "MIG-" in named.upper():
+            return False
+        mine = sum(g.vendor == "nvidia" for g in self._files)
+        return self._host.topology.origin is not Origin.LIVE or mine == nvidia_nodes()
+
+    # -- drivers
+
+    @cached_property
+    def _asked(self) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
+        """The GPUs that the drivers show, with what files tell of them; and those they hide."""
+        listed: dict[object, Gpu] = {}
+        spoken: set[str] = set()
+        for provider in self._usable(drivers=True):
+            try:
+                for gpu in provider.devices(self._host):
+                    listed[gpu] = listed[gpu].merged(gpu) if gpu in listed else gpu
+                spoken |= provider.drivers
+            except DeviceError as failed:
+                self._notes[str(failed)] = None
+        hidden: list[Gpu] = []
+        for gpu in self._described.values():
+            if gpu in listed:
+                listed[gpu] = listed[gpu].merged(gpu)
+            elif gpu.vendor in spoken:
+                hidden.append(gpu)
+            else:
+                listed[gpu] = gpu
+        shown, hidden = _found_again(list(listed.values()), hidden)
+        self._notes.update(dict.fromkeys(f"{g}: {g.fault}" for g in shown if g.fault))
+        devices, rest = self._counted(_in_pci_order(shown), _in_pci_order(hidden))
+        topology = self._host.topology
+        return tuple(locate(g, topology) for g in devices), tuple(locate(g, topology) for g in rest)
+
+    def _usable(self, *, drivers: bool) -> list[DeviceProvider]:
+        """The providers of this kind. One that the operator named is not asked whether it can."""
+        found = []
+        for name in self._names:
+            try:
+                provider = self._providers.get(name)
+            except PluginError as broken:
+                if self._settings.devices or name == "pci":
+                    raise
+                self._notes[str(broken)] = None
+                continue
+            if bool(provider.drivers) is drivers and (self._settings.devices or provider.supports(self._host)):
+                found.append(provider)
+        return found
+
+    # -- the operator's override
+
+    def _counted(self, shown: tuple[Gpu, ...], hidden: tuple[Gpu, ...]) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
+        """AFFINITY_NODES counts the machine's GPUs, or those shown to this process, or stands in for them."""
+        nodes = self._settings.nodes
+        every = _in_pci_order((*shown, *hidden))
+        if nodes is None:
+            return shown, hidden
+        if not every:
+            return self._overridden(tuple(map(stand_in, range(len(nodes))))), ()
+        if len(nodes) == len(every):
+            told = dict(zip(every, self._overridden(every), strict=True))
+            return tuple(told[g] for g in shown), tuple(told[g] for g in hidden)
+        if len(nodes) == len(shown):
+            return self._overridden(shown), hidden
+        also = f" ({len(shown)} of them for this process)" if hidden else ""
+        raise SettingsError(
+            f"AFFINITY_NODES names {len(nodes)} nodes, {len(every)} GPUs are here{also}: "
+            "give one node for each GPU, in PCI order"
+        )
+
+    def _overridden(self, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+        there = NodeSet(self._host.topology.by_id)
+        nodes = self._settings.nodes or ()
+        for node in nodes:
+            if node not in there:
+                raise SettingsError(f"AFFINITY_NODES names node {node}, which is not here: online nodes are {there}")
+        return tuple(
+            attrs.evolve(gpu, evidence=(Evidence(Source.OPERATOR, nodes=NodeSet([node])), *gpu.evidence))
+            for gpu, node in zip(gpus, nodes, strict=True)
+        )
 
 
 def inventory(
     host: Host, settings: Settings, environ: Mapping[str, str], providers: Registry[DeviceProvider]
 ) -> Inventory:
-    """Ask the providers, in order; locate every GPU. Stand-ins where AFFINITY_NODES is all that is known."""
-    notes: list[str] = []
-    devices: tuple[Gpu, ...] = ()
-    for name in settings.devices or ("nvml", "pci"):
-        try:
-            provider = providers.get(name)
-            answer = provider.supports(host)
-            if not answer.ok:
-                if settings.devices:
-                    notes.append(f"{name}: {answer.reason}")
-                continue
-            devices = provider.devices(host)
-        except (DeviceError, PluginError) as failed:
-            notes.append(f"{name}: {failed}")
-            continue
-        if devices:
-            break
-    devices = _with_override(devices, settings)
-    located = tuple(locate(gpu, host.topology) for gpu in devices)
-    return Inventory(located, located, tuple(notes))
+    """The GPUs of this host, as far as they are asked for.
 
-
-def _with_override(devices: tuple[Gpu, ...], settings: Settings) -> tuple[Gpu, ...]:
-    if settings.nodes is None:
-        return devices
-    if not devices:
-        devices = tuple(stand_in(i) for i in range(len(settings.nodes)))
-    if len(settings.nodes) != len(devices):
-        raise SettingsError(
-            f"AFFINITY_NODES names {len(settings.nodes)} nodes, {len(devices)} GPUs are here: "
-            "give one node for each GPU, in PCI order"
-        )
-    return tuple(
-        attrs.evolve(gpu, evidence=(Evidence(Source.OPERATOR, nodes=NodeSet([node])), *gpu.evidence))
-        for gpu, node in zip(devices, settings.nodes, strict=True)
-    )
+    Raises SettingsError where AFFINITY_NODES does not fit, PluginError where a named provider cannot be loaded.
+    """
+    return Inventory(host, settings, environ, providers)
 
 
 def stand_in(index: int, node: int | None = None) -> Gpu:
@@ -75,8 +231,44 @@ def stand_in(index: int, node: int | None = None) -> Gpu:
     return Gpu(None, "none", label=f"stand-in {index}", node=node, why="a stand-in" if node is not None else "")
 
 
+def nvidia_nodes(dev: str = "/dev") -> int:
+    """How many NVIDIA GPUs a process here can open: a container has fewer device nodes than sysfs shows GPUs."""
+    return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir(dev))
+
+
+def _in_pci_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
+    """Those without an address come first, as their driver gave them: nobody knows before whom they belong."""
+    return tuple(sorted(gpus, key=lambda g: (g.pci is not None, g.pci or _NOWHERE)))
+
+
+_NOWHERE = PciAddress(0, 0, 0, 0)
+
+
+def _found_again(shown: list[Gpu], hidden: list[Gpu]) -> tuple[list[Gpu], list[Gpu]]:
+    """A GPU so lost that its driver cannot tell its address is one that sysfs shows and the driver does not.
+
+    Where their numbers match, they are the same, one by one in PCI order.
+    """
+    for vendor in {g.vendor for g in shown if g.pci is None}:
+        lost = [g for g in shown if g.pci is None and g.vendor == vendor]
+        behind = [g for g in _in_pci_order(hidden) if g.vendor == vendor]
+        if len(lost) == len(behind):
+            shown = [g for g in shown if g not in lost] + [b.merged(a) for a, b in zip(lost, behind, strict=True)]
+            hidden = [g for g in hidden if g not in behind]
+    return shown, hidden
+
+
+# ---------------------------------------------------------------- references
+
+
 def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
-    """The GPUs a reference names. Raises UnknownGpu, saying what is there."""
+    """The GPUs a reference names. Raises UnknownGpu, saying what is there.
+
+    `0`: an ordinal as the runtime counts (`cuda:0`); `GPU-8f2c…`, `MIG-…`: a UUID or an unambiguous prefix, the
+    latter for the GPU it is a part of; `0000:1b:00.0`: a PCI address, in any case, without its domain or with
+    NVML's of eight digits; `phys:3`: all GPUs of the machine in PCI order; `all`: those visible; several separated
+    by commas.
+    """
     text = str(reference).strip()
     if text == "all":
         return among.visible
@@ -84,31 +276,50 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
         return tuple(dict.fromkeys(gpu for part in text.split(",") for gpu in resolve(part, among)))
     address = PciAddress.try_parse(text)
     if address is not None:
-        return _one(text, [g for g in among.devices if g.pci == address], among)
+        return _one(text, [g for g in among.machine if g.pci == address], among)
     if text.startswith("phys:"):
-        return _at(text, text[5:], among.devices, among)
-    if text.isdigit():
-        return _at(text, text, among.visible, among)
-    return _one(text, [g for g in among.devices if g.uuid and g.uuid.lower().startswith(text.lower())], among)
+        physical = PhysicalOrdinal.parse(text[5:])
+        seat = among.physical.at(physical) if physical is not None else None
+        return _one(text, [seat.gpu] if seat is not None else [], among)
+    visible = VisibleOrdinal.parse(text)
+    if visible is not None:
+        seat = among.visible_order.at(visible)
+        return _one(text, [among.settle(seat)] if seat is not None else [], among)
+    return _by_uuid(text, among)
 
 
-def resolve_physical(ids: Sequence[str], among: Inventory) -> tuple[Gpu, ...]:
-    """The GPUs of a scheduler's ids, which count in the node's own numbering, whatever is visible here."""
-    return tuple(dict.fromkeys(gpu for i in ids for gpu in resolve(f"phys:{i}" if i.isdigit() else i, among)))
+def resolve_physical(ids: Iterable[str | int], among: Inventory) -> tuple[Gpu, ...]:
+    """The GPUs of a launcher's ids, each as it would stand in CUDA_VISIBLE_DEVICES: the driver's ordinal or a UUID.
+
+    Ray's accelerator ids are such: it numbers a machine's GPUs from 0, or hands out the entries of the
+    CUDA_VISIBLE_DEVICES that it was started with. This process's own variable is not looked at.
+    Raises UnknownGpu, saying what is there.
+    """
+    found: list[Gpu] = []
+    for text in (str(i).strip() for i in ids):
+        seat = among.driver_order.seat(text)
+        found += _one(text, [among.settle(seat)] if seat is not None else [], among)
+    return tuple(dict.fromkeys(found))
 
 
-def _at(text: str, ordinal: str, order: tuple[Gpu, ...], among: Inventory) -> tuple[Gpu, ...]:
-    found = [order[int(ordinal)]] if ordinal.isdigit() and len(ordinal) < 6 and int(ordinal) < len(order) else []
-    return _one(text, found, among)
+def _by_uuid(text: str, among: Inventory) -> tuple[Gpu, ...]:
+    wanted = text.lower()
+    if wanted.startswith("mig-gpu-"):
+        wanted = wanted[4:].partition("/")[0]
+    if not wanted.startswith(("gpu-", "mig-")):
+        return _one(text, [], among)
+    return _one(
+        text, [g for g in among.devices if any(u.lower().startswith(wanted) for u in (g.uuid or "", *g.mig))], among
+    )
 
 
 def _one(text: str, found: list[Gpu], among: Inventory) -> tuple[Gpu, ...]:
     if len(found) == 1:
         return (found[0],)
-    here = ", ".join(str(g) for g in among.devices) or "none"
     if found:
-        raise UnknownGpu(f"GPU {text!r} is ambiguous: it names {', '.join(map(str, found))}")
+        raise UnknownGpu(f"GPU {text!r} is ambiguous: it names {', '.join(map(str, found))}; give more of it")
+    here = ", ".join(str(g) for g in among.devices) or "none"
     raise UnknownGpu(
         f"GPU {text!r} is not here; GPUs: {here} ({len(among.visible)} visible). "
-        "Expected a visible ordinal (0), a UUID prefix (GPU-…), a PCI address, phys:N or all"
+        "Expected a visible ordinal (0), a UUID or prefix (GPU-…, MIG-…), a PCI address, phys:N or all"
     )

@@ -64,8 +64,9 @@ def observe(
         mine, why = _given_by_ray(assigned, found, settings)
     else:
         mine, why = _own_gpus(gpu, launch, found)
+    peers = found.machine  # before the notes: it may be what asks a driver
     notes = (*found.notes, *([why] if why else ()))
-    return Seen(host, attrs.evolve(launch, gpus=mine, peers=found.devices, notes=notes), settings, plugins)
+    return Seen(host, attrs.evolve(launch, gpus=mine, peers=peers, notes=notes), settings, plugins)
 
 
 def _is_mp_child(host: Host) -> bool:

@@ -28,7 +28,7 @@ def locate(gpu: Gpu, topology: Topology) -> Gpu:
     if best is None:
         told = "; ".join(r.words for r in readings) or "no source tells its node"
         return attrs.evolve(gpu, node=None, source=None, why=f"unknown: {told} (set AFFINITY_NODES)")
-    against = [r.words for r in readings if r.wrong or (r.nodes and best.nodes.isdisjoint(r.nodes))]
+    against = [r.against for r in readings if r.wrong or (r.nodes and best.nodes.isdisjoint(r.nodes))]
     why = "; but ".join([best.words, *against])
     return attrs.evolve(gpu, node=best.nodes.first(), source=best.source, why=why)
 
@@ -41,6 +41,11 @@ class _Reading:
     nodes: NodeSet
     words: str
     wrong: bool = False
+
+    @property
+    def against(self) -> str:
+        """The same words where another source has won."""
+        return f"{self.source.words} says node {self.nodes}" if len(self.nodes) == 1 else self.words
 
 
 def _read(evidence: Evidence, topology: Topology) -> _Reading:

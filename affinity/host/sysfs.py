@@ -156,6 +156,7 @@ class Sysfs:
                     local_cpus=_cpus(here, "local_cpulist", "local_cpus"),
                     bridge_cpus=self._bridge_cpus(here) if node is None or node < 0 else None,
                     boot_vga=boot == "1" if boot is not None else None,
+                    unique_id=_read(os.path.join(here, "unique_id")) or "",
                 )
             )
         return tuple(sorted(found, key=lambda d: d.address))

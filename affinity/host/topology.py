@@ -95,7 +95,7 @@ class PciDevice:
 
     numa_node: None where the kernel says -1 (unknown, never node 0).
     local_cpus: of the device itself; bridge_cpus: of the nearest bridge above that knows its CPUs.
-    boot_vga: True for the firmware's console, None where the file is missing.
+    boot_vga: True for the firmware's console, None where the file is missing. unique_id: amdgpu's, in hexadecimal.
     """
 
     address: PciAddress
@@ -106,6 +106,7 @@ class PciDevice:
     local_cpus: CpuSet | None = None
     bridge_cpus: CpuSet | None = None
     boot_vga: bool | None = None
+    unique_id: str = ""
 
 
 class TopologySource(Protocol):

@@ -1,12 +1,12 @@
 """`pci`: GPUs from sysfs alone: no driver library, any vendor, also in a container that hides the driver.
 
-Classes: the PCI Code and ID Assignment Specification (03xx display, 12xx processing accelerator). Management
-chips (ASPEED, Matrox) are no GPUs: their vendors are not listed.
+Classes (03xx display, 12xx processing accelerator): PCI Code and ID Assignment Specification; sysfs gives no others.
+Management chips (ASPEED, Matrox) and emulated consoles are no GPUs: their vendors are not listed.
 """
 
 from __future__ import annotations
 
-from affinity import DeviceProvider, Evidence, Gpu, Host, NodeSet, Source, Support
+from affinity import DeviceProvider, Evidence, Gpu, Host, NodeSet, PciDevice, Source, Support
 
 VENDORS = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 
@@ -18,14 +18,37 @@ class Pci(DeviceProvider):
         return Support.yes("PCI devices in sysfs")
 
     def devices(self, host: Host) -> tuple[Gpu, ...]:
-        gpus = []
-        for device in host.topology.pci_devices:
-            if device.vendor not in VENDORS:
-                continue
-            evidence = []
-            if device.numa_node is not None:
-                evidence.append(Evidence(Source.PCI_NUMA_NODE, nodes=NodeSet([device.numa_node])))
-            if device.bridge_cpus:
-                evidence.append(Evidence(Source.PCI_BRIDGE, cpus=device.bridge_cpus))
-            gpus.append(Gpu(device.address, VENDORS[device.vendor], evidence=tuple(evidence)))
-        return tuple(gpus)
+        return tuple(
+            Gpu(
+                device.address,
+                VENDORS[device.vendor],
+                device_id=device.device,
+                uuid=f"GPU-{device.unique_id}" if device.unique_id else None,
+                evidence=_evidence(device),
+            )
+            for device in host.topology.pci_devices
+            if device.vendor in VENDORS and not _integrated(device)
+        )
+
+
+def _evidence(device: PciDevice) -> tuple[Evidence, ...]:
+    found = []
+    if device.numa_node is not None:
+        found.append(Evidence(Source.PCI_NUMA_NODE, nodes=NodeSet([device.numa_node])))
+    if device.bridge_cpus:
+        found.append(Evidence(Source.PCI_BRIDGE, cpus=device.bridge_cpus))
+    return tuple(found)
+
+
+def _integrated(device: PciDevice) -> bool:
+    """Graphics (or an NPU) inside the processor.
+
+    Intel: the graphics are always device 2 of bus 0, the NPU an accelerator on bus 0; cards are behind a bridge,
+    and given to a virtual machine they may be on bus 0, elsewhere. AMD: numbers below 0x2000 and 0x9600-0x99ff
+    (Linux, drivers/gpu/drm: Llano to Strix); an MI300A is a processor too, but one whose GPUs are what it is for.
+    """
+    here = device.address
+    if device.vendor == 0x8086:
+        return (here.domain, here.bus) == (0, 0) and (here.device == 2 or device.class_code >> 16 == 0x12)
+    # Device 0 is nobody's: a machine described in one line gives no device ids.
+    return device.vendor == 0x1002 and (0 < device.device < 0x2000 or 0x9600 <= device.device <= 0x99FF)

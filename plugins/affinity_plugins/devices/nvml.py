@@ -1,0 +1,180 @@
+"""`nvml`: NVIDIA GPUs as their driver shows them to this process, through nvidia-ml-py.
+
+Source of every function and its errors: NVML API Reference. A driver that is older than a function, or a GPU that
+does not support it, leaves that source silent; a GPU that cannot be reached leaves the others untouched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any
+
+from affinity import (
+    CpuSet,
+    DeviceError,
+    DeviceProvider,
+    Evidence,
+    Gpu,
+    Host,
+    NodeSet,
+    Origin,
+    PciAddress,
+    Source,
+    Support,
+)
+
+#: Where a driver shows that it is there; the last is WSL's, which has no PCI function.
+SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
+
+#: What Linux can be built for; the arrays are sized for the highest number there may be, not for a count.
+MAX_CPUS, MAX_NODES = 8192, 1024
+
+
+class Nvml(DeviceProvider):
+    """One initialisation, one shutdown, whatever happens between."""
+
+    drivers = frozenset({"nvidia"})
+
+    def supports(self, host: Host) -> Support:
+        if host.topology.origin is not Origin.LIVE:
+            return Support.no(
+                "the topology is not this machine's; AFFINITY_DEVICES=nvml asks this machine's all the same"
+            )
+        if any(device.vendor == 0x10DE for device in host.topology.pci_devices):
+            return Support.yes("an NVIDIA device in sysfs")
+        sign = next((path for path in SIGNS if os.path.exists(path)), None)
+        return Support.yes(f"{sign} is there") if sign else Support.no("no NVIDIA driver here")
+
+    def devices(self, host: Host) -> tuple[Gpu, ...]:
+        try:
+            import pynvml
+        except ImportError as missing:
+            raise DeviceError(f"nvml: {missing}; install numa-affinity[nvml] (nvidia-ml-py)") from missing
+        with _initialised(pynvml):
+            try:
+                count = pynvml.nvmlDeviceGetCount()
+            except pynvml.NVMLError as refused:
+                raise _unusable(pynvml, refused) from refused
+            found = (_Device.at(pynvml, index) for index in range(count))
+            return tuple(device.gpu() if isinstance(device, _Device) else device for device in found if device)
+
+
+@contextmanager
+def _initialised(nvml: ModuleType) -> Iterator[None]:
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as refused:
+        raise _unusable(nvml, refused) from refused
+    try:
+        yield
+    finally:
+        with suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+
+
+def _unusable(nvml: ModuleType, refused: Any) -> DeviceError:
+    remedy = {
+        nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no libnvidia-ml.so.1: install the driver, or give the container its "
+        "`utility` capability (NVIDIA_DRIVER_CAPABILITIES)",
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED: "load the kernel module (nvidia-smi tells more)",
+        nvml.NVML_ERROR_NO_PERMISSION: "this user may not open /dev/nvidiactl",
+        nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the library and the kernel module are of two versions: reboot",
+        nvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the driver's library is too old",
+    }.get(refused.value, "nvidia-smi tells more")
+    return DeviceError(f"nvml: {refused}; {remedy}; sysfs answers instead")
+
+
+class _Device:
+    """One GPU while NVML is initialised."""
+
+    def __init__(self, nvml: ModuleType, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+        self._fault = ""
+
+    @classmethod
+    def at(cls, nvml: ModuleType, index: int) -> _Device | Gpu | None:
+        """The device; a nameless GPU where it cannot be reached; None where it is not this process's."""
+        try:
+            device = cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
+            device._address()
+        except nvml.NVMLError as refused:
+            # Counted, but kept from this process by its control group.
+            if refused.value == nvml.NVML_ERROR_NO_PERMISSION:
+                return None
+            return Gpu(None, "nvidia", label=f"GPU {index} of NVML", fault=str(refused))
+        return device
+
+    def gpu(self) -> Gpu:
+        nvml = self._nvml
+        address, device_id = self._address()
+        node = nvml.NVML_AFFINITY_SCOPE_NODE
+        cpus = self._cpus(Source.NVML_CPU, node)
+        # A driver older than scopes has one function, which means the same.
+        if cpus.problem:
+            plain = self._bits(Source.NVML_CPU, "nvmlDeviceGetCpuAffinity", MAX_CPUS)
+            cpus = cpus if plain.problem else plain
+        evidence = (
+            self._bits(Source.NVML_MEMORY, "nvmlDeviceGetMemoryAffinity", MAX_NODES, node),
+            cpus,
+            self._cpus(Source.NVML_SOCKET, nvml.NVML_AFFINITY_SCOPE_SOCKET),
+            self._memory_node(),
+        )
+        return Gpu(
+            address,
+            "nvidia",
+            device_id=device_id,
+            uuid=self._ask("nvmlDeviceGetUUID")[0],
+            model=self._ask("nvmlDeviceGetName")[0] or "",
+            mig=self._mig(),
+            evidence=evidence,
+            fault=self._fault,
+        )
+
+    def _ask(self, function: str, *more: Any) -> tuple[Any, str]:
+        """What the function gives, or None and why not. A lost GPU is remembered."""
+        nvml = self._nvml
+        call: Callable[..., Any] | None = getattr(nvml, function, None)
+        if call is None:
+            return None, "not in this nvidia-ml-py"
+        try:
+            return call(self._handle, *more), ""
+        except nvml.NVMLError as refused:
+            if refused.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
+                self._fault = str(refused)
+            return None, str(refused)
+
+    def _address(self) -> tuple[PciAddress, int]:
+        info = self._nvml.nvmlDeviceGetPciInfo(self._handle)
+        # NVML's low half is the vendor; function 0 is the GPU, 1 its sound.
+        return PciAddress(info.domain, info.bus, info.device, 0), info.pciDeviceId >> 16
+
+    def _bits(self, source: Source, function: str, ids: int, *scope: int) -> Evidence:
+        words, problem = self._ask(function, ids // 64, *scope)
+        bits = sum(word << 64 * i for i, word in enumerate(words or ()))
+        if not bits:
+            return Evidence(source, problem=problem or "tells nothing")
+        if source is Source.NVML_MEMORY:
+            return Evidence(source, nodes=NodeSet.from_bits(bits))
+        return Evidence(source, cpus=CpuSet.from_bits(bits))
+
+    def _cpus(self, source: Source, scope: int) -> Evidence:
+        return self._bits(source, "nvmlDeviceGetCpuAffinityWithinScope", MAX_CPUS, scope)
+
+    def _memory_node(self) -> Evidence:
+        """The node that is the GPU's own memory: never the one with its CPUs."""
+        node, problem = self._ask("nvmlDeviceGetNumaNodeId")
+        if node is None or not 0 <= node < MAX_NODES:
+            return Evidence(Source.GPU_MEMORY, problem=problem or f"tells node {node}")
+        return Evidence(Source.GPU_MEMORY, nodes=NodeSet([node]))
+
+    def _mig(self) -> tuple[str, ...]:
+        mode, _ = self._ask("nvmlDeviceGetMigMode")
+        if not mode or not mode[0]:
+            return ()
+        most, _ = self._ask("nvmlDeviceGetMaxMigDeviceCount")
+        parts = (self._ask("nvmlDeviceGetMigDeviceHandleByIndex", i)[0] for i in range(most or 0))
+        uuids = (_Device(self._nvml, part)._ask("nvmlDeviceGetUUID")[0] for part in parts if part is not None)
+        return tuple(uuid for uuid in uuids if uuid)
