@@ -10,7 +10,8 @@ Works with Ray 2.9 and later. Importing this package does not import ray.
 """
 
 from affinity.integrations.ray._audit import ActorAudit, audit
+from affinity.integrations.ray._nodes import connected
 from affinity.integrations.ray._survey import NodeSurvey, survey
 from affinity.integrations.ray._worker import accelerator_ids, bound, record, report
 
-__all__ = ["ActorAudit", "NodeSurvey", "accelerator_ids", "audit", "bound", "record", "report", "survey"]
+__all__ = ["ActorAudit", "NodeSurvey", "accelerator_ids", "audit", "bound", "connected", "record", "report", "survey"]

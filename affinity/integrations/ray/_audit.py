@@ -28,10 +28,10 @@ _STORE = b"numa-affinity"
 class ActorAudit:
     """One actor.
 
-    actor: Ray's id. name: its class. node, host, pid: where it runs. report: what it found when it bound, in the
-    shape of docs/reference/json.md. threads: those it has now, and outside: how many of them may run on CPUs that
-    were not placed. resident: bytes of its own pages by node now, None where unreadable. holds: no more threads are
-    outside than were left alone on purpose. error: why nothing could be learnt ("" where it could).
+    actor: Ray's id. name: its own, else its class's. node, host, pid: where it runs. report: what it found when it
+    bound, in the shape of docs/reference/json.md. threads: those it has now, and outside: how many of them may run on
+    CPUs that were not placed. resident: bytes of its own pages by node now, None where unreadable. holds: no more
+    threads are outside than were left alone on purpose. error: why nothing could be learnt ("" where it could).
     """
 
     actor: str
@@ -66,7 +66,7 @@ def tell(made: BindReport) -> None:
     if actor is None:
         return
     told = {
-        "name": context.get_actor_name() or context.get_task_function_name().split(".")[0],
+        "name": context.get_actor_name() or context.get_task_function_name().split(".")[-2],
         "node": context.get_node_id(),
         "pid": os.getpid(),
         "who": _who("/proc/self"),

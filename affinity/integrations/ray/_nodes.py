@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -21,6 +22,27 @@ class Answer(Generic[A]):
     host: str
     said: A | None
     error: str = ""
+
+
+@contextmanager
+def connected(address: str = "auto") -> Iterator[None]:
+    """Inside the block this process is a driver of a running cluster, without a word on the terminal.
+
+    address: as of `ray.init`; `auto` finds the cluster of this machine. Raises UsageError, with Ray's word, where
+    there is none.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as missing:
+        raise UsageError("Ray is not installed: pip install 'numa-affinity[ray]'") from missing
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as failed:
+        raise UsageError(f"no Ray cluster at {address!r}: {_last_line(failed)}") from failed
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def alive() -> dict[str, str]:

@@ -114,21 +114,28 @@ _construction = _Construction()
 def _bound_class(cls: type, where: Where) -> type:
     construct = cls.__init__  # type: ignore[misc]
 
-    @functools.wraps(construct)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        outer = _construction.instance
-        if outer is not self:  # else a derived class, bound as well, has come here through super()
-            from affinity.api import bind
-
-            bind(**where)
-        _construction.instance = self
-        try:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # Ray pickles it with what it names: keep that small
+        with _for_this_instance(self, where):
             construct(self, *args, **kwargs)
-        finally:
-            _construction.instance = outer
 
+    if inspect.isfunction(construct):  # Ray reads the signature through `__wrapped__`, and cannot of object's own
+        functools.update_wrapper(__init__, construct)
     cls.__init__ = __init__  # type: ignore[misc]
     return cls
+
+
+@contextmanager
+def _for_this_instance(instance: object, where: Where) -> Iterator[None]:
+    from affinity.api import bind
+
+    outer = _construction.instance
+    if outer is not instance:  # else a derived class, bound as well, has come here through super()
+        bind(**where)
+    _construction.instance = instance
+    try:
+        yield
+    finally:
+        _construction.instance = outer
 
 
 @contextmanager

@@ -1,0 +1,110 @@
+"""`affinity ray`: a running Ray cluster, seen from one place."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from affinity.cli import _options, _output
+
+if TYPE_CHECKING:
+    from affinity.integrations.ray import ActorAudit, NodeSurvey
+
+_address = click.option("--address", default="auto", show_default=True, help="The cluster, as ray.init takes it.")
+_timeout = click.option(
+    "--timeout", default=60.0, show_default=True, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="How long to wait for the nodes' answers.",
+)  # fmt: skip
+
+
+@click.group()
+def command() -> None:
+    """A running Ray cluster: what its machines would do, and what its bound actors have.
+
+    Exit status 1 where a node does not answer, or a binding does not hold.
+    """
+
+
+@command.command()
+@_address
+@_timeout
+@_options.as_json
+def survey(address: str, timeout: float, as_json: bool) -> None:
+    """Every alive node: the machine, and where it would put the worker of each GPU. Changes nothing."""
+    from affinity.integrations import ray
+
+    found = []
+    with ray.connected(address):
+        for node in ray.survey(timeout=timeout):
+            found.append(node)
+            if not as_json:
+                _show(node)
+            if sys.stderr.isatty():
+                print(f"{len(found)} nodes have answered", end="\r", file=sys.stderr, flush=True)
+    if as_json:
+        _output.json([_node_shape(node) for node in found])
+    sys.exit(any(node.error for node in found))
+
+
+def _show(node: NodeSurvey) -> None:
+    title = f"{node.host}, node {node.node}"
+    if node.machine is None:
+        print(f"{title}: {node.error}")
+        return
+    rows = [
+        (p["gpu"]["name"], p["node"], p["cpus"], _memory(p["memory"]), p["strategy"], p["problem"] or p["reason"])
+        for p in node.plans
+    ]
+    nodes = ", ".join(f"{n['id']} (CPUs {n['allowed_cpus'] or 'none'})" for n in node.machine["nodes"])
+    _output.table(f"{title}: NUMA nodes {nodes}", ("GPU", "node", "CPUs", "memory", "strategy", "reason"), rows)
+    _output.lines("note", node.machine["notes"])
+
+
+def _memory(shape: dict[str, Any]) -> str:
+    return f"{shape['mode']}:{','.join(map(str, shape['nodes']))}" if shape["nodes"] else shape["mode"]
+
+
+@command.command()
+@_address
+@_timeout
+@_options.as_json
+def audit(address: str, timeout: float, as_json: bool) -> None:
+    """Every actor that bound itself: what the kernel says now of its threads and pages."""
+    from affinity.integrations import ray
+
+    with ray.connected(address):
+        found = list(ray.audit(timeout=timeout))
+    if as_json:
+        _output.json([_actor_shape(actor) for actor in found])
+    elif not found:
+        print("no living actor of this cluster has bound itself (affinity.bind() or @affinity.integrations.ray.bound)")
+    else:
+        columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "holds", "")
+        _output.table("Actors that bound themselves, as the kernel shows them now", columns, map(_row, found))
+    sys.exit(any(not actor.holds for actor in found))
+
+
+def _row(actor: ActorAudit) -> tuple[object, ...]:
+    requested = actor.report["requested"] or {}
+    gpus = ", ".join(gpu["name"] for gpu in actor.report["gpus"])
+    local = None if actor.local_share is None else f"{actor.local_share:.0%}"
+    return (actor.name, actor.host, actor.pid, gpus, requested.get("cpus"), actor.threads, actor.outside, local,
+            actor.holds, actor.error)  # fmt: skip
+
+
+def _node_shape(node: NodeSurvey) -> dict[str, Any]:
+    import attrs
+
+    from affinity.shape import VERSION
+
+    return {"version": VERSION, **attrs.asdict(node)}
+
+
+def _actor_shape(actor: ActorAudit) -> dict[str, Any]:
+    import attrs
+
+    from affinity.shape import VERSION
+
+    return {"version": VERSION, **attrs.asdict(actor), "local_share": actor.local_share}

@@ -1,0 +1,35 @@
+"""Real Ray: one instance a test module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+try:
+    import ray.actor  # not `import ray`: where Ray is missing, this very directory would be found as that
+    from workers import STAND_INS, running
+except ImportError:
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[None]:
+    """Ray on this machine, with eight stand-in GPUs."""
+    with running(**STAND_INS):
+        yield
+
+
+@pytest.fixture
+def actors() -> Iterator[Callable[..., Any]]:
+    """Make an actor of a class, `actors(cls, *args, num_gpus=1, …)`, that ends with the test."""
+    made = []
+
+    def make(cls: type, *args: Any, **options: Any) -> Any:
+        made.append(ray.remote(**{"num_gpus": 1, "num_cpus": 0, **options})(cls).remote(*args))
+        return made[-1]
+
+    yield make
+    for actor in made:
+        ray.kill(actor)
