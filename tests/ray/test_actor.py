@@ -243,7 +243,7 @@ def test_a_program_that_an_actor_starts_is_no_ray_worker(actors: Actors) -> None
 
 def test_a_decorator_in_the_wrong_place_is_refused_saying_the_right_one() -> None:
     """Above `@ray.remote` it would see Ray's actor class."""
-    with pytest.raises(affinity.UsageError, match="put @ray[.]remote above @bound"):
+    with pytest.raises(affinity.UsageError, match=r"put @ray.remote above @bound"):
         bound(ray.remote(Plain))
     with pytest.raises(affinity.UsageError, match="expected a class or a plain function"):
         bound(EVEN)
