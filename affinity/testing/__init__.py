@@ -3,8 +3,9 @@
     trees      write a machine's sysfs tree into a directory
     machines   named machines: `machines.load("dgx-h100")`
     fakehost   `FakeHost`: a topology with a simulated kernel that a strategy cannot tell from Linux
+    contract   `StrategyContract`, `PolicyContract`: inherit one, get the full set of cases
 
-Names are loaded when first used.
+A pytest plugin (fixtures `machine` and `fake_host`) comes with the package. Names are loaded when first used.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from affinity.testing.contract import PolicyContract as PolicyContract
+    from affinity.testing.contract import StrategyContract as StrategyContract
     from affinity.testing.fakehost import FakeHost as FakeHost
     from affinity.testing.machines import Machine as Machine
     from affinity.testing.simkernel import Call as Call
@@ -23,7 +26,9 @@ _HOME = {
     "Executed": "simkernel",
     "FakeHost": "fakehost",
     "Machine": "machines",
+    "PolicyContract": "contract",
     "SimulatedKernel": "simkernel",
+    "StrategyContract": "contract",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -193,6 +193,15 @@ class SimulatedKernel:
         """End a `refuse`."""
         self._machine.refusals.pop(call, None)
 
+    @property
+    def privileged(self) -> bool:
+        """Whether processes of this machine have CAP_SYS_NICE."""
+        return self._machine.privileged
+
+    @privileged.setter
+    def privileged(self, value: bool) -> None:
+        self._machine.privileged = value
+
     def start_thread(self) -> int:
         """A new thread, with the calling thread's mask and policy; gives its id."""
         with self._machine.lock:

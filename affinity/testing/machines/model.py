@@ -87,6 +87,11 @@ class Machine:
     name: str = ""
     source: str = ""
 
+    def __str__(self) -> str:
+        from affinity.testing.drawing import draw
+
+        return draw(self.topology(), self.allowed_cpus, self.allowed_nodes)
+
     @cached_property
     def present(self) -> CpuSet:
         """All CPUs, offline ones too."""

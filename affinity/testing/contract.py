@@ -1,0 +1,415 @@
+"""`StrategyContract` and `PolicyContract`: what every plugin must do, as test classes to inherit.
+
+    class TestMine(StrategyContract):
+        def make(self):
+            return MyStrategy()
+
+pytest then runs every case on the machines of the class's `affinity_machines` marker; built-in plugins pass the same
+ones. The version of the contract is that of the interface (`AffinityStrategy`: 1, `PlacementPolicy`: 1).
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import attrs
+import pytest
+
+from affinity import (
+    RUNNING,
+    AffinityError,
+    AffinityStrategy,
+    CannotBind,
+    CpuSet,
+    Host,
+    Launch,
+    LaunchMode,
+    MemoryMode,
+    MemoryPolicy,
+    NodeSet,
+    Placement,
+    PlacementError,
+    PlacementPolicy,
+    Settings,
+    SettingsError,
+)
+from affinity.testing.fakehost import FakeHost
+from affinity.testing.machines import Machine
+from affinity.testing.simkernel import Executed
+
+#: Two packages, many nodes, nodes without CPUs, sparse numbers, a container that cuts: enough to catch a shortcut.
+MACHINES = ("dgx-h100", "dgx-a100", "gb200", "power9-ac922", "container-without-gpu-node", "vm-one-node")
+
+_REFUSALS = [
+    ("set_affinity", errno.EPERM),
+    ("set_affinity", errno.EINVAL),
+    ("set_mempolicy", errno.EPERM),
+    ("set_mempolicy", errno.ENOSYS),
+]
+
+
+@pytest.mark.affinity_machines(*MACHINES)
+class StrategyContract(ABC):
+    """The cases of a strategy. Each moment is tried that its `launch_modes` call for.
+
+    acts: False for a strategy that leaves a worker as it is; then every case expects exactly that.
+    """
+
+    acts: ClassVar[bool] = True
+
+    @abstractmethod
+    def make(self) -> AffinityStrategy:
+        """A new strategy."""
+
+    @pytest.fixture(autouse=True)
+    def _this_process_is_left_alone(self) -> Iterator[None]:
+        """All contact with the system goes through `host.kernel`: this very process must not notice."""
+        from affinity.host.kernel import LINUX as kernel
+
+        before = kernel.get_affinity(), kernel.get_mempolicy()
+        yield
+        assert (kernel.get_affinity(), kernel.get_mempolicy()) == before
+
+    @pytest.fixture
+    def usable(self, fake_host: FakeHost) -> FakeHost:
+        """A fake host on which this strategy can act; skips where it says, with its reason, that it cannot."""
+        strategy = self.make()
+        launch = Launch(min(strategy.launch_modes, key=lambda mode: mode.value))
+        answer = strategy.supports(launch, fake_host.host)
+        if not answer.ok:
+            pytest.skip(f"it cannot act here: {answer.reason}")
+        return fake_host
+
+    def test_it_declares_what_it_serves(self) -> None:
+        """`launch_modes` is a non-empty frozenset of LaunchMode."""
+        modes = self.make().launch_modes
+        assert isinstance(modes, frozenset)
+        assert modes
+        assert all(isinstance(mode, LaunchMode) for mode in modes)
+
+    @pytest.mark.parametrize("path", ["/usr/bin:/bin", "/nonexistent", ""])
+    def test_supports_answers_with_a_reason_and_changes_nothing(self, machine: Machine, path: str) -> None:
+        """On any machine, for any launch mode, whatever is installed."""
+        fake = FakeHost(machine, environ={"PATH": path}, libnuma="libnuma is not here")
+        for mode in LaunchMode:
+            answer = self.make().supports(Launch(mode), fake.host)
+            assert isinstance(answer.ok, bool)
+            assert answer.ok or answer.reason.strip()
+        assert not fake.kernel.changes
+
+    def test_bind_puts_the_placement_in_force(self, usable: FakeHost) -> None:
+        """The kernel shows exactly the placement's CPUs and memory policy for the thread that bound."""
+        self._needs(RUNNING)
+        for placement in _placements(usable):
+            fake = _again(usable)
+            self.make().bind(placement, fake.host)
+            self._in_force(placement, fake)
+
+    def test_bind_touches_no_cpu_outside_the_placement(self, usable: FakeHost) -> None:
+        """Not even for a moment: a thread there could start others."""
+        self._needs(RUNNING)
+        placement = _placements(usable)[0]
+        self.make().bind(placement, usable.host)
+        masks = [c.arguments[1] for c in usable.kernel.changes if c.name == "set_affinity"]
+        assert all(isinstance(mask, CpuSet) and mask <= (placement.cpus or mask) for mask in masks)
+
+    def test_binding_twice_is_the_same_as_once(self, usable: FakeHost) -> None:
+        """Also for every other thread."""
+        self._needs(RUNNING)
+        placement = _placements(usable)[0]
+        usable.kernel.start_thread()
+        self.make().bind(placement, usable.host)
+        once = usable.kernel.masks, usable.kernel.policies
+        self.make().bind(placement, usable.host)
+        assert (usable.kernel.masks, usable.kernel.policies) == once
+
+    def test_bind_leaves_what_the_placement_leaves(self, usable: FakeHost) -> None:
+        """No CPUs in the placement: masks stay. No memory: the policy stays. Neither: nothing is changed at all."""
+        self._needs(RUNNING)
+        placement = _placements(usable)[0]
+        fake = _again(usable)
+        masks = fake.kernel.masks
+        self.make().bind(attrs.evolve(placement, cpus=None), fake.host)
+        assert fake.kernel.masks == masks
+        fake = _again(usable)
+        policies = fake.kernel.policies
+        self.make().bind(attrs.evolve(placement, memory=None), fake.host)
+        assert fake.kernel.policies == policies
+        fake = _again(usable)
+        self.make().bind(Placement(None, None), fake.host)
+        assert not fake.kernel.changes
+
+    def test_bind_leaves_threads_that_someone_else_pinned(self, usable: FakeHost) -> None:
+        """A thread with a mask of its own has it for a reason."""
+        self._needs(RUNNING)
+        placement = _placements(usable)[0]
+        pinned = usable.kernel.start_thread()
+        elsewhere = CpuSet([max(usable.host.allowed_cpus)])
+        usable.kernel.set_affinity(pinned, elsewhere)
+        self.make().bind(placement, usable.host)
+        assert usable.kernel.masks[pinned] == elsewhere
+
+    @pytest.mark.parametrize(("call", "number"), _REFUSALS)
+    def test_a_refused_call_is_an_error_never_a_silence(self, usable: FakeHost, call: str, number: int) -> None:
+        """OSError or CannotBind, unless the kernel shows the placement all the same."""
+        self._needs(RUNNING)
+        placement = _narrow(usable)
+        usable.kernel.refuse(call, number)
+        try:
+            self.make().bind(placement, usable.host)
+        except (OSError, CannotBind):
+            return
+        self._in_force(placement, usable)
+
+    def test_pages_that_cannot_be_moved_do_not_undo_the_binding(self, usable: FakeHost) -> None:
+        """Masks and policy are worth having without them."""
+        self._needs(RUNNING)
+        placement = _placements(usable)[0]
+        usable.kernel.refuse("migrate_pages", errno.EPERM)
+        self.make().bind(placement, usable.host)
+        self._in_force(placement, usable)
+
+    def test_a_spawned_worker_ends_bound_and_its_parent_is_as_it_was(self, usable: FakeHost) -> None:
+        """`spawning` around the start, `bind` in the worker."""
+        self._needs({LaunchMode.SPAWN})
+        for placement in _placements(usable):
+            fake = _again(usable)
+            fake.kernel.start_thread()
+            before = _parent(fake)
+            strategy = self.make()
+            with strategy.spawning(placement, fake.host):
+                worker = fake.start_worker()
+            assert _parent(fake) == before
+            strategy.bind(placement, worker.host)
+            self._in_force(placement, worker)
+
+    def test_a_start_that_fails_leaves_the_parent_as_it_was(self, usable: FakeHost) -> None:
+        """An error inside `spawning` is passed on."""
+        self._needs({LaunchMode.SPAWN})
+        before = _parent(usable)
+        with pytest.raises(LookupError), self.make().spawning(_placements(usable)[0], usable.host):
+            raise LookupError("the start failed")
+        assert _parent(usable) == before
+
+    @pytest.mark.parametrize(("call", "number"), _REFUSALS)
+    def test_a_refused_spawn_leaves_the_parent_as_it_was(self, usable: FakeHost, call: str, number: int) -> None:
+        """Refused before anything is started, or not at all."""
+        self._needs({LaunchMode.SPAWN})
+        placement = _narrow(usable)
+        before = _parent(usable)
+        usable.kernel.refuse(call, number, when=lambda *a: a[-1] in (placement.cpus, placement.memory))
+        try:
+            with self.make().spawning(placement, usable.host):
+                usable.start_worker()
+        except (OSError, CannotBind):
+            pass
+        assert _parent(usable) == before
+
+    def test_two_threads_that_spawn_at_once_each_get_their_own(self, usable: FakeHost) -> None:
+        """For two workers of two GPUs: nothing of one start leaks into the other."""
+        self._needs({LaunchMode.SPAWN})
+        allowed = usable.host.allowed_cpus
+        masks = [CpuSet([allowed.first()]), CpuSet([max(allowed)])]
+        both_inside = threading.Barrier(2, timeout=20)
+        workers: dict[int, FakeHost] = {}
+
+        def start(i: int) -> None:
+            placement = Placement(masks[i], None)
+            with usable.kernel.acting_as(usable.kernel.start_thread()):
+                strategy = self.make()
+                with strategy.spawning(placement, usable.host):
+                    both_inside.wait()
+                    workers[i] = usable.start_worker()
+                    both_inside.wait()
+                strategy.bind(placement, workers[i].host)
+
+        threads = [threading.Thread(target=start, args=(i,)) for i in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for i, mask in enumerate(masks):
+            self._in_force(Placement(mask, None), workers[i])
+
+    def test_a_command_is_executed_as_it_is_and_bound(self, usable: FakeHost) -> None:
+        """The command behind all wrappers is the one that was given, word for word."""
+        self._needs({LaunchMode.COMMAND})
+        argv = ["my server", "--", "--physcpubind=0", "-a", "", "two words"]
+        for placement in [*_placements(usable), Placement(None, None)]:
+            fake = _again(usable)
+            given = list(argv)
+            command = self.make().command(given, placement, fake.host)
+            assert given == argv, "the caller's list was changed"
+            with pytest.raises(Executed) as became:
+                fake.kernel.exec(command, {"A": "1"})
+            assert (became.value.failure, became.value.argv, became.value.environ) == ("", argv, {"A": "1"})
+            self._in_force(placement, fake)
+
+    def _needs(self, modes: frozenset[LaunchMode] | set[LaunchMode]) -> None:
+        if not modes & self.make().launch_modes:
+            pytest.skip(f"it serves none of {', '.join(sorted(m.value for m in modes))}")
+
+    def _in_force(self, placement: Placement, fake: FakeHost) -> None:
+        me = fake.kernel.thread_id()
+        if not self.acts:
+            assert not [c for c in fake.kernel.changes if c.name != "exec"]
+            return
+        if placement.cpus is not None:
+            assert fake.kernel.masks[me] == placement.cpus
+        if placement.memory is not None:
+            assert fake.kernel.policies[me] == placement.memory
+
+
+@pytest.mark.affinity_machines(*MACHINES, "vm-two-nodes", "mi250x", "dgx-2")
+class PolicyContract(ABC):
+    """The cases of a policy, each for every GPU of a machine.
+
+    disjoint: whether it promises each GPU CPUs of its own. environ: operator's variables that it needs.
+    """
+
+    disjoint: ClassVar[bool] = False
+    environ: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def make(self) -> PlacementPolicy:
+        """A new policy."""
+
+    def settings(self, host: Host, **more: str) -> Settings:
+        """The operator's flags for this machine."""
+        return Settings.from_environ({**self.environ, **more})
+
+    def test_every_gpu_gets_allowed_cpus_or_an_error_with_words(self, fake_host: FakeHost) -> None:
+        """A non-empty subset of what is allowed, no preference, or PlacementError (SettingsError for its flags)."""
+        host = fake_host.host
+        for placement in self._each(host, self.settings(host)):
+            _check(placement, host)
+
+    def test_it_is_pure(self, fake_host: FakeHost) -> None:
+        """It calls nothing of the kernel: a plan for another machine must be possible."""
+        host = fake_host.host
+        launches = _launches(host, self.settings(host))
+        before = len(fake_host.kernel.log)
+        for launch in launches:
+            self._place(host, launch, self.settings(host))
+        assert fake_host.kernel.log[before:] == ()
+
+    def test_one_rank_alone_finds_what_all_ranks_together_find(self, fake_host: FakeHost) -> None:
+        """No rank sees the others: the answer may depend on no order and on no memory of an earlier call."""
+        host = fake_host.host
+        together = self._each(host, self.settings(host))
+        launches = _launches(host, self.settings(host))
+        alone = [self._place(host, launch, self.settings(host)) for launch in reversed(launches)]
+        assert [str(a) for a in reversed(alone)] == [str(t) for t in together]
+
+    def test_shares_do_not_overlap_where_that_is_promised(self, fake_host: FakeHost) -> None:
+        """Two GPUs with CPUs in common would run their workers on one core."""
+        if not self.disjoint:
+            pytest.skip("it makes no such promise")
+        host = fake_host.host
+        seen = CpuSet()
+        for placement in self._each(host, self.settings(host)):
+            if isinstance(placement, Placement) and placement.cpus is not None:
+                assert seen.isdisjoint(placement.cpus)
+                seen |= placement.cpus
+
+    def test_memory_is_the_operators_word(self, fake_host: FakeHost) -> None:
+        """`AFFINITY_MEMORY=none` leaves memory alone; `bind` is never answered by something else."""
+        host = fake_host.host
+        for placement in self._each(host, self.settings(host, AFFINITY_MEMORY="none")):
+            assert isinstance(placement, AffinityError) or placement.memory is None
+        for placement in self._each(host, self.settings(host, AFFINITY_MEMORY="bind")):
+            if isinstance(placement, Placement) and placement.memory is not None:
+                assert placement.memory.mode is MemoryMode.BIND
+
+    @pytest.mark.parametrize("keep", ["every other CPU", "one CPU", "the first half"])
+    def test_a_cut_of_the_cpuset_is_respected(self, machine: Machine, keep: str) -> None:
+        """Also one that halves a core, or leaves no CPU for some GPU."""
+        online = list(FakeHost(machine).host.allowed_cpus)
+        kept = {"every other CPU": online[::2], "one CPU": online[:1], "the first half": online[: -(-len(online) // 2)]}
+        host = FakeHost(machine, allowed_cpus=CpuSet(kept[keep])).host
+        for placement in self._each(host, self.settings(host)):
+            _check(placement, host)
+
+    def test_offline_cpus_are_never_given(self, machine: Machine) -> None:
+        """Where the second half of every core is switched off."""
+        offline = CpuSet(c.id for c in machine.topology().cpus.values() if c.id != c.core)
+        host = FakeHost(attrs.evolve(machine, offline=offline)).host
+        for placement in self._each(host, self.settings(host)):
+            _check(placement, host)
+
+    def test_no_gpu_is_no_accident(self, fake_host: FakeHost) -> None:
+        """A worker without a GPU gets a placement or an error, never a crash."""
+        host = fake_host.host
+        _check(self._place(host, Launch(LaunchMode.INLINE), self.settings(host)), host)
+
+    def _place(self, host: Host, launch: Launch, settings: Settings) -> Placement | AffinityError:
+        try:
+            return self.make().place(host, launch, settings)
+        except (PlacementError, SettingsError) as impossible:
+            return impossible
+
+    def _each(self, host: Host, settings: Settings) -> list[Placement | AffinityError]:
+        return [self._place(host, launch, settings) for launch in _launches(host, settings)]
+
+
+def _check(placement: Placement | AffinityError, host: Host) -> None:
+    if isinstance(placement, AffinityError):
+        assert str(placement).strip(), "an error without words"
+        return
+    assert placement.cpus is None or placement.cpus, "an empty mask: `cannot` is PlacementError"
+    assert (placement.cpus or CpuSet()) <= host.allowed_cpus
+    if placement.memory is not None:
+        assert placement.memory.nodes <= host.allowed_nodes & host.topology.memory_nodes
+        assert placement.memory.nodes or placement.memory.mode is MemoryMode.LOCAL
+    assert placement.cpus is None or placement.reason.strip(), "a placement without a reason"
+
+
+def _launches(host: Host, settings: Settings) -> list[Launch]:
+    """One launch a GPU, as each of their workers sees it."""
+    from affinity.gpus import inventory
+    from affinity.plugins import Plugins
+
+    gpus = inventory(host, settings, {}, Plugins().devices).devices
+    return [
+        Launch(LaunchMode.INLINE, gpus=(gpu,), peers=gpus, local_rank=rank, local_size=len(gpus))
+        for rank, gpu in enumerate(gpus)
+    ]
+
+
+def _placements(fake: FakeHost) -> list[Placement]:
+    """Whole nodes with memory, the first and the last that are allowed, and a single CPU of the last."""
+    host = fake.host
+    both = [n for n in host.topology.nodes if n.cpus & host.allowed_cpus and n.id in host.allowed_nodes]
+    found = []
+    for node in (both[-1], both[0]):
+        here = NodeSet([node.id])
+        found.append(Placement(node.cpus & host.allowed_cpus, MemoryPolicy(MemoryMode.PREFERRED, here), here, "whole"))
+    last = found[0]
+    assert last.cpus is not None
+    found.append(attrs.evolve(last, cpus=CpuSet([last.cpus.first()]), reason="one CPU"))
+    bind = MemoryPolicy(MemoryMode.BIND, last.nodes)
+    return [
+        *found,
+        attrs.evolve(last, memory=bind, reason="bound"),
+        attrs.evolve(last, memory=None, reason="no memory"),
+    ]
+
+
+def _narrow(fake: FakeHost) -> Placement:
+    """One that is never in force by accident: a single CPU and a memory policy."""
+    return _placements(fake)[2]
+
+
+def _again(fake: FakeHost) -> FakeHost:
+    """A fresh process on the same machine, under the same limits."""
+    return FakeHost(fake.topology, allowed_cpus=fake.kernel.cpuset, allowed_nodes=fake.kernel.mems)
+
+
+def _parent(fake: FakeHost) -> object:
+    """All of a parent that a strategy must put back."""
+    kernel = fake.kernel
+    return kernel.masks, kernel.policies, dict(kernel.environ)

@@ -1,0 +1,64 @@
+"""The pytest plugin that comes with the package: fixtures `machine` and `fake_host`, and a drawing when they fail.
+
+    @pytest.mark.affinity_machines("dgx-h100", "gb200")
+    def test_my_policy(fake_host):
+        ...
+
+`machine` is an `affinity.testing.Machine`, `fake_host` a fresh `FakeHost` of it; a test that takes either runs once
+for each machine of its closest marker, or for every named machine without one. Loaded in every pytest run of an
+environment that has the package, so nothing heavy is imported before a test asks for a fixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from affinity.testing import FakeHost, Machine
+
+MARKER = "affinity_machines"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{MARKER}(*names): the named machines that `machine` and `fake_host` run on")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    found = metafunc._arg2fixturedefs.get("machine", ())
+    if not found or found[-1].func.__module__ != __name__:
+        return  # no `machine`, or another project's fixture of that name
+    from affinity.testing import machines
+
+    marker = metafunc.definition.get_closest_marker(MARKER)
+    names = marker.args if marker is not None else machines.names()
+    metafunc.parametrize("machine", [pytest.param(name, id=name) for name in names], indirect=True)
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """A named machine's record; its topology is `machine.topology()`."""
+    from affinity.testing import machines
+
+    return machines.get(request.param)
+
+
+@pytest.fixture
+def fake_host(machine: Machine) -> FakeHost:
+    """A process on that machine, with a simulated kernel."""
+    from affinity.testing import FakeHost
+
+    return FakeHost(machine)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        used = getattr(item, "funcargs", {})
+        shown = used.get("fake_host") or used.get("machine")
+        if type(shown).__module__.startswith("affinity.testing"):
+            report.sections.append(("affinity: the machine", str(shown)))
