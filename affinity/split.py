@@ -84,9 +84,9 @@ def usable_cores(nodes: NodeSet, host: Host, settings: Settings, *, least: int) 
     cores = [core for node in nodes for core in physical_cores(cpus & host.topology.cpus_of(NodeSet([node])), host)]
     if len(cores) < least:
         raise PlacementError(
-            f"node {nodes} has {len(cores)} usable physical cores (CPUs {cpus}){_options(settings)} for {least} "
-            "workers, each of which needs one: widen what is allowed, or choose a policy that shares (node, socket, "
-            "core-complex)"
+            f"usable physical cores of node {nodes}: {len(cores)} (CPUs {cpus}) for {least} workers, each of which "
+            f"needs one{_options(settings)}: widen what is allowed, or choose a policy that shares "
+            "(node, socket, core-complex)"
         )
     return tuple(cores)
 
@@ -164,8 +164,8 @@ def _left(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
 
 
 def _options(settings: Settings) -> str:
-    told = [f"{settings.reserve} cores of each node are reserved"] if settings.reserve else []
-    told += ["one thread of each core"] if settings.smt == "one" else []
+    told = [f"AFFINITY_RESERVE={settings.reserve}"] if settings.reserve else []
+    told += [f"AFFINITY_SMT={settings.smt}"] if settings.smt != "all" else []
     return f" ({', '.join(told)})" if told else ""
 
 

@@ -8,6 +8,7 @@ from affinity import (
     CpuSet,
     Host,
     Launch,
+    LaunchMode,
     Placement,
     PlacementError,
     PlacementPolicy,
@@ -32,7 +33,7 @@ class Even(PlacementPolicy):
             return whole_nodes(launch.nodes, host, settings)
         mine: Sequence[int] = gpu_places(launch)
         count, told_by = len(launch.peers), "the place of its GPU"
-        if launch.local_rank is not None:
+        if launch.local_rank is not None and launch.mode is not LaunchMode.SPAWN:  # there the rank is the parent's
             mine, count, told_by = [launch.local_rank], launch.local_size or count, "its local rank"
         if not mine:
             return Placement(None, None, reason="neither a local rank nor a GPU tells this worker from the others")

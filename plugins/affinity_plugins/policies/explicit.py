@@ -21,16 +21,16 @@ class Explicit(PlacementPolicy):
     """With `AFFINITY_CPUS=0-15|16-31` the first GPU in PCI order gets CPUs 0-15, the second 16-31.
 
     Exactly these or an error: a CPU that is not allowed is named, never dropped. AFFINITY_SMT and AFFINITY_RESERVE
-    do not apply. Raises SettingsError where the groups do not match the GPUs.
+    do not apply. Raises SettingsError where the groups do not match the GPUs or one is empty.
     """
 
     def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
         if launch.nodes is not None:
             return whole_nodes(launch.nodes, host, settings)
-        if len(settings.cpus) != len(launch.peers):
+        if len(settings.cpus) != len(launch.peers) or not all(settings.cpus):
             raise SettingsError(
                 f"AFFINITY_CPUS names {len(settings.cpus)} groups, {len(launch.peers)} GPUs are here: "
-                "policy explicit needs a CPU list for each GPU, in PCI order, e.g. 0-15|16-31"
+                "policy explicit needs a CPU list for each GPU, in PCI order and none empty, e.g. 0-15|16-31"
             )
         if not launch.gpus:
             return Placement(None, None, reason="no GPU tells which group of AFFINITY_CPUS is this worker's")
