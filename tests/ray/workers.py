@@ -38,7 +38,8 @@ def environment(**variables: str) -> Iterator[None]:
 def running(**variables: str) -> Iterator[None]:
     """Ray on this machine, with eight GPUs declared, and workers that have these variables."""
     with environment(**RAY, **variables):
-        ray.init(num_cpus=8, num_gpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+        # Ray starts a worker for each CPU at once: two are enough.
+        ray.init(num_cpus=2, num_gpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
         try:
             yield
         finally:
