@@ -127,6 +127,123 @@ def dgx_2() -> Machine:
     )
 
 
+def dgx_1() -> Machine:
+    """DGX-1V: CPUs 0-19,40-59 beside four V100, 20-39,60-79 beside the others. As published: NVIDIA/nccl#671."""
+    return Machine(
+        nodes=even_nodes(2, cores=20, threads=2, memory=256 * GiB, packages=2),
+        threads=2,
+        distances=levels((0, 1), 10, 21),
+        gpus=gpus_at(
+            "06:00.0 07:00.0 0a:00.0 0b:00.0 85:00.0 86:00.0 89:00.0 8a:00.0",
+            _HALVES,
+            device=0x1DB5,
+            model="Tesla V100-SXM2-32GB",
+        ),
+    )
+
+
+def hgx_b200() -> Machine:
+    """HGX B200, CPUs 0-55,112-167 and 56-111,168-223. As published: sgl-project/sglang#9064; addresses made up."""
+    return attrs.evolve(
+        dgx_h100(),
+        gpus=gpus_at(
+            "1a:00.0 3c:00.0 4d:00.0 5e:00.0 9c:00.0 bc:00.0 cc:00.0 dd:00.0",
+            _HALVES,
+            device=0x2901,
+            model="NVIDIA B200",
+        ),
+    )
+
+
+def hgx_b200_snc3() -> Machine:
+    """HGX B200 with each package cut in three: GPUs on nodes 0,0,2,2,3,3,5,5 of six. As published:
+    sgl-project/sglang#40055; CPU numbers and addresses made up."""
+    return attrs.evolve(
+        hgx_b200(),
+        nodes=even_nodes(6, cores=20, threads=2, memory=340 * GiB, packages=2),
+        distances=levels((0, 0, 0, 1, 1, 1), 12, 21),
+        gpus=tuple(
+            attrs.evolve(gpu, node=node) for gpu, node in zip(hgx_b200().gpus, (0, 0, 2, 2, 3, 3, 5, 5), strict=True)
+        ),
+        others=(),
+    )
+
+
+def pcie_server_4090() -> Machine:
+    """Eight RTX 4090 in a two-package server, display devices all. As published: NVIDIA/go-gpuallocator#17."""
+    return attrs.evolve(
+        dgx_h100(),
+        gpus=gpus_at(
+            "17:00.0 26:00.0 37:00.0 49:00.0 97:00.0 a7:00.0 b7:00.0 c8:00.0",
+            _HALVES,
+            device=0x2684,
+            class_code=0x030000,
+            model="NVIDIA GeForce RTX 4090",
+        ),
+    )
+
+
+def epyc_nps4_descending() -> Machine:
+    """Eight nodes of 16 CPUs, GPUs on nodes 3,2,1,0,7,6,5,4. As published: novitalabs/pegaflow#72."""
+    return Machine(
+        nodes=even_nodes(8, cores=16, memory=128 * GiB, packages=2),
+        l3_cores=8,
+        distances=levels(_HALVES, 12, 32),
+        gpus=gpus_at(
+            "01:00.0 21:00.0 41:00.0 61:00.0 81:00.0 a1:00.0 c1:00.0 e1:00.0",
+            (3, 2, 1, 0, 7, 6, 5, 4),
+            device=0x2684,
+            class_code=0x030000,
+            model="NVIDIA GeForce RTX 4090",
+        ),
+    )
+
+
+def workstation() -> Machine:
+    """Two packages of eight cores; the first of five GPUs is on node 1, the others on node 0. As published:
+    noonghunna/club-3090#46."""
+    return Machine(
+        nodes=even_nodes(2, cores=8, threads=2, memory=128 * GiB, packages=2),
+        threads=2,
+        distances=levels((0, 1), 10, 21),
+        gpus=gpus_at(
+            "04:00.0 82:00.0 83:00.0 84:00.0 85:00.0",
+            (1, 0, 0, 0, 0),
+            device=0x2684,
+            class_code=0x030000,
+            model="NVIDIA GeForce RTX 4090",
+        ),
+    )
+
+
+def laptop() -> Machine:
+    """One node, a GPU for graphics in the processor and another beside it; both say node -1. Shape only."""
+    return Machine(
+        nodes=even_nodes(1, cores=8, threads=2, memory=32 * GiB, smt=Smt.ADJACENT),
+        threads=2,
+        smt=Smt.ADJACENT,
+        gpus=gpus_at(
+            "01:00.0", (None,), device=0x28E0, class_code=0x030000, model="NVIDIA GeForce RTX 4060 Laptop GPU"
+        ),
+        others=(MachineGpu(PciAddress.parse("00:02.0"), None, "intel", 0xA7A0, 0x030000, boot_vga=True),),
+    )
+
+
+def snc_16_nodes() -> Machine:
+    """Four packages, each cut in four nodes of 15 cores; two GPUs a package, on its first and last node. Shape only."""
+    return Machine(
+        nodes=even_nodes(16, cores=15, threads=2, memory=64 * GiB, packages=4),
+        threads=2,
+        distances=levels(tuple(i // 4 for i in range(16)), 12, 21),
+        gpus=gpus_at(
+            "17:00.0 2a:00.0 3d:00.0 5e:00.0 97:00.0 aa:00.0 bd:00.0 de:00.0",
+            (0, 3, 4, 7, 8, 11, 12, 15),
+            device=0x2330,
+            model="NVIDIA H100 PCIe",
+        ),
+    )
+
+
 def container_without_gpu_node() -> Machine:
     """A container on a DGX H100 whose cpuset leaves only CPUs and memory of node 0: GPUs 4-7 have none. Shape only."""
     return attrs.evolve(dgx_h100(), allowed_cpus=CpuSet.parse("0-15,112-127"), allowed_nodes=NodeSet([0]))
@@ -155,6 +272,14 @@ MACHINES = (
     gb200,
     gh200,
     power9_ac922,
+    dgx_1,
     dgx_2,
+    hgx_b200,
+    hgx_b200_snc3,
+    pcie_server_4090,
+    epyc_nps4_descending,
+    workstation,
+    laptop,
+    snc_16_nodes,
     container_without_gpu_node,
 )

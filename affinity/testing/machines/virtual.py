@@ -8,7 +8,8 @@ from affinity.testing.machines.model import GiB, Machine, Smt, even_nodes, gpus_
 
 
 def azure_ndv4() -> Machine:
-    """Azure ND A100 v4: four nodes of 24 cores, GPUs on nodes 1,1,0,0,3,3,2,2. Shape only."""
+    """Azure ND A100 v4: four nodes of 24 CPUs, GPUs on nodes 1,1,0,0,3,3,2,2. As published by its vendor:
+    Azure/azhpc-images, topology/ndv4-topo.xml."""
     return Machine(
         nodes=even_nodes(4, cores=24, memory=225 * GiB, packages=2),
         l3_cores=4,
@@ -19,6 +20,86 @@ def azure_ndv4() -> Machine:
             device=0x20B0,
             model="NVIDIA A100-SXM4-40GB",
         ),
+    )
+
+
+def azure_ndv2() -> Machine:
+    """Azure NDv2: two nodes of 20 CPUs, four V100 each. As published by its vendor: Azure/azhpc-images#393."""
+    return Machine(
+        nodes=even_nodes(2, cores=20, memory=336 * GiB, packages=2),
+        distances=levels((0, 1), 10, 21),
+        gpus=gpus_at(
+            "0001:00:00.0 0002:00:00.0 0003:00:00.0 0004:00:00.0 0005:00:00.0 0006:00:00.0 0007:00:00.0 0008:00:00.0",
+            (0, 0, 0, 0, 1, 1, 1, 1),
+            device=0x1DB5,
+            model="Tesla V100-SXM2-32GB",
+        ),
+    )
+
+
+def aws_p4d() -> Machine:
+    """AWS p4d.24xlarge: CPUs 0-23,48-71 and 24-47,72-95, two GPUs a bus. As published by its vendor:
+    aws/aws-ofi-nccl, topology/p4d-24xl-topo.xml."""
+    return Machine(
+        nodes=even_nodes(2, cores=24, threads=2, memory=576 * GiB, packages=2),
+        threads=2,
+        distances=levels((0, 1), 10, 21),
+        gpus=gpus_at(
+            "10:1c.0 10:1d.0 20:1c.0 20:1d.0 90:1c.0 90:1d.0 a0:1c.0 a0:1d.0",
+            (0, 0, 0, 0, 1, 1, 1, 1),
+            device=0x20B0,
+            model="NVIDIA A100-SXM4-40GB",
+        ),
+    )
+
+
+def aws_p5() -> Machine:
+    """AWS p5.48xlarge: two packages of 48 cores, four H100 each. Shape only: its vendor publishes no node of a GPU."""
+    return Machine(
+        nodes=even_nodes(2, cores=48, threads=2, memory=1024 * GiB, packages=2),
+        threads=2,
+        l3_cores=8,
+        distances=levels((0, 1), 10, 32),
+        gpus=gpus_at(
+            "53:00.0 64:00.0 75:00.0 86:00.0 97:00.0 a8:00.0 b9:00.0 ca:00.0",
+            (0, 0, 0, 0, 1, 1, 1, 1),
+            device=0x2330,
+            model="NVIDIA H100 80GB HBM3",
+        ),
+    )
+
+
+def aws_g4dn_metal() -> Machine:
+    """AWS g4dn.metal: eight T4 on CPUs 0-23,48-71 and 24-47,72-95. As published (second node): pytorch/ci-infra#490."""
+    return Machine(
+        nodes=even_nodes(2, cores=24, threads=2, memory=192 * GiB, packages=2),
+        threads=2,
+        distances=levels((0, 1), 10, 21),
+        gpus=gpus_at(
+            "18:00.0 19:00.0 35:00.0 36:00.0 e7:00.0 e8:00.0 f4:00.0 f5:00.0",
+            (0, 0, 0, 0, 1, 1, 1, 1),
+            device=0x1EB8,
+            model="Tesla T4",
+        ),
+    )
+
+
+def aws_g5() -> Machine:
+    """AWS g5.12xlarge: one node, four A10G on the root bus that all say -1. As published: aws/aws-ofi-nccl#466."""
+    return Machine(
+        nodes=even_nodes(1, cores=24, threads=2, memory=192 * GiB),
+        threads=2,
+        l3_cores=4,
+        gpus=gpus_at("00:1b.0 00:1c.0 00:1d.0 00:1e.0", (None,) * 4, device=0x2237, model="NVIDIA A10G"),
+    )
+
+
+def vm_one_gpu() -> Machine:
+    """A virtual machine with one node and one GPU that says node 0. Shape only."""
+    return Machine(
+        nodes=even_nodes(1, cores=13, threads=2, memory=225 * GiB),
+        threads=2,
+        gpus=gpus_at("06:00.0", (0,), device=0x2336, model="NVIDIA H100"),
     )
 
 
@@ -52,4 +133,15 @@ def vm_bridge_knows() -> Machine:
     )
 
 
-MACHINES = (azure_ndv4, vm_one_node, vm_two_nodes, vm_bridge_knows)
+MACHINES = (
+    azure_ndv4,
+    azure_ndv2,
+    aws_p4d,
+    aws_p5,
+    aws_g4dn_metal,
+    aws_g5,
+    vm_one_gpu,
+    vm_one_node,
+    vm_two_nodes,
+    vm_bridge_knows,
+)
