@@ -136,16 +136,13 @@ def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
 def gpu_places(launch: Launch) -> tuple[int, ...]:
     """Where each of the worker's GPUs stands among all of the machine, in PCI order, from 0.
 
-    A GPU is known by its PCI address, a stand-in by being equal. Raises PlacementError for one that is not there.
+    Raises PlacementError for one that is not there.
     """
-    places = []
     for gpu in launch.gpus:
-        known = [i for i, p in enumerate(launch.peers) if (p == gpu if gpu.pci is None else p.pci == gpu.pci)]
-        if not known:
+        if gpu not in launch.peers:
             here = ", ".join(map(str, launch.peers)) or "none"
             raise PlacementError(f"GPU {gpu} is not among the GPUs of this machine ({here}): its share cannot be known")
-        places.append(known[0])
-    return tuple(places)
+    return tuple(launch.peers.index(gpu) for gpu in launch.gpus)
 
 
 def _union(sets: Iterable[CpuSet]) -> CpuSet:
