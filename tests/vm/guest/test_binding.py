@@ -1,0 +1,201 @@
+"""Each strategy in each launch mode it serves, on a kernel with several nodes, against that kernel's own word."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import affinity
+from affinity import Host
+
+from worker import node_cpus
+
+pytestmark = pytest.mark.machine("two-package")
+
+WORKER = str(Path(__file__).parent / "worker.py")
+MIB = 64
+
+
+def run(mode: str, strategy: str, node: int, *, mib: int = MIB, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A worker's life, in a process of its own."""
+    command = [*prefix, sys.executable, WORKER, mode, strategy, str(node), str(mib)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def share(pages: dict[str, int], node: int) -> float:
+    """Of pages by node, those on this one."""
+    return pages.get(str(node), 0) / sum(pages.values())
+
+
+def bound_threads(found: dict[str, Any], node: int) -> float:
+    """Share of threads whose mask is exactly the node's CPUs."""
+    return sum(set(m) == node_cpus()[node] for m in found["masks"].values()) / len(found["masks"])
+
+
+@pytest.mark.parametrize("strategy", ["libnuma", "inherit"])
+def test_in_process_every_thread_and_page_moves(strategy: str) -> None:
+    """Twenty threads, pages touched before on every node; then pages and threads that come after."""
+    found = run("inline", strategy, 2)
+    assert (found["strategy"], found["satisfied"], found["degradations"]) == (strategy, True, [])
+    assert bound_threads(found, 2) == 1
+    assert found["policy"] == "prefer:2"
+    assert share(found["early"], 2) >= 0.99
+    assert share(found["late"], 2) == 1
+    assert found["share"] >= 0.99
+    assert found["moved"] >= 0.7 * (MIB << 20)
+
+
+def test_legacy_leaves_threads_and_pages_behind() -> None:
+    """What it did: the calling thread, and a preferred node for pages to come."""
+    found = run("inline", "legacy", 2)
+    assert found["strategy"] == "legacy"
+    assert share(found["early"], 2) <= 0.3
+    assert share(found["late"], 2) == 1
+    assert bound_threads(found, 2) < 0.2
+
+
+@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
+def test_a_spawned_worker_is_local_from_birth(strategy: str) -> None:
+    """Every thread, every page; the parent keeps what it had."""
+    found = run("spawn", strategy, 3)
+    assert found["already"]
+    assert bound_threads(found, 3) == 1
+    assert share(found["early"], 3) == share(found["late"], 3) == 1
+    assert found["share"] >= 0.99
+    assert set(found["parent"]) == os.sched_getaffinity(0)
+
+
+def test_affinity_run_becomes_the_command_bound() -> None:
+    """Through numactl by the table, and by inheritance where that is named; children of the command too."""
+    look = "import os; print(sorted(os.sched_getaffinity(0)), os.getpid())"
+    nested = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {look!r}])"
+    command = [sys.executable, "-m", "affinity", "run", "--node", "1", "--", sys.executable, "-c"]
+    for strategy in ("numactl", "inherit"):
+        environ = {**os.environ, "AFFINITY_STRATEGY": strategy}
+        process = subprocess.Popen([*command, look], stdout=subprocess.PIPE, text=True, env=environ)
+        out = process.communicate(timeout=120)[0]
+        assert out == f"{sorted(node_cpus()[1])} {process.pid}\n"
+    out = subprocess.run([*command, nested], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert out.startswith(str(sorted(node_cpus()[1])))
+
+
+def test_four_workers_at_once_for_four_gpus(tmp_path: Path) -> None:
+    """Four threads start four workers, each by both strategies: each is born on its GPU's node."""
+    script = tmp_path / "server.py"
+    script.write_text(
+        """
+import multiprocessing, os, sys, threading, affinity
+from affinity.host.kernel import LINUX
+def work(queue, gpu):
+    born = str(LINUX.get_affinity()), str(LINUX.get_mempolicy())
+    report = affinity.bind()
+    queue.put((gpu, *born, report.already, [g.node for g in report.launch.gpus]))
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn"); queue = context.Queue()
+    plans = [p for p in affinity.plan_each(gpu="all", launch_mode="spawn") if p.placement and p.placement.cpus]
+    barrier = threading.Barrier(len(plans))
+    def start(gpu):
+        process = context.Process(target=work, args=(queue, gpu))
+        settings = affinity.Settings(strategies=(sys.argv[1],))
+        with affinity.spawning(gpu=gpu, settings=settings):
+            barrier.wait(); process.start(); barrier.wait()
+        process.join()
+    threads = [threading.Thread(target=start, args=(str(p.launch.gpus[0].pci),)) for p in plans]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    for _ in plans: print(*map(str, queue.get()), sep="|")
+    print(str(LINUX.get_affinity()), str(LINUX.get_mempolicy()), sep="|")
+"""
+    )
+    expected = {str(g.address): g.numa_node for g in Host.live().topology.pci_devices if g.numa_node is not None}
+    assert sorted(expected.values()) == [0, 1, 3, 3]
+    for strategy in ("numactl", "inherit"):
+        command = [sys.executable, str(script), strategy]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+        *workers, parent = (line.split("|") for line in done.stdout.splitlines())
+        assert {w[0] for w in workers} == set(expected)
+        for gpu, mask, policy, already, nodes in workers:
+            node = expected[gpu]
+            assert affinity.CpuSet.parse(mask) == affinity.CpuSet(node_cpus()[node]), strategy
+            assert (policy, already, nodes) == (f"preferred:{node}", "True", f"[{node}]"), strategy
+        assert parent == [str(affinity.CpuSet(os.sched_getaffinity(0))), "default"]
+
+
+def test_the_plan_of_every_gpu() -> None:
+    """Node by PCI numa_node; the GPU without one is unknown, and never on node 0."""
+    command = [sys.executable, "-m", "affinity", "plan", "--gpu", "all", "--json"]
+    rows = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert [row["node"] for row in rows] == [None, 0, 1, 3, 3]
+    for row in rows[1:]:
+        assert affinity.CpuSet.parse(row["cpus"]) == affinity.CpuSet(node_cpus()[row["node"]])
+        assert row["memory"] == {"mode": "preferred", "nodes": [row["node"]]}
+    assert (rows[0]["strategy"], rows[0]["cpus"]) == ("noop", "")
+
+
+def test_a_worker_for_another_gpu_of_an_engine_core_that_is_bound(tmp_path: Path) -> None:
+    """Bound to node 0, it starts workers for node 3: with `spawning()`, and without; their mask and their memory."""
+    script = tmp_path / "engine.py"
+    script.write_text(
+        """
+import multiprocessing, affinity
+from affinity.host.kernel import LINUX
+def work(queue):
+    report = affinity.bind(node=3)
+    queue.put(f"{LINUX.get_affinity()} {LINUX.get_mempolicy()} {report.satisfied}")
+if __name__ == "__main__":
+    print(affinity.bind(node=0).observed.policy)
+    context = multiprocessing.get_context("spawn"); queue = context.Queue()
+    with affinity.spawning(node=3):
+        one = context.Process(target=work, args=(queue,)); one.start()
+    print(queue.get()); one.join()
+    two = context.Process(target=work, args=(queue,)); two.start()
+    print(queue.get()); two.join()
+    print(LINUX.get_affinity(), LINUX.get_mempolicy())
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=True)
+    there = affinity.CpuSet(node_cpus()[3])
+    bound = affinity.CpuSet(node_cpus()[0])
+    assert done.stdout.splitlines() == ["preferred:0", *[f"{there} preferred:3 True"] * 2, f"{bound} preferred:0"]
+
+
+def test_undo_is_verified_by_the_kernel(tmp_path: Path) -> None:
+    """Masks of all threads and the policy, after `undo()` and after `restored()`."""
+    script = tmp_path / "undo.py"
+    script.write_text(
+        """
+import os, threading, affinity
+from affinity.host.kernel import LINUX
+stop = threading.Event()
+for _ in range(5): threading.Thread(target=stop.wait, daemon=True).start()
+def state(): return {str(LINUX.get_affinity(t)) for t in LINUX.threads()}, str(LINUX.get_mempolicy())
+before = state()
+report = affinity.bind(node=1); bound = state(); report.undo(); undone = state()
+with affinity.restored(): affinity.bind(node=2)
+print(undone == before == state(), bound == ({str(affinity.Host.live().topology.by_id[1].cpus)}, "preferred:1"))
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True True\n"
+
+
+@pytest.mark.parametrize("memory", ["preferred", "bind", "interleave"])
+def test_memory_of_several_nodes(memory: str, tmp_path: Path) -> None:
+    """One worker with the GPUs of nodes 1 and 3: the union; preferred-many where several are preferred."""
+    gpus = [str(g.address) for g in Host.live().topology.pci_devices if g.numa_node in (1, 3)]
+    program = (
+        f"import affinity; r = affinity.bind(gpu={gpus!r}); print(r.requested.cpus, r.observed.policy, r.satisfied)"
+    )
+    environ = {**os.environ, "AFFINITY_MEMORY": memory}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ, check=True)
+    cpus = affinity.CpuSet(node_cpus()[1] | node_cpus()[3])
+    assert done.stdout == f"{cpus} {'preferred-many' if memory == 'preferred' else memory}:1,3 True\n"
