@@ -1,0 +1,195 @@
+"""A cluster of three real Ray nodes with different GPUs: surveyed and audited, also while a node dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from workers import EVEN, ODD, RAY, environment
+
+import affinity
+from affinity.integrations.ray import ActorAudit, audit, bound, survey
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
+
+GPUS = (2, 1, 4)  # of the three nodes
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Three raylets on this machine, each with its own stand-in GPUs."""
+    with environment(**RAY):
+        made = Cluster(shutdown_at_exit=False)
+        for count in GPUS:
+            variables = {
+                "AFFINITY_NODES": ",".join(["0"] * count),
+                "AFFINITY_POLICY": "explicit",
+                "AFFINITY_CPUS": "|".join(str(ODD if gpu % 2 else EVEN) for gpu in range(count)),
+            }
+            with environment(**variables):
+                made.add_node(num_cpus=1, num_gpus=count, include_dashboard=False)
+        try:
+            ray.init(address=made.address, log_to_driver=False, logging_level="error")
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+@bound
+class Scheduler:
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """An event loop that answers no call, as an engine's does."""
+        self.stop.wait(60)
+
+    def let_a_thread_go(self) -> None:
+        """What a library does that pins its own threads to all CPUs."""
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def start(node: str, **options: Any) -> Any:
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_gpus=1, num_cpus=0, **options)(Scheduler).options(scheduling_strategy=here).remote()
+
+
+def by_gpus() -> dict[int, str]:
+    """Ray's id of each alive node, by the number of its GPUs."""
+    return {int(node["Resources"]["GPU"]): node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def of(pid: int) -> ActorAudit:
+    return next(found for found in audit(timeout=30) if found.pid == pid)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    text = "from affinity.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", text, "ray", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_survey_has_every_machine_and_a_plan_for_each_of_its_gpus(cluster: Cluster) -> None:
+    """One answer a node, with what that node's own settings make of it; no free CPU is needed."""
+    found = {answer.node: answer for answer in survey(timeout=60)}
+    assert {node: len(answer.plans) for node, answer in found.items()} == {n: count for count, n in by_gpus().items()}
+    largest = found[by_gpus()[4]]
+    assert largest.error == ""
+    assert largest.machine is not None
+    assert largest.machine["online_cpus"] == str(affinity.Host.live().topology.online)
+    assert [plan["cpus"] for plan in largest.plans] == [str(EVEN), str(ODD)] * 2
+    assert {plan["launch_mode"] for plan in largest.plans} == {"ray"}
+
+
+def test_an_audit_has_every_bound_actor_also_one_that_answers_no_call(cluster: Cluster) -> None:
+    """The kernel is asked, not the actor: threads, pages, and whether the binding still holds."""
+    made = {count: start(node) for count, node in by_gpus().items()}
+    pids = dict(zip(made, ray.get([actor.pid.remote() for actor in made.values()], timeout=60), strict=True))
+    for actor in made.values():
+        actor.run.remote()
+    found = {actor.pid: actor for actor in audit(timeout=60)}
+    assert found.keys() == set(pids.values())
+    for count, pid in pids.items():
+        assert found[pid].node == by_gpus()[count]
+        assert found[pid].name == "Scheduler"
+        assert found[pid].holds
+        assert found[pid].threads >= 10
+        assert found[pid].outside == 0
+        assert found[pid].report["requested"]["cpus"] == str(EVEN)
+        assert found[pid].local_share == 1.0
+    for actor in made.values():
+        ray.kill(actor)
+
+
+@pytest.mark.skipif(EVEN == ODD, reason="one CPU: nothing can be outside")
+def test_an_audit_finds_a_thread_that_has_left(cluster: Cluster) -> None:
+    """Something in the actor gave one of its threads all CPUs after the bind."""
+    actor = start(by_gpus()[4])
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    assert of(pid).holds
+    ray.get(actor.let_a_thread_go.remote(), timeout=30)
+    assert (of(pid).holds, of(pid).outside) == (False, 1)
+    ray.kill(actor)
+
+
+def test_an_actor_that_has_ended_is_not_audited_and_its_record_is_dropped(cluster: Cluster) -> None:
+    """A cluster that runs for months keeps no list of the dead."""
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    actor = start(by_gpus()[4])
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    ray.kill(actor)
+    end = time.monotonic() + 30
+    while pid in {found.pid for found in audit(timeout=30)}:
+        assert time.monotonic() < end, "the killed actor is still listed"
+        time.sleep(0.1)
+    assert actor._actor_id.hex().encode() not in _internal_kv_list(b"", namespace=b"numa-affinity")
+
+
+def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
+    """`affinity ray survey` and `audit`: tables for people, JSON for programs, exit status 0 where all is well."""
+    actor = start(by_gpus()[4])
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    told = command("survey", "--address", cluster.address, "--json")
+    nodes = json.loads(told.stdout)
+    assert told.returncode == 0
+    assert sorted(len(node["plans"]) for node in nodes) == sorted(GPUS)
+    assert {node["version"] for node in nodes} == {1}
+    told = command("audit", "--address", cluster.address)
+    assert told.returncode == 0, told.stderr
+    (row,) = [line for line in told.stdout.splitlines() if "Scheduler" in line]
+    assert str(pid) in row
+    assert "yes" in row
+    ray.kill(actor)
+
+
+def test_without_a_cluster_a_command_says_so_and_ends_with_2() -> None:
+    """In Ray's words and without a traceback."""
+    with environment(RAY_ADDRESS="", RAY_TMPDIR="/nonexistent"):
+        told = command("survey", "--address", "127.0.0.1:no-port")
+    assert told.returncode == 2
+    assert told.stderr.strip().splitlines()[-1].startswith("affinity: no Ray cluster at '127.0.0.1:no-port'")
+    ray.shutdown()
+    with pytest.raises(affinity.UsageError, match="not connected to a Ray cluster"):
+        next(survey())
+
+
+def test_a_silent_node_is_reported_and_not_waited_for(cluster: Cluster) -> None:
+    """Its raylet is stopped: nothing comes back, and nothing says that nothing will. Then it dies, while asked."""
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
+    node = by_gpus()[4]
+    (raylet,) = (p for n in cluster.worker_nodes if n.node_id == node for p in n.all_processes["raylet"])
+    os.kill(raylet.process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        found = {answer.node: answer.error for answer in survey(timeout=10)}
+        assert time.monotonic() - began < 30
+        assert found.pop(node) == "no answer within 10 s"
+        assert set(found.values()) == {""}
+        asked = survey(timeout=100)
+        answers = [next(asked), next(asked)]
+        os.kill(raylet.process.pid, signal.SIGKILL)
+        answers.append(next(asked))
+        assert time.monotonic() - began < 60
+        assert answers[-1].node == node
+        assert answers[-1].machine is None
+        assert answers[-1].error
+        assert list(asked) == []
+    finally:
+        os.kill(raylet.process.pid, signal.SIGKILL)
