@@ -191,6 +191,9 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
     host, kernel = seen.host, seen.host.kernel
     if placement is None or planned.selection.strategy == "noop" or _already(before.observed, placement, host):
         return None
+    if seen.settings.required and placement.memory is not None and before.observed.policy is None:
+        why = "; ".join(map(str, before.observed.unread))
+        raise CannotBind(f"required, but no memory policy could be verified or undone here: {why}")
     try:
         step = descend(
             lambda strategy, rung: strategy.bind(rung, host),
@@ -199,11 +202,13 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
             seen.plugins.strategies,
             required=seen.settings.required,
         )
-    except BaseException:
-        before.restore(kernel)
+    except BaseException as refused:
+        left = before.put_back(kernel)
+        if left and isinstance(refused, CannotBind):
+            raise CannotBind(f"{refused}; {left[0]}") from refused
         raise
     if step.placement is None:
-        before.restore(kernel)
+        step = attrs.evolve(step, given_up=(*step.given_up, *before.put_back(kernel)))
     elif step.placement.cpus is not None:
         remember(kernel, Note(kernel.get_affinity(), host.allowed_cpus))
     return step

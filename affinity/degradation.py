@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import attrs
 
@@ -24,9 +25,10 @@ class Degradation:
 
     @classmethod
     def of(cls, tried: str, error: OSError | CannotBind) -> Degradation:
-        """From the error that a strategy raised."""
+        """From the error that a strategy raised; one that quotes a program's `strerror` has that errno."""
         if not isinstance(error, OSError):
-            return cls(tried, "", str(error), "")
+            number = next((n for n in _REMEDIES if os.strerror(n) in str(error)), 0)
+            return cls(tried, errno.errorcode.get(number, ""), str(error), _REMEDIES.get(number, ""))
         name = errno.errorcode.get(error.errno or 0, "")
         call = f" in {error.filename}" if error.filename else ""
         return cls(tried, name, f"{error.strerror or error}{call}", _REMEDIES.get(error.errno or 0, ""))

@@ -59,8 +59,9 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
                 if mask in old or (tid == me and mask != cpus):
                     kernel.set_affinity(tid, cpus)
                     bound.add(tid)
-                    changed += 1
-                elif mask != cpus:
+                    # The kernel cuts what is offline or outside the cpuset: such a mask stays different from `cpus`.
+                    changed += kernel.get_affinity(tid) != mask
+                elif mask != cpus and tid not in bound:
                     others += 1
             except ProcessLookupError:
                 continue  # it ended between the listing and the call
@@ -69,14 +70,28 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
 
 
 def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:
-    """libnuma reports no failure, and the kernel cuts a node mask silently: believe only what is read back."""
+    """libnuma reports no failure, and the kernel cuts a node mask silently: believe only what is read back.
+
+    Raises OSError (refused) or CannotBind (cut), and then leaves the policy as it was.
+    """
+    before = _policy(kernel)
     set_memory(policy)
+    found = _policy(kernel)
+    if found == policy:
+        return
+    kernel.set_mempolicy(policy)  # the bare call: where libnuma failed without a word, it has the errno
+    found = _policy(kernel)
+    if found not in (policy, None):  # None: it cannot be read, which the report says
+        if before is not None:
+            kernel.set_mempolicy(before)
+        raise CannotBind(f"memory policy {policy} was asked for, the kernel made it {found}: nodes outside the cpuset?")
+
+
+def _policy(kernel: Kernel) -> MemoryPolicy | None:
     try:
-        found = kernel.get_mempolicy()
+        return kernel.get_mempolicy()
     except OSError:
-        return  # the report says that it could not be read back
-    if found != policy:
-        raise CannotBind(f"memory policy {policy} was asked for, {found} is in force")
+        return None
 
 
 def move_pages_after(placement: Placement, host: Host, outcome: Outcome) -> Outcome:

@@ -59,6 +59,11 @@ class Observed:
 
     def denial(self, strategy: str, placement: Placement) -> Degradation:
         """The kernel's word against a strategy's."""
+        shown = self.threads[self.caller]
+        if placement.cpus is not None and shown != placement.cpus and shown <= placement.cpus:
+            lost = placement.cpus - shown
+            said = f"the kernel shows {shown}: {lost} went offline or out of the cpuset, or were never asked for"
+            return Degradation(f"strategy {strategy}: CPUs {placement.cpus}", "", said, "bind again or tell its author")
         return Degradation(
             f"strategy {strategy}",
             "",
@@ -161,7 +166,10 @@ def verify(
     acted = step is not None or selection.strategy != "noop"
     satisfied = not problem and (requested is None or observed.shows(requested) or not acted)
     if required and not satisfied:
-        undo()
+        try:
+            undo()
+        except CannotBind as refused:
+            told.append(Degradation.of("put back", refused))
         raise CannotBind("required, but not in force: " + "; ".join(map(str, told)))
     return BindReport(
         strategy=step.strategy if step else selection.strategy,

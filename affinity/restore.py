@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import attrs
 
+from affinity.degradation import Degradation
 from affinity.errors import CannotBind, UsageError
 from affinity.host.host import Host
 from affinity.host.kernel import Kernel
@@ -35,7 +36,8 @@ class State:
         if kernel.thread_id() != me:
             raise UsageError(f"thread {me} was bound, thread {kernel.thread_id()} cannot undo it: a memory policy "
                              "belongs to its thread; call it there")  # fmt: skip
-        bound, mine = kernel.get_affinity(), self.observed.threads[me]
+        bound, mine, policy = kernel.get_affinity(), self.observed.threads[me], self.observed.policy
+        refused: dict[str, None] = {}
         for tid in kernel.threads():
             try:
                 mask = kernel.get_affinity(tid)
@@ -44,14 +46,28 @@ class State:
                     kernel.set_affinity(tid, old)
             except ProcessLookupError:
                 continue
-        if self.observed.policy is not None and kernel.get_mempolicy() != self.observed.policy:
-            kernel.set_mempolicy(self.observed.policy)
+            except OSError as error:  # the other threads and the policy can still go back
+                refused[str(Degradation.of("CPUs", error))] = None
+        try:
+            if policy is not None and kernel.get_mempolicy() != policy:
+                kernel.set_mempolicy(policy)
+        except OSError as error:
+            refused[str(Degradation.of(f"memory policy {policy}", error))] = None
         remember(kernel, self.note)
         now = Observed.read(kernel)
-        if now.threads[me] != mine or (self.observed.policy is not None and now.policy != self.observed.policy):
+        if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
+            why = "".join(f"; {told}" for told in refused)
             raise CannotBind(f"undo: CPUs {now.threads[me]} and memory policy {now.policy} are in force, expected "
-                             f"CPUs {mine} and {self.observed.policy} as before")  # fmt: skip
+                             f"CPUs {mine} and {policy} as before{why}")  # fmt: skip
         return now
+
+    def put_back(self, kernel: Kernel) -> tuple[Degradation, ...]:
+        """Restore after a refused bind: what stands in the way is told beside the refusal, not in place of it."""
+        try:
+            self.restore(kernel)
+        except CannotBind as refused:
+            return (Degradation.of("put back", refused),)
+        return ()
 
 
 @contextmanager

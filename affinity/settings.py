@@ -122,6 +122,13 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _name(text: str) -> str:
+    names = _names(text)
+    if len(names) != 1:
+        raise ValueError(text)
+    return names[0]
+
+
 def _memory(text: str) -> MemoryMode | None:
     return None if text.lower() == "none" else MemoryMode(_word("preferred", "bind", "interleave", "local")(text))
 
@@ -153,7 +160,7 @@ _BOOLEAN = "true, false, yes, no, on, off, 1, 0"
 VARIABLES = (
     Variable("AFFINITY_STRATEGY", "strategies", _names, "auto, or strategy names separated by commas",
              "the strategy, or several in order of preference"),
-    Variable("AFFINITY_POLICY", "policy", lambda t: _names(t)[0], "the name of a placement policy",
+    Variable("AFFINITY_POLICY", "policy", _name, "the name of a placement policy",
              "which CPUs a worker gets"),
     Variable("AFFINITY_MEMORY", "memory", _memory, "preferred, bind, interleave, local, none",
              "where a worker's pages go"),

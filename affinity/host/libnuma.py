@@ -22,6 +22,9 @@ def load() -> Any:
         raise CannotBind(f"py-libnuma is missing ({missing}): pip install py-libnuma") from missing
     except (AttributeError, OSError) as missing:
         raise CannotBind(f"libnuma.so.1 is missing ({missing}): apt-get install libnuma1") from missing
+    if not hasattr(numa, "LIBNUMA"):
+        where = getattr(numa, "__file__", "?")
+        raise CannotBind(f"the module numa is {where}, which is not py-libnuma: rename it, or install py-libnuma first")
     return numa
 
 
@@ -34,7 +37,10 @@ def set_policy(policy: MemoryPolicy) -> None:
     numa = load()
     lib = numa.LIBNUMA
     if lib.numa_available() < 0:
-        raise CannotBind("libnuma says that this kernel has no NUMA policy (numa_available() is -1)")
+        raise CannotBind(
+            "libnuma says that this kernel has no NUMA policy (numa_available() is -1): "
+            "a kernel with CONFIG_NUMA and a seccomp profile that allows get_mempolicy are expected"
+        )
     match policy.mode:
         case MemoryMode.LOCAL:
             lib.numa_set_localalloc()

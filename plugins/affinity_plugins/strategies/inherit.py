@@ -52,10 +52,13 @@ class Inherit(AffinityStrategy):
                 why="strategy inherit cannot reach it: it inherits from the fork server, not from this thread",
             ):
                 yield
-        finally:
-            if policy is not None:
-                kernel.set_mempolicy(policy)
-            kernel.set_affinity(kernel.thread_id(), mask)
+        finally:  # only what has changed: a call that was refused above is refused here too
+            try:
+                if policy is not None and kernel.get_mempolicy() != policy:
+                    kernel.set_mempolicy(policy)
+            finally:
+                if kernel.get_affinity() != mask:
+                    kernel.set_affinity(kernel.thread_id(), mask)
 
     def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
         self._take(placement, host)
@@ -67,7 +70,7 @@ class Inherit(AffinityStrategy):
     @staticmethod
     def _take(placement: Placement, host: Host) -> None:
         kernel = host.kernel
-        if placement.cpus is not None:
+        if placement.cpus is not None and kernel.get_affinity() != placement.cpus:
             kernel.set_affinity(kernel.thread_id(), placement.cpus)
         if placement.memory is not None:
             set_and_read_back(placement.memory, kernel, kernel.set_mempolicy)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -45,7 +46,7 @@ class Numactl(AffinityStrategy):
     def supports(self, launch: Launch, host: Host) -> Support:
         if host.foreign:
             return Support.yes("numactl, on that machine")
-        found = _numactl(host)
+        found = _on_path("numactl", host)
         return Support.yes(found) if found else Support.no("numactl is not on PATH: apt-get install numactl")
 
     def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
@@ -68,14 +69,15 @@ class Numactl(AffinityStrategy):
 
     def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
         prefix = self._prefix(placement, host)
-        self._probe([*prefix, "true"], host)
+        # Not `true` alone: numactl would look for it on a PATH that may have the current directory in it.
+        self._probe([*prefix, _on_path("true", host) or sys.executable, "--version"], host)
         return [*prefix, *argv]
 
     def bind(self, placement: Placement, host: Host) -> Outcome:
         return bind_process(placement, host)
 
     def _prefix(self, placement: Placement, host: Host) -> list[str]:
-        program = _numactl(host)
+        program = _on_path("numactl", host)
         if program is None:
             raise CannotBind("numactl is not on PATH: apt-get install numactl")
         prefix = [program]
@@ -94,7 +96,7 @@ class Numactl(AffinityStrategy):
             raise CannotBind(f"{' '.join(argv)}: {refused}")
 
 
-def _numactl(host: Host) -> str | None:
-    """The absolute path of numactl; a relative PATH entry is never searched."""
+def _on_path(program: str, host: Host) -> str | None:
+    """The absolute path of a program; a relative PATH entry is never searched."""
     path = host.kernel.environ.get("PATH", os.defpath)
-    return shutil.which("numactl", path=os.pathsep.join(p for p in path.split(os.pathsep) if os.path.isabs(p)))
+    return shutil.which(program, path=os.pathsep.join(p for p in path.split(os.pathsep) if os.path.isabs(p)))
