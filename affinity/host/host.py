@@ -42,10 +42,16 @@ class Host:
 
     @classmethod
     def from_root(cls, root: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
-        """Another machine's captured files (`root/sys/…`, `root/proc/self/status` if there): read only.
+        """Another machine's captured files (`root/sys/…`, `root/proc/self/status` if there), or an archive of them.
 
         Allowed is what is given, else what the capture says, else all that is online.
         """
+        if os.path.isfile(root):
+            from affinity.host.capture import in_memory, unpacked
+
+            with unpacked(root) as directory:
+                found = cls.from_root(directory, allowed_cpus=allowed_cpus, allowed_nodes=allowed_nodes)
+                return attrs.evolve(found, topology=in_memory(found.topology, root))
         if not os.path.isdir(os.path.join(root, "sys")):
             raise TopologyError(
                 f"{root}: no directory 'sys' in it; expected a captured machine, as `affinity gather` writes"

@@ -1,0 +1,29 @@
+"""`affinity gather`: this machine's shape in an archive, so that a report becomes a test."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("archive", default="machine.tar.gz")
+@click.option("--root", default="/", metavar="DIR", help="Gather from a directory with sys/ in it.")
+def command(*, archive: str, root: str) -> None:
+    """Write ARCHIVE (machine.tar.gz): nodes, CPUs, caches and GPUs of this machine, as files of sysfs.
+
+    No host name, serial number or UUID is in it. Read it with `--root ARCHIVE`, or in a test with
+    `affinity.testing.machines.load("ARCHIVE")`.
+    """
+    from affinity.errors import UsageError
+    from affinity.host.capture import gather
+    from affinity.host.host import Host
+
+    try:
+        paths = gather(archive, root)
+    except OSError as refused:
+        raise UsageError(f"{archive}: {refused.strerror}; name a new file in a writable directory") from refused
+    topology = Host.from_root(archive).topology
+    click.echo(
+        f"{archive}: {len(paths)} files; {len(topology.nodes)} nodes, {len(topology.online)} CPUs, "
+        f"{len(topology.pci_devices)} display or accelerator devices"
+    )
