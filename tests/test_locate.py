@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affinity import CpuSet, Evidence, Gpu, NodeSet, PciAddress, Source
@@ -34,10 +34,12 @@ STRONGEST_FIRST = (
     nodes(Source.NVML_MEMORY, "1"),
     cpus(Source.NVML_CPU, "4-7"),
     cpus(Source.NVML_SOCKET, "4-7"),
+    cpus(Source.PCI_LOCAL, "4-7"),
     cpus(Source.PCI_BRIDGE, "4-7"),
 )
 
 
+@settings(deadline=None)
 @given(st.permutations(range(len(STRONGEST_FIRST))), st.integers(0, len(STRONGEST_FIRST) - 1))
 def test_the_strongest_source_wins_in_whatever_order_they_are_told(order: list[int], strongest: int) -> None:
     """The sources from `strongest` on say node 1, but all weaker than it say node 0."""
@@ -115,6 +117,7 @@ def test_memory_affinity_with_no_cpu_node_in_it_tells_nothing() -> None:
     assert "NVML memory affinity names node 2-9, which tells nothing" in why
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(STRONGEST_FIRST), max_size=4), st.sampled_from(["dgx-h100", "gb200", "power9-ac922"]))
 def test_the_answer_is_a_node_with_cpus_or_none(evidence: list[Evidence], machine: str) -> None:
     """Whatever is told of whichever machine."""

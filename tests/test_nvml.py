@@ -12,6 +12,8 @@ from pathlib import Path
 import driver
 import pytest
 from driver import DRIVER_NOT_LOADED, GPU_IS_LOST, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from affinity import Host, Settings
 from affinity.gpus import Inventory
@@ -312,6 +314,26 @@ def test_nvml_tells_the_node_where_pci_says_minus_one(child: driver.Child) -> No
     assert found[0]["node"] == 1
     assert found[1]["node"] is None
     assert "NVML memory affinity names nodes 0-1, which decides nothing" in found[1]["why"]
+
+
+@given(st.permutations(range(8)).flatmap(lambda order: st.integers(1, 8).map(lambda n: order[:n])), st.booleans())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_visible_ordinal_i_has_the_node_of_the_gpu_cuda_calls_i(
+    child: driver.Child, chosen: list[int], by_uuid: bool
+) -> None:
+    """Any subset in any order, as ordinals or as UUIDs, with NVML and sysfs merged."""
+    machine = machines.get("dgx-a100")
+    entries = [machine.gpus[i].uuid if by_uuid else str(i) for i in chosen]
+    found = child.ask(
+        "dgx-a100",
+        told("dgx-a100"),
+        *map(str, range(len(chosen))),
+        providers=["nvml", "pci"],
+        environ={"CUDA_VISIBLE_DEVICES": ",".join(entries)},
+        only_references=True,
+    )
+    assert [gpu["name"] for (gpu,) in found["references"]] == [str(machine.gpus[i].pci) for i in chosen]
+    assert [gpu["node"] for (gpu,) in found["references"]] == [NODES_OF["dgx-a100"][i] for i in chosen]
 
 
 # ---------------------------------------------------------------- when it is asked

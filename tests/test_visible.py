@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affinity import Gpu, PciAddress
@@ -43,6 +43,7 @@ def shown(variable: str | None, everyone: tuple[Gpu, ...] = EIGHT, **more: str) 
     return [seat.sure().node for seat in cuda(everyone, environ)[1].seats]
 
 
+@settings(deadline=None)
 @given(
     st.permutations(range(8)).flatmap(
         lambda order: st.tuples(

@@ -29,7 +29,8 @@ class Source(enum.IntEnum):
     NVML_CPU = 3
     NVML_SOCKET = 4
     GPU_MEMORY = 5
-    PCI_BRIDGE = 6
+    PCI_LOCAL = 6
+    PCI_BRIDGE = 7
 
     @property
     def words(self) -> str:
@@ -43,6 +44,7 @@ _WORDS = {
     Source.NVML_CPU: "NVML CPU affinity",
     Source.NVML_SOCKET: "NVML CPU affinity (socket)",
     Source.GPU_MEMORY: "GPU memory node",
+    Source.PCI_LOCAL: "PCI local_cpulist",
     Source.PCI_BRIDGE: "CPUs local to its PCI bridge",
 }
 

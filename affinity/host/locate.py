@@ -1,7 +1,8 @@
 """Which node a GPU is next to: the order of evidence, and what is told of it.
 
 The operator's word; PCI `numa_node`; NVML's memory affinity, only nodes with CPUs; NVML's CPU affinity of the node,
-then of the socket; the GPU's own memory node, by distance; the CPUs local to the upstream bridge; else unknown.
+then of the socket; the GPU's own memory node, by distance; the CPUs local to the device, then to the upstream
+bridge; else unknown.
 Unknown is never node 0: only on a machine with a single node with CPUs there is nothing to know.
 """
 

@@ -1,18 +1,18 @@
 """`affinity plan --gpu all` with 16 GPUs: through the fake driver, from sysfs alone, and against gpurun-numa.
 
-Whole processes, in turn, medians. gpurun (PyPI package gpurun-numa, installed into a folder of its own for this)
-answers the same question, `gpurun -g 0,…,15 --dry-run`; its nvidia-smi is a stand-in that prints the table at once,
-so the driver's own time is in neither.
+Whole processes with their children, in turn; medians of processor time, since neighbours decide the wall's. gpurun
+(PyPI package gpurun-numa, installed into a folder of its own for this) answers the same question, `gpurun -g 0,…,15
+--dry-run`; its nvidia-smi is a stand-in that prints the table at once, so the driver's own time is in neither.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -48,9 +48,11 @@ def gpurun(directory: Path) -> list[str] | None:
 
 
 def seconds(command: list[str], env: dict[str, str]) -> float:
-    begin = time.perf_counter()
+    """Of a processor, for the command and all it started."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ from affinity.host.host import ForeignKernel
 from affinity.plugins import Plugins
 from affinity.testing import machines
 
+PLUGINS = Plugins()
+
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     with open(os.environ["FAKE_NVML"], "w", encoding="ascii") as told:
@@ -28,7 +30,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     host = Host(topology, ForeignKernel(), topology.online, topology.memory_nodes)  # type: ignore[arg-type]
     nodes = request.get("nodes")
     settings = Settings(devices=tuple(request["providers"]), nodes=tuple(nodes) if nodes else None)
-    found = Inventory(host, settings, request.get("environ", {}), Plugins().devices)
+    found = Inventory(host, settings, request.get("environ", {}), PLUGINS.devices)
     asked = [_tried(lambda r=r: resolve(r, found)) for r in request.get("references", ())]
     given = _tried(lambda: resolve_physical(request["ids"], found)) if "ids" in request else None
     out = {"references": asked, "ids": given}

@@ -6,7 +6,7 @@ Management chips (ASPEED, Matrox) and emulated consoles are no GPUs: their vendo
 
 from __future__ import annotations
 
-from affinity import DeviceProvider, Evidence, Gpu, Host, NodeSet, PciDevice, Source, Support
+from affinity import CpuSet, DeviceProvider, Evidence, Gpu, Host, NodeSet, PciDevice, Source, Support
 
 VENDORS = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 
@@ -24,17 +24,19 @@ class Pci(DeviceProvider):
                 VENDORS[device.vendor],
                 device_id=device.device,
                 uuid=f"GPU-{device.unique_id}" if device.unique_id else None,
-                evidence=_evidence(device),
+                evidence=_evidence(device, host.topology.online),
             )
             for device in host.topology.pci_devices
             if device.vendor in VENDORS and not _integrated(device)
         )
 
 
-def _evidence(device: PciDevice) -> tuple[Evidence, ...]:
+def _evidence(device: PciDevice, online: CpuSet) -> tuple[Evidence, ...]:
     found = []
     if device.numa_node is not None:
         found.append(Evidence(Source.PCI_NUMA_NODE, nodes=NodeSet([device.numa_node])))
+    elif device.local_cpus and device.local_cpus != online:  # all CPUs is how the kernel says that it does not know
+        found.append(Evidence(Source.PCI_LOCAL, cpus=device.local_cpus))
     if device.bridge_cpus:
         found.append(Evidence(Source.PCI_BRIDGE, cpus=device.bridge_cpus))
     return tuple(found)
