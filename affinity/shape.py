@@ -152,13 +152,14 @@ def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequ
 
 def plugin(info: PluginInfo, *, launch_modes: Sequence[str] | None = None, support: Support | None = None) -> Shape:
     """One entry point; `can_act` is null where the question has no meaning (a policy), false where it is broken."""
+    can_act = None if support is None else support.ok
     shape: Shape = {
         "name": info.name,
         "distribution": info.distribution,
         "version": info.version,
         "target": info.target,
-        "can_act": False if info.error else support.ok if support else None,
-        "reason": info.error or (support.reason if support else ""),
+        "can_act": False if info.error else can_act,
+        "reason": info.error or ("" if support is None else support.reason),
         "error": info.error or None,
     }
     if launch_modes is not None:

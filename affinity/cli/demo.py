@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from affinity.cli import _options, _output
+from affinity.cli import _checks, _options, _output
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -83,8 +83,8 @@ def command(*, host: Host, as_json: bool) -> None:
     from affinity import shape
     from affinity.observe import observe
 
-    _options.not_here(host, "demo")
-    seen = observe(gpu="all", settings=_options.settings(), host=host)
+    _checks.not_here(host, "demo")
+    seen = observe(gpu="all", settings=_checks.settings(), host=host)
     places: list[tuple[str, dict[str, Any]]] = [
         (f"GPU {gpu}", {"gpu": str(gpu.pci)}) if gpu.pci is not None else (f"{gpu}", {"node": gpu.node})
         for gpu in seen.launch.gpus

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from affinity.cli import _options, _output
+from affinity.cli import _checks, _options, _output
 
 if TYPE_CHECKING:
     from affinity.api import Plan
@@ -28,10 +28,10 @@ def command(
     from affinity.api import plan
     from affinity.settings import ALIASES, VARIABLES
 
-    _options.one_of(gpu, node)
-    _options.known_node(host, node)
-    settings = _options.settings(policy)
-    planned = plan(gpu=gpu, node=node, launch_mode=_options.mode(launch_mode, host), settings=settings, host=host)
+    _checks.one_of(gpu, node)
+    _checks.known_node(host, node)
+    settings = _checks.settings(policy)
+    planned = plan(gpu=gpu, node=node, launch_mode=_checks.mode(launch_mode, host), settings=settings, host=host)
     own = {v.field for v in VARIABLES}
     variables = (*VARIABLES, *(v for v in ALIASES if v.field not in own))
     decided = [shape.setting(v, settings) for v in variables]

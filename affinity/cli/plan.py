@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from affinity.cli import _options, _output
+from affinity.cli import _checks, _options, _output
 
 if TYPE_CHECKING:
     from affinity.host.host import Host
@@ -27,8 +27,8 @@ def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, hos
     from affinity import shape
     from affinity.api import plan_each
 
-    mode = _options.mode(launch_mode, host)
-    plans = plan_each(gpu=gpu or "all", launch_mode=mode, settings=_options.settings(policy), host=host)
+    mode = _checks.mode(launch_mode, host)
+    plans = plan_each(gpu=gpu or "all", launch_mode=mode, settings=_checks.settings(policy), host=host)
     if as_json:
         _output.json([shape.plan(p) for p in plans])
     elif not plans:

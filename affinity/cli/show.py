@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from affinity.cli import _options, _output
+from affinity.cli import _checks, _options, _output
 
 if TYPE_CHECKING:
     from affinity.host.host import Host
@@ -20,7 +20,7 @@ def command(*, host: Host, as_json: bool) -> None:
     from affinity import shape
     from affinity.observe import observe
 
-    seen = observe(gpu="all", settings=_options.settings(), host=host)
+    seen = observe(gpu="all", settings=_checks.settings(), host=host)
     machine = shape.machine(host, seen.launch.peers, seen.launch.gpus, seen.launch.notes)
     if as_json:
         _output.json(machine)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from affinity.cli import _options, _output
+from affinity.cli import _checks, _options, _output
 
 if TYPE_CHECKING:
     from affinity.host.host import Host
@@ -27,7 +27,7 @@ def command(*, host: Host, as_json: bool) -> None:
     """
     from affinity.observe import observe
 
-    seen = observe(gpu="all", settings=_options.settings(), host=host)
+    seen = observe(gpu="all", settings=_checks.settings(), host=host)
     groups = _groups(seen.plugins, seen.launch, host)
     if as_json:
         from affinity import shape

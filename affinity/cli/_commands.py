@@ -1,0 +1,47 @@
+"""The commands as click sees them: the files of this folder."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+import click
+
+from affinity.cli import told
+
+
+class Commands(click.Group):
+    """The files beside this one, each with a click object `command`; `new_plugin.py` is `new-plugin`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        files = os.listdir(os.path.dirname(__file__))
+        return sorted(n[:-3].replace("_", "-") for n in files if n.endswith(".py") and not n.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = import_module(f"affinity.cli.{cmd_name.replace('-', '_')}").command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from affinity.errors import AffinityError
+
+        try:
+            return super().invoke(ctx)
+        except AffinityError as error:
+            ctx.exit(told(error))
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        from affinity import __version__
+
+        click.echo(f"affinity {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version.")
+def group() -> None:
+    """Put GPU workers on the CPUs and the memory next to their GPU."""
