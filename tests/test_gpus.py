@@ -30,7 +30,7 @@ from affinity.errors import DeviceError
 from affinity.gpus import Inventory, nvidia_nodes, resolve, resolve_physical
 from affinity.host.host import ForeignKernel
 from affinity.host.synthetic import StaticSource
-from affinity.host.topology import Topology
+from affinity.host.topology import Origin, Topology
 from affinity.plugins import Plugins
 from affinity.registry import Registry
 from affinity.testing import machines, trees
@@ -336,6 +336,19 @@ def test_a_third_partys_driver_is_asked_too_and_speaks_for_its_vendor_only() -> 
     found = Inventory(host, Settings(), {}, Providers(pci=Pci(), rocm=Rocm(), nvml=Broken()))
     assert [str(g) for g in found.devices] == ["0000:02:00.0", "0000:03:00.0"]
     assert resolve("GPU-1", found)[0].node == 0  # what sysfs knows of it is merged in
+
+
+def test_the_override_asks_the_driver_where_gpus_may_be_hidden() -> None:
+    """This machine's /dev has no node for the 16 GPUs that its sysfs would show: ordinal 0 is the driver's to tell."""
+
+    class One(Driver):
+        shows = (Gpu(machines.get("dgx-2").gpus[9].pci, "nvidia"),)
+
+    for origin, place in ((Origin.LIVE, 9), (Origin.SYNTHETIC, 0)):
+        topology = attrs.evolve(machines.load("dgx-2"), origin=origin)
+        flags = Settings(nodes=(0,) * 8 + (1,) * 8)
+        found = Inventory(on(topology), flags, {}, Providers(nvml=One(), pci=Pci()))
+        assert found.machine.index(resolve(0, found)[0]) == place
 
 
 def test_device_nodes_are_counted_and_their_siblings_are_not(tmp_path: Path) -> None:
