@@ -37,12 +37,17 @@ KERNEL_ARGS = (
 )
 
 ENVIRONMENT = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    # The guest's python is the one that runs here.
+    "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",
 }
+
+
+#: Tells a guest which machine it is.
+MACHINE_VARIABLE = "AFFINITY_VM_MACHINE"
 
 
 class BootError(Exception):
@@ -75,15 +80,14 @@ def run(
     The files that the guest wrote in /results are in ``results`` afterwards.
     """
     directory = directory or Path.cwd()
-    script = guest_script(command, directory, {**ENVIRONMENT, **(environment or {})})
-    (results / "command").write_text(script)
+    variables = {**ENVIRONMENT, MACHINE_VARIABLE: machine.name, **(environment or {})}
+    (results / "command").write_text(guest_script(command, directory, variables))
     output, console = results / "output", results / "console"
-    output.touch()
+    output.write_bytes(b"")
+    (results / "status").unlink(missing_ok=True)
     start = time.monotonic()
     qemu = [*arguments(machine, boot_files(), results), "-serial", f"file:{console}"]
-    with subprocess.Popen(
-        qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+    with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             wait(process, start + time_limit, output if follow else None)
         finally:
@@ -98,12 +102,8 @@ def run(
     }
     if not status.exists() or not status.read_text().strip():
         ended = "stopped early" if seconds < time_limit else "took too long"
-        raise BootError(
-            f"machine {machine.name} {ended}, after {seconds:.0f} s\n{tails(logs)}"
-        )
-    return Result(
-        int(status.read_text()), logs["output"], logs["console"], results, seconds
-    )
+        raise BootError(f"machine {machine.name} {ended}, after {seconds:.0f} s\n{tails(logs)}")
+    return Result(int(status.read_text()), logs["output"], logs["console"], results, seconds)
 
 
 def wait(process: subprocess.Popen[bytes], end: float, followed: Path | None) -> None:
@@ -131,19 +131,12 @@ def tails(logs: Mapping[str, str], lines: int = 40) -> str:
     )
 
 
-def guest_script(
-    command: Sequence[str], directory: Path, environment: Mapping[str, str]
-) -> str:
+def guest_script(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> str:
     assignments = shlex.join(f"{name}={value}" for name, value in environment.items())
-    return (
-        f"cd {shlex.quote(str(directory))} || exit 125\n"
-        f"exec env -i {assignments} {shlex.join(command)}\n"
-    )
+    return f"cd {shlex.quote(str(directory))} || exit 125\nexec env -i {assignments} {shlex.join(command)}\n"
 
 
-def arguments(
-    machine: Machine, boot: Boot, results: Path, *, shell: bool = False
-) -> list[str]:
+def arguments(machine: Machine, boot: Boot, results: Path, *, shell: bool = False) -> list[str]:
     """QEMU's command line."""
     options = {
         "name": machine.name,
@@ -187,11 +180,7 @@ def possible_cpus(machine: Machine) -> list[str]:
 def fresh_directories() -> list[str]:
     """The temporary directories to hide: those without anything that runs."""
     used = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, __file__)]
-    return [
-        directory
-        for directory in ("/tmp", "/var/tmp")
-        if not any(path.is_relative_to(directory) for path in used)
-    ]
+    return [directory for directory in ("/tmp", "/var/tmp") if not any(path.is_relative_to(directory) for path in used)]
 
 
 def share(tag: str, path: Path, options: str) -> list[str]:
@@ -212,8 +201,7 @@ def processors(machine: Machine) -> list[str]:
         # Two threads a core are an Intel matter to QEMU.
         "max,vendor=GenuineIntel",
         "-smp",
-        f"{given},maxcpus={len(slots)},sockets={machine.sockets},"
-        f"cores={machine.cores},threads={machine.threads}",
+        f"{given},maxcpus={len(slots)},sockets={machine.sockets},cores={machine.cores},threads={machine.threads}",
     ]
     for slot in filled[given:]:
         core, thread = divmod(slot, machine.threads)
@@ -269,9 +257,7 @@ def gpus(machine: Machine) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, usage="%(prog)s MACHINE [options] [-- COMMAND...]"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, usage="%(prog)s MACHINE [options] [-- COMMAND...]")
     parser.add_argument("machine", choices=sorted(MACHINES))
     parser.add_argument("--results", type=Path, help="directory to share at /results")
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT)
@@ -301,10 +287,9 @@ def main() -> int:
 
 
 def shell(machine: Machine, results: Path) -> int:
-    environment = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb")}
-    script = guest_script(["bash", "-i"], Path.cwd(), environment)
+    terminal = {"TERM": os.environ.get("TERM", "dumb")}
+    variables = {**ENVIRONMENT, MACHINE_VARIABLE: machine.name, **terminal}
+    script = guest_script(["bash", "-i"], Path.cwd(), variables)
     (results / "command").write_text(script)
     qemu = arguments(machine, boot_files(), results, shell=True)
     return subprocess.run([*qemu, "-serial", "mon:stdio"], check=False).returncode
-
-

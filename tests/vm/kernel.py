@@ -122,9 +122,7 @@ def uncompressed(image: bytes) -> bytes:
 
 def with_dependencies(names: tuple[str, ...], tree: Path) -> Iterator[tuple[str, bytes]]:
     """The named modules and what they need, each after those it needs."""
-    files = {
-        path.name.split(".ko")[0].replace("-", "_"): path for path in tree.rglob("*.ko*")
-    }
+    files = {path.name.split(".ko")[0].replace("-", "_"): path for path in tree.rglob("*.ko*")}
     seen: set[str] = set()
 
     def visit(name: str) -> Iterator[tuple[str, bytes]]:
@@ -158,9 +156,7 @@ def initramfs(busybox: Path, modules: list[tuple[str, bytes]]) -> bytes:
     return archive + entry("TRAILER!!!", 0)
 
 
-def entry(
-    name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)
-) -> bytes:
+def entry(name: str, mode: int, content: bytes = b"", device: tuple[int, int] = (0, 0)) -> bytes:
     path = name.encode() + b"\0"
     fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(path), 0)
     header = b"070701" + b"".join(b"%08x" % field for field in fields) + path

@@ -77,9 +77,7 @@ class Machine:
 
     def cpus(self, node: Node) -> tuple[int, ...]:
         """The processors of a node, as the guest numbers them."""
-        return tuple(
-            cpu for cpu, slot in enumerate(self.filled_slots) if slot in node.slots
-        )
+        return tuple(cpu for cpu, slot in enumerate(self.filled_slots) if slot in node.slots)
 
     @property
     def gpu_nodes(self) -> tuple[int, ...]:
@@ -218,7 +216,4 @@ NO_NUMA = Machine(
     numa="hidden",
 )
 
-MACHINES = {
-    machine.name: machine
-    for machine in (TWO_PACKAGE, GRACE, MEMORYLESS, SPARSE, SINGLE, NUMA_OFF, NO_NUMA)
-}
+MACHINES = {machine.name: machine for machine in (TWO_PACKAGE, GRACE, MEMORYLESS, SPARSE, SINGLE, NUMA_OFF, NO_NUMA)}

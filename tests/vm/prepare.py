@@ -25,18 +25,13 @@ class Missing(Exception):
 
 
 def missing_packages() -> list[str]:
-    return [
-        package for program, package in PROGRAMS.items() if shutil.which(program) is None
-    ]
+    return [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
 
 
 def check() -> None:
     missing = missing_packages()
     if missing:
-        raise Missing(
-            f"not installed: {' '.join(missing)}; "
-            "run python tests/vm prepare as root, on Debian"
-        )
+        raise Missing(f"not installed: {' '.join(missing)}; run python tests/vm prepare as root, on Debian")
 
 
 def install() -> None:
@@ -63,5 +58,3 @@ def main() -> int:
         print(f"prepare: {error}", file=sys.stderr)
         return 1
     return 0
-
-

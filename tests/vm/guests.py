@@ -1,0 +1,121 @@
+"""Runs the guest tests in their machines and keeps what came of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .boot import BootError, Result, run, tails
+from .machines import MACHINES
+from .prepare import Missing
+
+GUEST = Path(__file__).with_name("guest")
+PYTEST = [sys.executable, "-m", "pytest", "-c", str(GUEST / "pytest.ini")]
+QUIET = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+
+
+class ListError(Exception):
+    """The guest tests cannot be listed."""
+
+
+@dataclass
+class Outcome:
+    """What came of a test in a machine."""
+
+    outcome: str = "passed"
+    text: str = ""
+    seconds: float = 0.0
+    sections: dict[str, str] = field(default_factory=dict)
+
+    def add(self, line: dict[str, object]) -> None:
+        """Take in the report on one phase of the test."""
+        outcome, expected = line["outcome"], line["expected"]
+        assert isinstance(line["seconds"], float) and isinstance(line["output"], list)
+        self.seconds += line["seconds"]
+        self.sections.update(line["output"])
+        if outcome == "skipped" and expected is not None:
+            self.outcome, self.text = "xfailed", str(expected)
+        elif outcome == "failed":
+            self.outcome, self.text = "failed", f"{self.text}\n{line['text']}".strip()
+        elif outcome == "skipped" and self.outcome == "passed":
+            self.outcome, self.text = "skipped", str(line["text"])
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What came of the tests in one machine."""
+
+    outcomes: dict[str, Outcome]
+    trouble: str
+    seconds: float
+
+    def outcome(self, test: str) -> Outcome:
+        missing = Outcome("failed", f"the machine did not report on it\n{self.trouble}")
+        return self.outcomes.get(test, missing)
+
+
+def list_tests() -> dict[str, list[str]]:
+    """The guest tests by node id, with the machines each is to run on."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "tests.json"
+        listing = subprocess.run(
+            [*PYTEST, "--collect-only", "-q", str(GUEST)],
+            env={**os.environ, **QUIET, "AFFINITY_VM_LIST": str(path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if listing.returncode != 0 or not path.exists():
+            raise ListError(listing.stdout + listing.stderr)
+        tests: dict[str, list[str]] = json.loads(path.read_text())
+        return tests
+
+
+def visit(machine: str, tests: Iterable[str], results: Path) -> Visit:
+    """Boot a machine and run these tests in it."""
+    tests = sorted(tests)
+    (results / "selection.json").write_text(json.dumps(tests))
+    files = sorted({str(GUEST / test.partition("::")[0]) for test in tests})
+    command = [*PYTEST, "-q", "--tb=short", *files]
+    try:
+        result = run(MACHINES[machine], command, results, environment=QUIET)
+    except (BootError, Missing) as error:
+        return Visit(read_report(results), str(error), 0.0)
+    return Visit(read_report(results), trouble(result), result.seconds)
+
+
+def trouble(result: Result) -> str:
+    logs = {"console": result.console, "output": result.output}
+    return f"exit status {result.status}\n{tails(logs)}"
+
+
+def read_report(results: Path) -> dict[str, Outcome]:
+    outcomes: dict[str, Outcome] = {}
+    report = results / "report.jsonl"
+    for line in report.read_text().splitlines() if report.exists() else ():
+        phase = json.loads(line)
+        outcomes.setdefault(phase["test"], Outcome()).add(phase)
+    return outcomes
+
+
+class Visits:
+    """Visits to several machines, as many at a time as there are jobs."""
+
+    def __init__(self, tests: dict[str, list[str]], jobs: int, scratch: Callable[[str], Path]) -> None:
+        self.pool = ThreadPoolExecutor(jobs)
+        self.visits: dict[str, Future[Visit]] = {
+            machine: self.pool.submit(visit, machine, chosen, scratch(machine)) for machine, chosen in tests.items()
+        }
+
+    def outcome(self, machine: str, test: str) -> Outcome:
+        return self.visits[machine].result().outcome(test)
+
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
