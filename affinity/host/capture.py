@@ -26,7 +26,7 @@ MOST_FILES, MOST_BYTES = 500_000, 1 << 30
 
 _NODE = ("cpulist", "cpumap", "distance", "meminfo")
 _NODES = ("online", "possible", "has_cpu", "has_memory")
-_TOPOLOGY = ("physical_package_id", "thread_siblings_list", "package_cpus_list", "core_siblings_list")
+_TOPOLOGY = ("thread_siblings_list", "package_cpus_list", "core_siblings_list")
 _TOPOLOGY_MASKS = ("thread_siblings", "core_siblings")
 _CACHE = ("level", "shared_cpu_list", "shared_cpu_map")
 _PCI = ("class", "vendor", "device", "numa_node", "local_cpulist", "local_cpus", "boot_vga")
@@ -75,7 +75,8 @@ def unpacked(archive: str) -> Iterator[str]:
                         raise TopologyError(f"{archive}: too large; expected what `affinity gather` writes")
                 tar.extractall(directory, filter="data")
         except (tarfile.TarError, EOFError, OSError) as wrong:
-            raise TopologyError(f"{archive}: {wrong}; expected what `affinity gather` writes") from wrong
+            first = str(wrong).partition("\n")[0]
+            raise TopologyError(f"{archive}: {first}; expected what `affinity gather` writes") from wrong
         inside = [directory, *(entry.path for entry in os.scandir(directory) if entry.is_dir())]
         roots = [place for place in inside if os.path.isdir(os.path.join(place, "sys"))]
         if not roots:
@@ -122,6 +123,7 @@ class _Capture:
             self.take(f"{nodes}/{name}", _NODE)
             self.keep_lines(f"{nodes}/{name}/meminfo", b"MemTotal:")  # how much is in use is nobody's business
         for name in _names(self.root, cpus, "cpu"):
+            self.take(f"{cpus}/{name}/topology", ("physical_package_id",))
             if not self.take(f"{cpus}/{name}/topology", _TOPOLOGY):
                 self.take(f"{cpus}/{name}/topology", _TOPOLOGY_MASKS)
             for index in _names(self.root, f"{cpus}/{name}/cache", "index"):

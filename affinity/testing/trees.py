@@ -28,15 +28,19 @@ def write(
     nul: end every file in NUL, as some kernels' files do. lists: False leaves out `cpulist`, `*_list` and
     `local_cpulist`, so that only the masks are there. status: False leaves out `proc/self/status`.
     """
-    base = Path(root)
+    base, end = Path(root), "\0" if nul else ""
+    made: set[str] = set()
 
     def put(path: str, value: object) -> None:
         leaf = os.path.basename(path)
         if not lists and (leaf.endswith("_list") or leaf in ("cpulist", "local_cpulist")):
             return
-        file = base / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{value}\n" + ("\0" if nul else ""), encoding="ascii")
+        file = os.path.join(base, path)
+        if os.path.dirname(file) not in made:
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            made.add(os.path.dirname(file))
+        with open(file, "wb") as out:
+            out.write(f"{value}\n{end}".encode("ascii"))
 
     _nodes(machine, put)
     _cpus(machine, put)
@@ -115,28 +119,24 @@ def _cpus(machine: Machine, put: Put) -> None:
     put(f"{base}/present", machine.present)
     put(f"{base}/possible", machine.present)
     width = max(machine.present) + 1
-    cores: dict[int, list[int]] = {}
-    l3s: dict[int, list[int]] = {}
-    packages: dict[int, list[int]] = {}
+    groups: dict[tuple[str, int], list[int]] = {}
     for cpu in machine.cpus.values():
-        cores.setdefault(cpu.core, []).append(cpu.id)
-        l3s.setdefault(cpu.l3, []).append(cpu.id)
-        packages.setdefault(cpu.package, []).append(cpu.id)
+        for kind, lowest in (("core", cpu.core), ("l3", cpu.l3), ("package", cpu.package)):
+            groups.setdefault((kind, lowest), []).append(cpu.id)
+    lists = {key: str(CpuSet(members)) for key, members in groups.items()}
+    masks = {key: mask(CpuSet(members), width) for key, members in groups.items()}
     for cpu in machine.cpus.values():
         here = f"{base}/cpu{cpu.id}"
-        put(f"{here}/online", 1)
+        core, l3, package = ("core", cpu.core), ("l3", cpu.l3), ("package", cpu.package)
         put(f"{here}/topology/physical_package_id", cpu.package)
-        put(f"{here}/topology/core_id", cpu.core)
-        shared = {"thread_siblings": cores[cpu.core], "core_siblings": packages[cpu.package]}
-        for name, members in shared.items():
-            put(f"{here}/topology/{name}_list", CpuSet(members))
-            put(f"{here}/topology/{name}", mask(CpuSet(members), width))
-        put(f"{here}/topology/package_cpus_list", CpuSet(packages[cpu.package]))
+        put(f"{here}/topology/thread_siblings_list", lists[core])
+        put(f"{here}/topology/thread_siblings", masks[core])
+        put(f"{here}/topology/package_cpus_list", lists[package])
+        put(f"{here}/topology/core_siblings", masks[package])
         if machine.l3_cores != 0:
             put(f"{here}/cache/index3/level", 3)
-            put(f"{here}/cache/index3/type", "Unified")
-            put(f"{here}/cache/index3/shared_cpu_list", CpuSet(l3s[cpu.l3]))
-            put(f"{here}/cache/index3/shared_cpu_map", mask(CpuSet(l3s[cpu.l3]), width))
+            put(f"{here}/cache/index3/shared_cpu_list", lists[l3])
+            put(f"{here}/cache/index3/shared_cpu_map", masks[l3])
     for cpu_id in machine.offline:
         put(f"{base}/cpu{cpu_id}/online", 0)
 
