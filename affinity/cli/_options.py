@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", "CpuSet", "NodeSet")
 
-gpu = click.option("--gpu", metavar="REF", help="A GPU: visible ordinal, UUID prefix, PCI address, phys:N, or several.")
+gpu = click.option(
+    "--gpu", metavar="REF", help="A GPU: visible ordinal, UUID prefix, PCI address, phys:N; or several, with commas."
+)
 node = click.option("--node", type=click.IntRange(min=0), help="A NUMA node, in place of a GPU.")
 policy = click.option("--policy", metavar="NAME", help="The placement policy, over AFFINITY_POLICY.")
 launch_mode = click.option("--launch-mode", metavar="MODE", help="How the worker is started: spawn, command, ray, …")
@@ -25,7 +27,11 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: docs
 def machine(command: F) -> F:
     """The options that name a machine; the command is given it as `host`."""
 
-    @click.option("--root", metavar="DIR", help="Another machine's files (DIR/sys/…), as `affinity gather` takes.")
+    @click.option(
+        "--root",
+        metavar="PATH",
+        help="Another machine: a directory with sys/ in it, or an archive of `affinity gather`.",
+    )
     @click.option("--synthetic", metavar="TEXT", help="A machine in one line: 'pack:2 numa:2 core:4 pu:2 gpu:1'.")
     @click.option("--allowed-cpus", metavar="LIST", help="What a worker there may use: 0-3,8 (default: all online).")
     @click.option("--allowed-nodes", metavar="LIST", help="Nodes whose memory it may use (default: all online).")
