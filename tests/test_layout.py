@@ -19,7 +19,7 @@ PACKAGE = ROOT / "affinity"
 ORDER = [
     "errors", "support", "degradation",
     "host.cpuset", "host.topology", "host.sysfs", "host.synthetic", "host.memory",
-    "host.libnuma", "host.kernel", "host.origin",
+    "host.libnuma", "host.kernel", "host.origin", "host.capture",
     "host.host", "host.devices", "host.locate", "host.visible",
     "settings", "launch", "policy", "split", "strategy", "registry", "gpus",
     "plugins", "observe",
@@ -53,7 +53,7 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 def core() -> list[str]:
     """Every module of the core, as a dotted name."""
     found = [p.relative_to(PACKAGE).with_suffix("") for p in PACKAGE.rglob("*.py")]
-    apart = {"testing", "cli", "integrations"}
+    apart = {"testing", "cli", "integrations", "__main__"}
     return sorted(".".join(p.parts) for p in found if p.name != "__init__" and p.parts[0] not in apart)
 
 
