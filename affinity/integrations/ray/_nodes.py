@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,13 +37,22 @@ def connected(address: str = "auto") -> Iterator[None]:
     except ModuleNotFoundError as missing:
         raise UsageError("Ray is not installed: pip install 'numa-affinity[ray]'") from missing
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as failed:
+    except (OSError, RuntimeError, ValueError) as failed:
         raise UsageError(f"no Ray cluster at {address!r}: {_last_line(failed)}") from failed
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `host:port`: Ray itself would try for two minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
 
 
 def alive() -> dict[str, str]:
