@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -10,10 +11,13 @@ from pathlib import Path
 import pytest
 from kernel_cases import simulated
 
-from affinity import CpuSet, Host, MemoryMode, NodeSet
-from affinity.testing import SimulatedKernel
+import affinity
+from affinity import CannotBind, CpuSet, Host, LaunchMode, MemoryMode, MemoryPolicy, NodeSet, Settings
+from affinity.testing import Executed, FakeHost, SimulatedKernel, machines, programs
+from affinity.testing.simkernel import PAGE
 
 GiB = 1 << 30
+REQUIRED = Settings.from_environ({"AFFINITY_ENFORCE": "required"})
 
 
 def on_linux(scenario: str) -> dict[str, str]:
@@ -58,3 +62,142 @@ def test_the_simulation_confines_as_a_linux_cpuset_does() -> None:
         host.topology, cpuset=cpus, mems=nodes, modes=modes_of_this_kernel()
     )
     assert differences(on_linux("CONFINED"), simulated(host.topology, make)) == ""
+
+
+def test_a_bind_on_a_fake_host_is_a_bind() -> None:
+    """All threads, the policy and the pages; and again, and back."""
+    fake = FakeHost("dgx-h100", threads=20)
+    fake.kernel.touch(GiB)
+    report = affinity.bind(gpu="0000:9d:00.0", host=fake.host)
+    node_1 = CpuSet.parse("56-111,168-223")
+    assert report.satisfied
+    assert set(fake.kernel.masks.values()) == {node_1}
+    assert fake.kernel.policies[fake.kernel.thread_id()] == MemoryPolicy(MemoryMode.PREFERRED, NodeSet([1]))
+    assert fake.kernel.places == {1: GiB}
+    changes = fake.kernel.changes
+    assert affinity.bind(gpu="0000:9d:00.0", host=fake.host).already
+    assert fake.kernel.changes == changes
+    report.undo()
+    assert set(fake.kernel.masks.values()) == {fake.topology.online}
+    assert "node 1: CPUs 56-111,168-223 of package 1" in str(fake)
+
+
+@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
+def test_a_worker_started_on_a_fake_host_is_born_bound(strategy: str) -> None:
+    """Through the rewritten command line, which also tells it whose worker it is."""
+    fake = FakeHost("gb200", environ={"AFFINITY_STRATEGY": strategy})
+    settings = Settings.from_environ(fake.kernel.environ)
+    with affinity.spawning(gpu=3, host=fake.host, settings=settings):
+        worker = fake.start_worker()
+    before = len(fake.kernel.changes)
+    assert set(worker.kernel.masks.values()) == {CpuSet.parse("72-143")}
+    report = affinity.bind(host=worker.host)
+    assert (report.launch.mode, report.already, report.satisfied) == (LaunchMode.SPAWN, True, True)
+    assert len(fake.kernel.changes) == before
+    assert set(fake.kernel.masks.values()) == {fake.topology.online}
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL])
+def test_refused_memory_policies_walk_down_the_ladder(number: int) -> None:
+    """CPUs only, with the errno told; required: everything as it was."""
+    fake = FakeHost("dgx-h100")
+    fake.kernel.refuse("set_mempolicy", number)
+    report = affinity.bind(gpu=7, host=fake.host)
+    assert report.degradations
+    assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
+    assert set(fake.kernel.masks.values()) == {CpuSet.parse("56-111,168-223")}
+    strict = FakeHost("dgx-h100")
+    strict.kernel.refuse("set_mempolicy", number)
+    with pytest.raises(CannotBind):
+        affinity.bind(gpu=7, host=strict.host, settings=REQUIRED)
+    assert set(strict.kernel.masks.values()) == {strict.topology.online}
+
+
+def test_a_kernel_without_preferred_many_refuses_it() -> None:
+    """As one before Linux 5.15 does."""
+    kernel = SimulatedKernel(machines.load("dgx-h100"), modes={MemoryMode.DEFAULT, MemoryMode.PREFERRED})
+    with pytest.raises(OSError, match="Invalid argument"):
+        kernel.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED_MANY, NodeSet([0, 1])))
+
+
+def test_a_full_node_spills_under_preferred_and_kills_under_bind() -> None:
+    """Why `preferred` is the default."""
+    fake = FakeHost("dgx-h100", free={0: GiB, 1: GiB})
+    fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, NodeSet([1])))
+    fake.kernel.touch(GiB + PAGE)
+    assert fake.kernel.places == {0: PAGE, 1: GiB}
+    fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.BIND, NodeSet([1])))
+    with pytest.raises(MemoryError, match="bind:1"):
+        fake.kernel.touch(PAGE)
+
+
+def test_pages_that_do_not_fit_stay_and_are_told() -> None:
+    """migrate_pages to a node with half the room: ENOMEM, the rest where it was, nothing lost."""
+    fake = FakeHost("dgx-h100", free={0: GiB, 1: GiB // 2})
+    fake.kernel.touch(GiB)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        fake.kernel.migrate_pages(NodeSet([0]), NodeSet([1]))
+    assert fake.kernel.places == {0: GiB // 2, 1: GiB // 2}
+
+
+def test_a_refusal_can_be_meant_for_some_arguments_only() -> None:
+    """One thread of another user among ours."""
+    fake = FakeHost(threads=2)
+    other = fake.kernel.threads()[1]
+    fake.kernel.refuse("set_affinity", errno.EPERM, when=lambda tid, cpus: tid == other)
+    fake.kernel.set_affinity(0, CpuSet([0]))
+    with pytest.raises(PermissionError):
+        fake.kernel.set_affinity(other, CpuSet([0]))
+    assert [(c.name, c.errno) for c in fake.kernel.changes] == [("set_affinity", 0), ("set_affinity", errno.EPERM)]
+    fake.kernel.permit("set_affinity")
+    fake.kernel.set_affinity(other, CpuSet([0]))
+
+
+def test_a_refusal_of_a_call_that_does_not_exist_is_an_error() -> None:
+    """A test that refuses nothing proves nothing."""
+    with pytest.raises(ValueError, match="sched_setaffinity"):
+        FakeHost().kernel.refuse("sched_setaffinity", errno.EPERM)
+
+
+def test_an_exec_ends_threads_and_pages_and_keeps_mask_and_policy() -> None:
+    """And wrapping programs act on the way."""
+    fake = FakeHost(threads=3)
+    fake.kernel.touch(GiB)
+    with pytest.raises(Executed) as became:
+        fake.kernel.exec(["numactl", "--physcpubind=8-15", "--membind=1", "--", "server", "-x"], {})
+    assert became.value.argv == ["server", "-x"]
+    assert list(fake.kernel.masks.values()) == [CpuSet.parse("8-15")]
+    assert list(fake.kernel.policies.values()) == [MemoryPolicy(MemoryMode.BIND, NodeSet([1]))]
+    assert fake.kernel.places == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed", "said"),
+    [
+        (["--physcpubind=8"], "0-7", "out of range"),
+        (["--membind=1"], "0-7", "out of range"),
+        (["--no-such-option"], "0-7", "not recognized"),
+    ],
+)
+def test_numactl_refuses_here_what_it_refuses_there(options: list[str], allowed: str, said: str) -> None:
+    """What lies outside the cpuset; what it does not know."""
+    fake = FakeHost(allowed_cpus=CpuSet.parse(allowed), allowed_nodes=NodeSet([0]))
+    assert said in (fake.kernel.probe(["numactl", *options, "true"], 1.0) or "")
+
+
+@pytest.mark.parametrize("options", [["--physcpubind=0"], ["-C", "0-0"], ["--membind=0"], ["--preferred=0"]])
+def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options: list[str]) -> None:
+    """The same command line, on this machine and on a simulation of it."""
+    host = Host.live()
+    told = "from kernel_cases import state; from affinity.host.kernel import LINUX; print(state(LINUX))"
+    real = subprocess.run(
+        ["numactl", *options, sys.executable, "-c", told],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+    )
+    kernel = SimulatedKernel(host.topology, mask=host.allowed_cpus, mems=host.allowed_nodes)
+    assert programs.run(["numactl", *options, "true"], kernel) == ["true"]
+    mask, policy = kernel.masks[kernel.process_id()], kernel.policies[kernel.process_id()]
+    assert real.stdout.strip() == f"CPUs {mask}, policy {policy}"

@@ -1,0 +1,224 @@
+"""The pytest plugin, and the contract seen from outside: a third party's tests, run in a pytest of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from affinity.testing import machines
+
+#: Strategies that break the contract, each in one way, and the case that must notice.
+BROKEN = {
+    "Lies": ("def bind(self, placement, host): return Outcome()", "test_bind_puts_the_placement_in_force"),
+    "Swallows": (
+        """
+    def bind(self, placement, host):
+        try:
+            return bind_process(placement, host)
+        except (OSError, CannotBind):
+            return Outcome()
+    """,
+        "test_a_refused_call_is_an_error_never_a_silence",
+    ),
+    "Widens": (
+        """
+    def bind(self, placement, host):
+        if placement.cpus:
+            host.kernel.set_affinity(0, host.allowed_cpus)
+        return bind_process(placement, host)
+    """,
+        "test_bind_touches_no_cpu_outside_the_placement",
+    ),
+    "Tramples": (
+        """
+    def bind(self, placement, host):
+        for tid in host.kernel.threads():
+            if placement.cpus:
+                host.kernel.set_affinity(tid, placement.cpus)
+        return bind_process(placement, host)
+    """,
+        "test_bind_leaves_threads_that_someone_else_pinned",
+    ),
+    "BindsItsParent": (
+        """
+    bind = lambda self, placement, host: bind_process(placement, host)
+    @contextmanager
+    def spawning(self, placement, host):
+        host.kernel.set_affinity(0, placement.cpus)
+        yield
+    """,
+        "test_a_spawned_worker_ends_bound_and_its_parent_is_as_it_was",
+    ),
+    "ForgetsOnError": (
+        """
+    bind = lambda self, placement, host: bind_process(placement, host)
+    @contextmanager
+    def spawning(self, placement, host):
+        before = host.kernel.get_affinity()
+        host.kernel.set_affinity(0, placement.cpus)
+        yield
+        host.kernel.set_affinity(0, before)
+    """,
+        "test_a_start_that_fails_leaves_the_parent_as_it_was",
+    ),
+    "GoesAround": (
+        """
+    def bind(self, placement, host):
+        os.sched_setaffinity(0, {0})
+        return bind_process(placement, host)
+    """,
+        "test_bind_puts_the_placement_in_force",
+    ),
+    "BreaksCommands": (
+        """
+    def command(self, argv, placement, host):
+        return ["sh", "-c", " ".join(argv)]
+    """,
+        "test_a_command_is_executed_as_it_is_and_bound",
+    ),
+    "Raises": (
+        "def supports(self, launch, host): raise RuntimeError('no')",
+        "test_supports_answers_with_a_reason_and_changes_nothing",
+    ),
+}
+
+HEAD = """
+import os
+from contextlib import contextmanager
+import pytest
+from affinity import *
+from affinity.testing import PolicyContract, StrategyContract
+
+class Base(AffinityStrategy):
+    launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.INLINE, LaunchMode.COMMAND})
+    def supports(self, launch, host): return Support.yes("always")
+    def command(self, argv, placement, host):
+        return ["taskset", "-c", str(placement.cpus), *argv] if placement.cpus else argv
+"""
+
+
+def run_pytest(directory: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """A test file, in a pytest that knows this package only as an installed plugin."""
+    (directory / "test_it.py").write_text(text)
+    argv = [sys.executable, "-m", "pytest", "-q", "-rA", "--color=no", "-p", "no:cacheprovider", *options]
+    return subprocess.run(
+        [*argv, f"--rootdir={directory}", "test_it.py"],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_every_broken_strategy_is_noticed_by_the_case_that_is_meant_for_it(tmp_path: Path) -> None:
+    """A contract that nothing can fail would promise nothing."""
+    text = HEAD
+    for name, (body, _) in BROKEN.items():
+        text += f"\nclass {name}(Base):\n    {body.strip()}\n"
+        text += f"@pytest.mark.affinity_machines('dgx-h100')\nclass Test{name}(StrategyContract):\n"
+        text += f"    def make(self): return {name}()\n"
+    said = run_pytest(tmp_path, text).stdout
+    failed = set(re.findall(r"^(?:FAILED|ERROR) test_it\.py::Test(\w+)::(\w+)", said, re.MULTILINE))
+    missed = {name: case for name, (_, case) in BROKEN.items() if (name, case) not in failed}
+    assert missed == {}, said[-3000:]
+
+
+def test_every_broken_policy_is_noticed(tmp_path: Path) -> None:
+    """One that ignores what is allowed, one that remembers, one that asks the kernel, one that shares."""
+    bodies = {
+        "Wide": ("Placement(host.topology.online, None, reason='all')", "test_a_cut_of_the_cpuset_is_respected"),
+        "Empty": ("Placement(CpuSet(), None, reason='none')", "test_every_gpu_gets_allowed_cpus"),
+        "Asks": ("Placement(host.kernel.get_affinity(), None, reason='mine')", "test_it_is_pure"),
+        "Shares": ("Placement(host.allowed_cpus, None, reason='all')", "test_shares_do_not_overlap"),
+        "Remembers": (
+            "calls.append(1) or Placement(CpuSet([list(host.allowed_cpus)[len(calls) % 2]]), None, reason='next')",
+            "test_one_rank_alone_finds",
+        ),
+    }
+    text = HEAD + "calls = []\n"
+    for name, (answer, _) in bodies.items():
+        text += f"class {name}(PlacementPolicy):\n    def place(self, host, launch, settings): return {answer}\n"
+        text += f"@pytest.mark.affinity_machines('dgx-h100')\nclass Test{name}(PolicyContract):\n"
+        text += f"    disjoint = True\n    def make(self): return {name}()\n"
+    said = run_pytest(tmp_path, text).stdout
+    failed = re.findall(r"^FAILED test_it\.py::Test(\w+)::(\w+)", said, re.MULTILINE)
+    missed = {n: c for n, (_, c) in bodies.items() if not any(f == n and t.startswith(c) for f, t in failed)}
+    assert missed == {}, said[-3000:]
+
+
+def test_fixtures_run_a_test_once_for_each_machine_of_its_marker(tmp_path: Path) -> None:
+    """The closest marker decides; without one, every named machine."""
+    text = """
+import pytest
+pytestmark = pytest.mark.affinity_machines("gh200")
+def test_near(machine): assert machine.name == "gh200"
+@pytest.mark.affinity_machines("dgx-h100", "mi250x")
+def test_two(fake_host): assert len(fake_host.topology.pci_devices) >= 8
+"""
+    said = run_pytest(tmp_path, text, "--strict-markers").stdout
+    assert sorted(re.findall(r"PASSED test_it.py::(\S+)", said)) == [
+        "test_near[gh200]",
+        "test_two[dgx-h100]",
+        "test_two[mi250x]",
+    ]
+    said = run_pytest(tmp_path, "def test_all(machine): assert machine.source").stdout
+    assert f"{len(machines.names())} passed" in said
+
+
+def test_a_failure_draws_the_machine_and_its_process(tmp_path: Path) -> None:
+    """So that a report from CI can be understood without running anything."""
+    text = """
+import pytest
+@pytest.mark.affinity_machines("power9-ac922")
+def test_it(fake_host):
+    fake_host.kernel.set_affinity(0, fake_host.topology.nodes[1].cpus)
+    assert False
+"""
+    said = run_pytest(tmp_path, text).stdout
+    assert "affinity: the machine" in said
+    assert "node 8: CPUs 88-175 of package 8" in said
+    assert "node 255: no CPUs, 16 GiB" in said
+    assert re.search(r"threads \d+: CPUs 88-175", said)
+
+
+def test_a_fixture_of_the_same_name_in_another_project_is_its_own(tmp_path: Path) -> None:
+    """The plugin is loaded in every pytest run of its environment, and must not disturb one."""
+    text = """
+import pytest
+@pytest.fixture
+def machine(): return "mine"
+def test_mine(machine): assert machine == "mine"
+@pytest.mark.parametrize("machine", [1, 2])
+def test_parametrised(machine): assert machine in (1, 2)
+"""
+    done = run_pytest(tmp_path, text)
+    assert "3 passed" in done.stdout, done.stdout
+
+
+def test_the_plugin_costs_a_foreign_pytest_run_next_to_nothing() -> None:
+    """Importing it loads none of what this package needs for its work."""
+    heavy = [
+        "attrs",
+        "stevedore",
+        "numa",
+        "click",
+        "rich",
+        "ray",
+        "pynvml",
+        "affinity.host",
+        "affinity.testing.machines",
+    ]
+    text = f"import sys, affinity.testing.pytest_plugin; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.affinity_machines("dgx-h100")
+def test_the_plugin_is_installed_here(machine: machines.Machine) -> None:
+    """Through its entry point, not through this project's configuration."""
+    assert machine.name == "dgx-h100"
