@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
@@ -17,11 +17,13 @@ from affinity.ladder import Step, descend
 from affinity.launch import Launch, LaunchMode
 from affinity.observe import GpuRef, Seen, observe
 from affinity.policy import Placement
-from affinity.report import BindReport, Observed, verify
-from affinity.restore import State
 from affinity.selector import Case, Selection, select
 from affinity.settings import Settings
-from affinity.strategy import Outcome
+
+if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: what only `bind` needs, it imports
+    from affinity.report import BindReport, Observed
+    from affinity.restore import State
+    from affinity.strategy import Outcome
 
 _binding = threading.RLock()  # two threads that bind one process at once do so one after the other
 
@@ -88,6 +90,9 @@ def bind(
     had is put in force and the report says what was given up; under `AFFINITY_ENFORCE=required` (settings.required)
     anything less than what was asked for is undone and raises CannotBind.
     """
+    from affinity.report import verify
+    from affinity.restore import State
+
     with _binding:
         seen = observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
         seen.host.refuse_foreign()
@@ -237,4 +242,4 @@ def _worker(seen: Seen) -> str:
     return f"node:{seen.launch.gpu_nodes}"
 
 
-__all__ = ["BindReport", "CannotBind", "Plan", "bind", "become", "plan", "plan_each", "spawning"]
+__all__ = ["Plan", "bind", "become", "plan", "plan_each", "spawning"]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import attrs
 
-from affinity.degradation import Degradation
 from affinity.errors import CannotBind
 from affinity.policy import Placement
 from affinity.registry import Registry
 from affinity.selector import Selection
 from affinity.strategy import AffinityStrategy
+
+if TYPE_CHECKING:
+    from affinity.degradation import Degradation
 
 T = TypeVar("T")
 
@@ -47,6 +49,8 @@ def descend(
             try:
                 return Step(name, rung, act(strategies.get(name), rung), tuple(given_up))
             except (OSError, CannotBind) as refused:
+                from affinity.degradation import Degradation
+
                 given_up.append(Degradation.of(f"{name}: {rung.words}", refused))
         if required:
             raise CannotBind("required, but refused: " + "; ".join(map(str, given_up)))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
 from affinity.errors import UsageError
 from affinity.host.cpuset import NodeSet
-from affinity.host.devices import Gpu
+
+if TYPE_CHECKING:
+    from affinity.host.devices import Gpu
 
 
 class LaunchMode(enum.Enum):

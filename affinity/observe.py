@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
-from affinity.errors import UnknownGpu
-from affinity.gpus import Inventory, inventory, resolve, resolve_physical
 from affinity.host.cpuset import NodeSet
-from affinity.host.devices import Gpu
 from affinity.host.host import Host
 from affinity.host.kernel import LinuxKernel
 from affinity.host.origin import spawn_note
 from affinity.launch import Launch, LaunchMode
 from affinity.plugins import Plugins
 from affinity.settings import Settings
+
+if TYPE_CHECKING:
+    from affinity.gpus import Inventory
+    from affinity.host.devices import Gpu
 
 #: What a caller may say a GPU is: a reference (see affinity.gpus.resolve), or several.
 GpuRef = str | int | Sequence[str | int] | None
@@ -59,6 +61,8 @@ def observe(
         gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
     if nodes is not None:
         return Seen(host, attrs.evolve(launch, nodes=nodes or None), settings, plugins)
+    from affinity.gpus import inventory  # a worker that is given a node needs no GPU
+
     found = inventory(host, settings, environ, plugins.devices)
     if gpu is None and launch.mode is LaunchMode.RAY and assigned is not None:
         mine, why = _given_by_ray(assigned, found, settings)
@@ -86,6 +90,9 @@ def _ray_ids(environ: Mapping[str, str]) -> list[str] | None:
 
 def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> tuple[tuple[Gpu, ...], str]:
     """Ray may count GPUs that nobody can list (ray.init(num_gpus=…)): an error only where binding is required."""
+    from affinity.errors import UnknownGpu
+    from affinity.gpus import resolve_physical
+
     if not ids:
         return (), "Ray gave this worker no GPU: ask for one (num_gpus=1) or name it (gpu=…)"
     try:
@@ -100,6 +107,8 @@ def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> t
 
 def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
     """This worker's GPUs: those named, else the launcher's rank, else all it can see."""
+    from affinity.gpus import resolve
+
     if gpu is None and launch.local_rank is not None and len(found.visible) > 1:
         gpu = launch.local_rank
     if gpu is None:

@@ -8,7 +8,7 @@ from typing import NoReturn, cast
 import attrs
 
 from affinity.errors import ForeignHost, ListFormatError, TopologyError
-from affinity.host import synthetic, sysfs
+from affinity.host import sysfs
 from affinity.host.cpuset import CpuSet, NodeSet
 from affinity.host.kernel import LINUX, Kernel, LinuxKernel
 from affinity.host.origin import allowed_before
@@ -66,6 +66,8 @@ class Host:
     @classmethod
     def synthetic(cls, text: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
         """The machine that one line describes (grammar: affinity.host.synthetic)."""
+        from affinity.host import synthetic
+
         return cls._foreign(synthetic.load(text), allowed_cpus, allowed_nodes)
 
     @classmethod

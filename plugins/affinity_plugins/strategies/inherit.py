@@ -18,9 +18,6 @@ from affinity import (
     Outcome,
     Placement,
     Support,
-    bind_process,
-    set_and_read_back,
-    starting,
 )
 
 
@@ -43,6 +40,8 @@ class Inherit(AffinityStrategy):
 
             # Started by the first worker's start otherwise, and then bound with it for the parent's lifetime.
             resource_tracker.ensure_running()
+        from affinity import starting
+
         mask = kernel.get_affinity()
         policy = kernel.get_mempolicy() if placement.memory is not None else None
         try:
@@ -65,6 +64,8 @@ class Inherit(AffinityStrategy):
         return argv
 
     def bind(self, placement: Placement, host: Host) -> Outcome:
+        from affinity import bind_process
+
         return bind_process(placement, host)
 
     @staticmethod
@@ -73,4 +74,6 @@ class Inherit(AffinityStrategy):
         if placement.cpus is not None and kernel.get_affinity() != placement.cpus:
             kernel.set_affinity(kernel.thread_id(), placement.cpus)
         if placement.memory is not None:
+            from affinity import set_and_read_back
+
             set_and_read_back(placement.memory, kernel, kernel.set_mempolicy)

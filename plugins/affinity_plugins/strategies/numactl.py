@@ -23,8 +23,6 @@ from affinity import (
     Outcome,
     Placement,
     Support,
-    bind_process,
-    starting,
 )
 
 #: Seconds that numactl may take to answer a probe; it needs milliseconds.
@@ -60,6 +58,8 @@ class Numactl(AffinityStrategy):
 
         interpreter = os.fsdecode(multiprocessing.spawn.get_executable())
         self._probe([*prefix, interpreter, "-I", "-S", "-c", ""], host)
+        from affinity import starting
+
         with starting(
             rewrite=lambda argv: [*prefix, interpreter, *argv[1:]],
             methods=frozenset({"spawn"}),
@@ -74,6 +74,8 @@ class Numactl(AffinityStrategy):
         return [*prefix, *argv]
 
     def bind(self, placement: Placement, host: Host) -> Outcome:
+        from affinity import bind_process
+
         return bind_process(placement, host)
 
     def _prefix(self, placement: Placement, host: Host) -> list[str]:
