@@ -105,15 +105,12 @@ class ForeignKernel:
 def _captured_status(path: str) -> tuple[CpuSet | None, NodeSet | None]:
     cpus, nodes = None, None
     try:
-        with open(path, encoding="ascii", errors="replace") as status:
-            for line in status:
-                key, _, value = line.partition(":")
-                if key == "Cpus_allowed_list":
-                    cpus = CpuSet.parse(value)
-                elif key == "Mems_allowed_list":
-                    nodes = NodeSet.parse(value)
-    except FileNotFoundError:
-        pass
+        for line in (sysfs.read_text(path) or "").splitlines():
+            key, _, value = line.partition(":")
+            if key == "Cpus_allowed_list":
+                cpus = CpuSet.parse(value)
+            elif key == "Mems_allowed_list":
+                nodes = NodeSet.parse(value)
     except ListFormatError as wrong:
         raise TopologyError(f"{path}: {wrong}") from wrong
     return cpus, nodes

@@ -8,6 +8,7 @@ Documentation/ABI/testing/sysfs-bus-pci. Files may end in NUL or newline; `cpuli
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -87,7 +88,7 @@ class Sysfs:
         table = {}
         for i in ids:
             file = os.path.join(base, f"node{i}", "distance")
-            text = _read(file)
+            text = read_text(file)
             if text is None:
                 continue
             row = text.split()
@@ -101,7 +102,7 @@ class Sysfs:
         sizes = {}
         for name in _listdir(base):
             file = os.path.join(base, name, "meminfo")
-            text = _read(file) if name.startswith("node") and name[4:].isdigit() else None
+            text = read_text(file) if name.startswith("node") and name[4:].isdigit() else None
             if text is None:
                 continue
             size = text.partition("MemTotal:")[2].split(None, 1)[:1]
@@ -123,7 +124,7 @@ class Sysfs:
                 for other in siblings or (cpu,):
                     cores[other] = cpu
             if cpu not in packages:
-                package = _read(os.path.join(top, "topology/physical_package_id"))
+                package = read_text(os.path.join(top, "topology/physical_package_id"))
                 if package is not None and not package.lstrip("-").isdigit():
                     raise TopologyError(f"{top}/topology/physical_package_id: {package!r} found, a number expected")
                 same = _cpus(os.path.join(top, "topology"), "package_cpus_list", "core_siblings_list")
@@ -145,7 +146,7 @@ class Sysfs:
             if address is None or (_hex(here, "class") or 0) >> 16 not in (_DISPLAY, _ACCELERATOR):
                 continue
             node = _number(here, "numa_node")
-            boot = _read(os.path.join(here, "boot_vga"))
+            boot = read_text(os.path.join(here, "boot_vga"))
             found.append(
                 PciDevice(
                     address=address,
@@ -156,7 +157,7 @@ class Sysfs:
                     local_cpus=_cpus(here, "local_cpulist", "local_cpus"),
                     bridge_cpus=self._bridge_cpus(here) if node is None or node < 0 else None,
                     boot_vga=boot == "1" if boot is not None else None,
-                    unique_id=_read(os.path.join(here, "unique_id")) or "",
+                    unique_id=read_text(os.path.join(here, "unique_id")) or "",
                 )
             )
         return tuple(sorted(found, key=lambda d: d.address))
@@ -181,10 +182,15 @@ def _listdir(path: str) -> list[str]:
         raise TopologyError(f"{path}: {refused.strerror}; a readable directory is expected") from refused
 
 
-def _read(path: str) -> str | None:
-    """A small file's text without its end marks; None where it is not there."""
+def read_text(path: str) -> str | None:
+    """A small file's text without its end marks; None where it is not there.
+
+    In a stranger's tree it may be a pipe, that never answers, or a link to a device, that never ends.
+    """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise TopologyError(f"{path}: a pipe or a device found, a regular file expected")
             data = file.read(1 << 20)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -193,8 +199,12 @@ def _read(path: str) -> str | None:
     return data.decode("ascii", errors="replace").strip(_BLANK)
 
 
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _list(kind: type[S], path: str) -> S | None:
-    text = _read(path)
+    text = read_text(path)
     try:
         return None if text is None else kind.parse(text)
     except ListFormatError as wrong:
@@ -206,7 +216,7 @@ def _cpus(directory: str, list_name: str, mask_name: str) -> CpuSet | None:
     if found is not None or mask_name.endswith("_list"):
         return found if found is not None else _list(CpuSet, os.path.join(directory, mask_name))
     path = os.path.join(directory, mask_name)
-    text = _read(path)
+    text = read_text(path)
     try:
         return None if text is None else CpuSet.parse_mask(text)
     except ListFormatError as wrong:
@@ -218,14 +228,14 @@ def _l3(cpu_directory: str) -> CpuSet | None:
     base = os.path.join(cpu_directory, "cache")
     for name in _listdir(base):
         here = os.path.join(base, name)
-        if name.startswith("index") and _read(os.path.join(here, "level")) == "3":
+        if name.startswith("index") and read_text(os.path.join(here, "level")) == "3":
             return _cpus(here, "shared_cpu_list", "shared_cpu_map")
     return None
 
 
 def _number(directory: str, name: str) -> int | None:
     path = os.path.join(directory, name)
-    text = _read(path)
+    text = read_text(path)
     if text is None:
         return None
     if not text.removeprefix("-").isdigit() or len(text) > 12:
@@ -235,7 +245,7 @@ def _number(directory: str, name: str) -> int | None:
 
 def _hex(directory: str, name: str) -> int | None:
     path = os.path.join(directory, name)
-    text = _read(path)
+    text = read_text(path)
     try:
         return None if text is None else int(text, 16)
     except ValueError:
