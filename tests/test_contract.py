@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from affinity import AffinityStrategy, Host, PlacementPolicy, Settings
 from affinity.plugins import Plugins
 from affinity.testing import PolicyContract, StrategyContract
@@ -52,3 +54,18 @@ def test_the_built_in_plugins_are_all_here() -> None:
     """An entry point that went missing would silently take its contract along."""
     assert {"noop", "numactl", "libnuma", "legacy", "inherit"} <= set(PLUGINS.strategies.names())
     assert {"node", *DISJOINT} <= set(PLUGINS.policies.names())
+
+
+def table(contract: type) -> str:
+    """The rows of docs/reference/contract.md: a case a row, in words."""
+    cases = {name: case for name, case in vars(contract).items() if name.startswith("test_")}
+    rows = [(name[5:].replace("_", " "), " ".join((case.__doc__ or "").split())) for name, case in cases.items()]
+    assert all(words for _, words in rows)
+    return "\n".join(f"| {name} | {words} |" for name, words in rows)
+
+
+def test_the_reference_page_has_every_case() -> None:
+    """In the order of the class, with the words of its docstring."""
+    page = (Path(__file__).parent.parent / "docs/reference/contract.md").read_text()
+    assert table(StrategyContract) in page
+    assert table(PolicyContract) in page

@@ -9,6 +9,7 @@ import pytest
 
 import affinity
 from affinity import CpuSet, Host, NodeSet, UsageError
+from affinity.api import plan_each
 from affinity.host import sysfs
 from affinity.testing import FakeHost, machines, trees
 from affinity.testing.machines import Machine, MachineNode, Smt
@@ -98,7 +99,7 @@ def test_sparse_node_numbers_move_every_reference(tmp_path: Path) -> None:
     before, after = machines.get("azure-ndv4"), trees.sparse(machines.get("azure-ndv4"))
     host = Host.from_root(trees.write(after, tmp_path))
     assert [n.id for n in host.topology.nodes] == [0, 4, 8, 12]
-    plans = [p.placement.cpus for p in affinity.api.plan_each(host=host) if p.placement]
+    plans = [p.placement.cpus for p in plan_each(host=host) if p.placement]
     assert plans == [before.local_cpus(gpu.node) for gpu in before.gpus]
 
 
@@ -134,3 +135,19 @@ def test_load_takes_names_lines_and_directories(tmp_path: Path) -> None:
     assert len(machines.load(trees.write(machines.get("gh200"), tmp_path)).nodes) == 9
     with pytest.raises(UsageError, match="dgx-h100"):
         machines.load("dgxh100")
+
+
+def table() -> str:
+    """The rows of docs/reference/machines.md."""
+    rows = []
+    for name in machines.names():
+        machine = machines.get(name)
+        nodes = NodeSet(n.id for n in machine.nodes)
+        gpus = ",".join("-1" if node is None else str(node) for node in machine.gpu_nodes) or "no GPU"
+        rows.append(f"| `{name}` | {nodes} | {machine.present} | {gpus} | {machine.source} |")
+    return "\n".join(rows)
+
+
+def test_the_reference_page_has_every_machine() -> None:
+    """With its nodes, CPUs, GPUs and source."""
+    assert table() in (Path(__file__).parent.parent / "docs/reference/machines.md").read_text()

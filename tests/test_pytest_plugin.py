@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -222,3 +223,25 @@ def test_the_plugin_costs_a_foreign_pytest_run_next_to_nothing() -> None:
 def test_the_plugin_is_installed_here(machine: machines.Machine) -> None:
     """Through its entry point, not through this project's configuration."""
     assert machine.name == "dgx-h100"
+
+
+HOWTO = Path(__file__).parent.parent / "docs/howto/test-without-the-hardware.md"
+
+
+def test_the_how_tos_test_file_passes(tmp_path: Path) -> None:
+    """All its Python, as one file, in the order of the page."""
+    blocks = re.findall(r"```python\n(.*?)```", HOWTO.read_text(), re.DOTALL)
+    done = run_pytest(tmp_path, "\n".join(blocks))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert len(re.findall(r"^PASSED", done.stdout, re.MULTILINE)) > 20
+
+
+def test_the_how_tos_commands_run(tmp_path: Path) -> None:
+    """On this very machine."""
+    (block,) = re.findall(r"```sh\n(.*?)```", HOWTO.read_text(), re.DOTALL)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    argv = ["sh", "-ec", block]
+    done = subprocess.run(
+        argv, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
