@@ -11,7 +11,7 @@ from functools import cached_property
 
 import attrs
 
-from affinity.errors import DeviceError, PluginError, SettingsError, UnknownGpu
+from affinity.errors import AffinityError, DeviceError, PluginError, SettingsError, UnknownGpu
 from affinity.host.cpuset import NodeSet
 from affinity.host.devices import DeviceProvider, Evidence, Gpu, Source
 from affinity.host.host import Host
@@ -20,6 +20,7 @@ from affinity.host.topology import Origin, PciAddress
 from affinity.host.visible import RUNTIMES, DriverOrdinal, Order, PhysicalOrdinal, Seat, VisibleOrdinal, unknown
 from affinity.registry import Registry
 from affinity.settings import Settings
+from affinity.support import asked
 
 
 class Inventory:
@@ -109,7 +110,7 @@ class Inventory:
         """What providers that read files alone tell of each address."""
         found: dict[PciAddress, Gpu] = {}
         for provider in self._usable(drivers=False):
-            for gpu in provider.devices(self._host):
+            for gpu in self._listed(provider) or ():
                 if gpu.pci is not None:
                     found[gpu.pci] = found[gpu.pci].merged(gpu) if gpu.pci in found else gpu
         return found
@@ -148,12 +149,11 @@ class Inventory:
         listed: dict[object, Gpu] = {}
         spoken: set[str] = set()
         for provider in self._usable(drivers=True):
-            try:
-                for gpu in provider.devices(self._host):
-                    listed[gpu] = listed[gpu].merged(gpu) if gpu in listed else gpu
+            theirs = self._listed(provider)
+            for gpu in theirs or ():
+                listed[gpu] = listed[gpu].merged(gpu) if gpu in listed else gpu
+            if theirs is not None:
                 spoken |= provider.drivers
-            except DeviceError as failed:
-                self._notes[str(failed)] = None
         hidden: list[Gpu] = []
         for gpu in self._described.values():
             if gpu in listed:
@@ -179,9 +179,25 @@ class Inventory:
                     raise
                 self._notes[str(broken)] = None
                 continue
-            if bool(provider.drivers) is drivers and (self._settings.devices or provider.supports(self._host)):
+            if bool(provider.drivers) is drivers and (self._settings.devices or self._can(provider)):
                 found.append(provider)
         return found
+
+    def _can(self, provider: DeviceProvider) -> bool:
+        return asked(provider.supports, self._host).ok
+
+    def _listed(self, provider: DeviceProvider) -> tuple[Gpu, ...] | None:
+        """What a provider lists; None, and a note, where it fails: the others then answer alone."""
+        try:
+            return provider.devices(self._host)
+        except DeviceError as failed:
+            self._notes[str(failed)] = None
+        except AffinityError:  # the machine's own files contradict themselves
+            raise
+        except Exception as mistake:
+            name = type(provider).__name__
+            self._notes[f"device provider {name} raised {type(mistake).__name__}: {mistake}; tell its author"] = None
+        return None
 
     # -- the operator's override
 

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import cached_property
-from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
-from affinity.host.devices import DeviceProvider
+from affinity.launch import LaunchMode
 from affinity.policy import PlacementPolicy
-from affinity.registry import Registry
+from affinity.registry import Registry, installed
 from affinity.strategy import AffinityStrategy
 
-P = TypeVar("P")
+if TYPE_CHECKING:
+    from affinity.host.devices import DeviceProvider
 
 
 class Plugins:
     """What is installed at the moment it is made."""
 
     def __init__(self) -> None:
-        self._found = entry_points()
+        self._found = installed()
 
     @cached_property
     def strategies(self) -> Registry[AffinityStrategy]:
-        return self._group("affinity.strategies", AffinityStrategy)  # type: ignore[type-abstract]
+        return Registry("affinity.strategies", AffinityStrategy, self._found, _modes_problem)  # type: ignore[type-abstract]
 
     @cached_property
     def policies(self) -> Registry[PlacementPolicy]:
-        return self._group("affinity.policies", PlacementPolicy)  # type: ignore[type-abstract]
+        return Registry("affinity.policies", PlacementPolicy, self._found)  # type: ignore[type-abstract]
 
     @cached_property
     def devices(self) -> Registry[DeviceProvider]:
-        return self._group("affinity.devices", DeviceProvider)  # type: ignore[type-abstract]
+        from affinity.host.devices import DeviceProvider
 
-    def _group(self, group: str, kind: type[P]) -> Registry[P]:
-        return Registry(group, kind, self._found.select(group=group))
+        return Registry("affinity.devices", DeviceProvider, self._found)  # type: ignore[type-abstract]
+
+
+def _modes_problem(strategy: type[AffinityStrategy]) -> str:
+    modes = getattr(strategy, "launch_modes", None)
+    if isinstance(modes, Set) and modes and all(isinstance(mode, LaunchMode) for mode in modes):
+        return ""
+    return f"its launch_modes is {modes!r}, expected a frozenset of LaunchMode"

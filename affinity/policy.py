@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import attrs
 
@@ -56,6 +57,9 @@ class PlacementPolicy(ABC):
     answer" is PlacementError, with the numbers; options that contradict the machine are SettingsError.
     `memory_beside` gives the memory that follows from CPUs; `affinity.split` has the rest of the toolbox.
     """
+
+    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    interface_version: ClassVar[int] = 1
 
     @abstractmethod
     def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:

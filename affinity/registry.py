@@ -1,25 +1,27 @@
 """Plugins, found through entry points; the only import of stevedore.
 
-stevedore 5.10's own cache can miss a plugin installed a second ago and drops the distribution's name, so the
-entry points come from importlib.metadata; of two plugins with one name stevedore lets either win, so doubles
-are found first; a plugin that fails to load vanishes, so its failure is kept as data and raised only where that
-plugin was asked for.
+stevedore 5.10's own cache can miss a plugin installed a second ago and drops the distribution's name, so the entry
+points come from importlib.metadata; of two plugins with one name it lets either win, so doubles are found first; a
+plugin that fails to load vanishes, so its failure is kept as data and raised only where that plugin was asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+import inspect
+from collections.abc import Callable, Iterable
+from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import attrs
-from stevedore.named import NamedExtensionManager
 
 from affinity.errors import PluginError
 
 #: The distribution whose plugin names nobody else may claim.
 OWN = "numa-affinity"
+
+#: The name under which a distribution whose entry points cannot be read is shown.
+UNREADABLE = "?"
 
 P = TypeVar("P")
 
@@ -35,21 +37,69 @@ class PluginInfo:
     error: str = ""
 
 
-class Registry(Generic[P]):
-    """The plugins of one entry-point group, each of which must make a `kind`."""
+@attrs.frozen
+class Found:
+    """An entry point, and whose it is. problem: why it could not even be read."""
 
-    def __init__(self, group: str, kind: type[P], found: Iterable[EntryPoint] | None = None) -> None:
+    point: EntryPoint
+    distribution: str
+    version: str
+    problem: str = ""
+
+    def __str__(self) -> str:
+        whose = f"{self.distribution} {self.version}".strip()
+        return f"plugin {self.point.name!r} of {whose} ({self.point.value})"
+
+
+def installed() -> list[Found]:
+    """Every entry point of the groups `affinity.*` that is installed at this moment.
+
+    importlib.metadata.entry_points() parses the file of every distribution, and one that does not parse, of whoever,
+    fails them all; here only the files that name our groups are parsed, each for itself: the rest of an environment
+    costs no more than being read.
+    """
+    names = dict.fromkeys(_field(dist, "Name") for dist in distributions() if "affinity." in _text(dist))
+    return [found for name in names for found in _of(name)]
+
+
+def _of(name: str) -> list[Found]:
+    """The entry points of the distribution that is imported under this name: of two copies, the first on sys.path."""
+    try:
+        dist = distribution(name)
+    except (PackageNotFoundError, ValueError):  # what an interrupted uninstall leaves: entry points and no name
+        return []
+    try:
+        return [Found(p, name, _field(dist, "Version")) for p in dist.entry_points if p.group.startswith("affinity.")]
+    except Exception as malformed:
+        problem = f"entry_points.txt of {name} cannot be read ({_told(malformed)}): reinstall or uninstall {name}"
+        sections = [line.strip() for line in _text(dist).splitlines() if line.strip().startswith("[")]
+        points = [EntryPoint(UNREADABLE, "entry_points.txt", section.strip("[]")) for section in sections]
+        return [Found(p, name, _field(dist, "Version"), problem) for p in points]
+
+
+class Registry(Generic[P]):
+    """The plugins of one entry-point group, each of which must make a `kind`.
+
+    check: what else is wrong with a plugin's class, in words; "" where nothing is.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        kind: type[P],
+        found: Iterable[Found] | None = None,
+        check: Callable[[type[P]], str] = lambda _: "",
+    ) -> None:
         self.group = group
         self.kind = kind
-        points: dict[tuple[str, str, str], EntryPoint] = {}
-        for point in entry_points(group=group) if found is None else found:
-            points.setdefault((point.name, _distribution(point)[0], point.value), point)
-        self._points = sorted(points.values(), key=lambda p: (p.name, _distribution(p)[0]))
+        ours = [f for f in (installed() if found is None else found) if f.point.group == group]
+        self._found = sorted(ours, key=lambda f: (f.point.name, f.distribution))
+        self._check = check
         self._made: dict[str, P] = {}
 
     def names(self) -> tuple[str, ...]:
         """Every name there is, in order."""
-        return tuple(dict.fromkeys(point.name for point in self._points))
+        return tuple(dict.fromkeys(f.point.name for f in self._found))
 
     def get(self, name: str) -> P:
         """The plugin of this name, made once. Raises PluginError where it is missing, doubled or broken."""
@@ -60,71 +110,118 @@ class Registry(Generic[P]):
     def catalog(self) -> tuple[PluginInfo, ...]:
         """Every entry point of the group, broken ones with their error."""
         told = []
-        for point in self._points:
-            error = ""
+        for found in self._found:
+            name, error = found.point.name, ""
             try:
-                if self._choose(point.name) is not point:
-                    error = f"claims the name {point.name!r} of a built-in plugin: not used; rename it"
+                if self._choose(name) is not found:
+                    error = f"claims the name {name!r} of a built-in plugin: not used; rename it"
                 else:
-                    self.get(point.name)
+                    self.get(name)
             except PluginError as broken:
                 error = str(broken)
-            told.append(PluginInfo(point.name, *_distribution(point), point.value, error))
+            told.append(PluginInfo(name, found.distribution, found.version, found.point.value, error))
         return tuple(told)
 
-    def _choose(self, name: str) -> EntryPoint:
-        found = [p for p in self._points if p.name == name]
-        own = [p for p in found if _distribution(p)[0] == OWN]
-        if len(own or found) == 1:
-            return (own or found)[0]
-        if not found:
-            raise PluginError(f"no plugin {name!r} in {self.group}: installed are {', '.join(self.names()) or 'none'}")
-        owners = " and ".join(f"{_distribution(p)[0]} ({p.value})" for p in found)
+    def _choose(self, name: str) -> Found:
+        named = [f for f in self._found if f.point.name == name]
+        own = [f for f in named if f.distribution == OWN]
+        if len(own or named) == 1:
+            return (own or named)[0]
+        if not named:
+            known = ", ".join(self.names()) or f"none (not even those of {OWN}: is it installed, metadata and all?)"
+            raise PluginError(f"no plugin {name!r} in {self.group}: installed are {known}")
+        owners = " and ".join(f"{f.distribution} ({f.point.value})" for f in named)
         raise PluginError(f"plugin {name!r} of {self.group} is claimed by {owners}: uninstall one of them")
 
-    def _make(self, point: EntryPoint) -> P:
-        failures: list[BaseException] = []
+    def _make(self, found: Found) -> P:
+        def broken(problem: str) -> PluginError:
+            return PluginError(f"{found} is broken: {problem}")
 
-        def failed(_manager: object, _point: EntryPoint, error: BaseException) -> None:
-            failures.append(error)
+        if found.problem:
+            raise PluginError(found.problem)
+        if not EntryPoint.pattern.match(found.point.value):
+            raise broken(f"expected `module:Class` in its entry point; reinstall or uninstall {found.distribution}")
+        try:
+            loaded = _load(found.point)
+        except (Exception, SystemExit) as error:
+            raise broken(_why_not_loaded(error, found)) from error
+        problem = self._problem(loaded, found)
+        if problem:
+            raise broken(problem)
+        try:
+            return loaded()  # type: ignore[no-any-return]
+        except (Exception, SystemExit) as error:
+            raise broken(f"building it raised {_told(error)}") from error
 
-        manager = _Manager(point, self.group, failed)
-        where = f"plugin {point.name!r} of {' '.join(_distribution(point))} ({point.value})"
-        if failures:
-            raise PluginError(f"{where} is broken: {_told(failures[0])}") from failures[0]
-        made = next(iter(manager)).obj
-        if not isinstance(made, self.kind):
-            raise PluginError(f"{where} is broken: {type(made).__name__} is no subclass of {self.kind.__name__}")
-        return made
+    def _problem(self, loaded: Any, found: Found) -> str:
+        """What is wrong with what an entry point names, in words; "" where nothing is."""
+        kind = self.kind.__name__
+        if not isinstance(loaded, type):
+            return f"it is a {type(loaded).__name__}, expected a subclass of {kind}"
+        if not issubclass(loaded, self.kind):
+            return f"class {loaded.__name__} is no subclass of {kind}"
+        wanted, have = (getattr(side, "interface_version", 1) for side in (loaded, self.kind))
+        if not isinstance(wanted, int):
+            return f"its interface_version is {wanted!r}, expected a number"
+        if wanted > have:
+            return (
+                f"it is written for version {wanted} of {kind}, the installed {OWN} has version {have}: "
+                f"upgrade {OWN} or install an older {found.distribution}"
+            )
+        if inspect.isabstract(loaded):
+            missing = ", ".join(sorted(getattr(loaded, "__abstractmethods__", ())))
+            return f"class {loaded.__name__} does not implement {missing}"
+        return self._check(loaded)
 
 
-class _Manager(NamedExtensionManager[Any]):
-    """Loads exactly the entry point it is given."""
+def _load(point: EntryPoint) -> Any:
+    """What an entry point names, loaded by stevedore; raises what its import raises."""
+    from stevedore.named import NamedExtensionManager
 
-    def __init__(self, point: EntryPoint, group: str, failed: Any) -> None:
-        self._point = point
-        super().__init__(
-            group,
-            names=[point.name],
-            invoke_on_load=True,
-            on_load_failure_callback=failed,
-            on_missing_entrypoints_callback=None,
-        )
+    class Manager(NamedExtensionManager[Any]):
+        """Loads exactly the entry point it is given."""
 
-    def list_entry_points(self) -> list[EntryPoint]:
-        return [self._point]
+        def list_entry_points(self) -> list[EntryPoint]:
+            return [point]
+
+    failures: list[BaseException] = []
+    manager = Manager(
+        point.group,
+        names=[point.name],
+        on_load_failure_callback=lambda _manager, _point, error: failures.append(error),
+        on_missing_entrypoints_callback=None,
+    )
+    if failures:
+        raise failures[0]
+    return next(iter(manager)).plugin
 
 
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return _name_and_version(point.dist) if point.dist is not None else ("unknown", "")
+def _why_not_loaded(error: BaseException, found: Found) -> str:
+    module, whose = found.point.module, found.distribution
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        if f"{module}.".startswith(f"{error.name}."):
+            return f"it points nowhere, there is no module {error.name!r}; reinstall or uninstall {whose}"
+        return f"it needs module {error.name!r}, which is not installed; install that, or uninstall {whose}"
+    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType) and error.obj.__name__ == module:
+        return f"it points nowhere, there is no {error.name!r} in module {module!r}; reinstall or uninstall {whose}"
+    return f"its import raised {_told(error)}"
 
 
-@lru_cache(maxsize=64)
-def _name_and_version(dist: Distribution) -> tuple[str, str]:
-    """Kept, by identity: each of the two parses the distribution's whole METADATA, some milliseconds every time."""
-    metadata = dist.metadata
-    return metadata["Name"], metadata["Version"]
+def _field(dist: Distribution, key: str) -> str:
+    """Of its metadata; "" where that is missing or cannot be read."""
+    try:
+        return dist.metadata[key] or ""
+    except Exception:
+        return ""
+
+
+def _text(dist: Distribution) -> str:
+    try:
+        return dist.read_text("entry_points.txt") or ""
+    except (OSError, ValueError):  # unreadable, or not text: then nobody's
+        return ""
 
 
 def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+    """The type and the first line of its words."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

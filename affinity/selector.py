@@ -15,7 +15,7 @@ from affinity.policy import Placement
 from affinity.registry import Registry
 from affinity.settings import Settings
 from affinity.strategy import AffinityStrategy
-from affinity.support import Support
+from affinity.support import Support, asked
 
 
 @attrs.frozen
@@ -108,14 +108,11 @@ def _usable(rule: Rule, reason: str, case: Case, strategies: Registry[AffinitySt
 
 
 def can_act(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
-    """The strategy's own answer, after its launch modes; a strategy that raises cannot."""
+    """The strategy's own answer, after its launch modes."""
     if launch.mode not in strategy.launch_modes:
         modes = ", ".join(sorted(m.value for m in strategy.launch_modes))
         return Support.no(f"does not serve launch mode {launch.mode.value} (serves {modes})")
-    try:
-        return strategy.supports(launch, host)
-    except Exception as error:  # a plugin's mistake must not stop a worker that can run without it
-        return Support.no(f"its supports() raised {type(error).__name__}: {error}")
+    return asked(strategy.supports, launch, host)
 
 
 def _named(case: Case) -> Support:

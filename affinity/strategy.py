@@ -35,8 +35,8 @@ class Outcome:
 class AffinityStrategy(ABC):
     """Entry point group `affinity.strategies`: one way to put a worker where its placement says.
 
-    Interface version 1. Write a class with a no-argument constructor, name the launch modes it serves, and
-    override the moments at which it acts:
+    Write a class with a no-argument constructor, name the launch modes it serves, and override the moments at which
+    it acts (docs/reference/plugins.md tells what may change between versions of this interface):
 
     `supports(launch, host)`
         Can I act for this launch on this host? Answered from files and PATH, without importing or running
@@ -54,6 +54,9 @@ class AffinityStrategy(ABC):
     All contact with the system goes through `host.kernel`, so that `affinity.testing.FakeHost` can stand in.
     Do not verify: the framework reads back from the kernel what is in force, whatever a strategy says.
     """
+
+    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    interface_version: ClassVar[int] = 1
 
     launch_modes: ClassVar[frozenset[LaunchMode]]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 
@@ -22,3 +24,12 @@ class Support:
     @classmethod
     def no(cls, reason: str) -> Support:
         return cls(False, reason)
+
+
+def asked(supports: Callable[..., object], *arguments: object) -> Support:
+    """A plugin's answer. One that raises, or answers something else, cannot act: its mistake stops no worker."""
+    try:
+        answer = supports(*arguments)
+    except Exception as mistake:
+        return Support.no(f"its supports() raised {type(mistake).__name__}: {mistake}")
+    return answer if isinstance(answer, Support) else Support.no(f"its supports() gave {answer!r}, expected Support")

@@ -48,6 +48,7 @@ def command(*, host: Host, as_json: bool) -> None:
 
 def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict[str, object]]]:
     from affinity import shape
+    from affinity.support import asked
 
     strategies = []
     for info in plugins.strategies.catalog():
@@ -59,7 +60,7 @@ def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict
         strategies.append(shape.plugin(info, launch_modes=modes, support=_support(strategy, launch, host)))
     policies = [shape.plugin(info) for info in plugins.policies.catalog()]
     devices = [
-        shape.plugin(info, support=None if info.error else plugins.devices.get(info.name).supports(host))
+        shape.plugin(info, support=None if info.error else asked(plugins.devices.get(info.name).supports, host))
         for info in plugins.devices.catalog()
     ]
     return {"strategies": strategies, "policies": policies, "devices": devices}

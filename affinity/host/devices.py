@@ -113,6 +113,9 @@ class DeviceProvider(ABC):
     not there for this process, whatever sysfs shows. Empty for a provider that reads files alone.
     """
 
+    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    interface_version: ClassVar[int] = 1
+
     drivers: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
