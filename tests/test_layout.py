@@ -19,7 +19,7 @@ PACKAGE = ROOT / "affinity"
 ORDER = [
     "errors", "support", "degradation",
     "host.cpuset", "host.topology", "host.sysfs", "host.synthetic", "host.memory",
-    "host.libnuma", "host.kernel", "host.origin", "host.capture",
+    "host.libnuma", "host.probe", "host.kernel", "host.origin", "host.capture",
     "host.host", "host.devices", "host.locate", "host.visible",
     "settings", "launch", "policy", "split", "strategy", "registry", "gpus",
     "plugins", "observe",

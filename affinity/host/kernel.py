@@ -197,27 +197,9 @@ class LinuxKernel:
             return float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 
     def probe(self, argv: Sequence[str], timeout: float) -> str | None:
-        import signal
-        import subprocess
+        from affinity.host.probe import probe
 
-        null, pipe = subprocess.DEVNULL, subprocess.PIPE
-        try:
-            child = subprocess.Popen(argv, stdin=null, stdout=null, stderr=pipe, process_group=0)
-        except OSError as refused:
-            return f"cannot be executed: {refused.strerror}"
-        with child:
-            try:
-                said = child.communicate(timeout=timeout)[1].decode(errors="replace")
-            except BaseException as late:  # a wrapper's own children must not stay behind
-                os.killpg(child.pid, signal.SIGKILL)
-                if isinstance(late, subprocess.TimeoutExpired):
-                    return f"did not answer within {timeout:g} s"
-                raise
-        if child.returncode == 0:
-            return None
-        how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit status {child.returncode}"
-        told = said.partition("usage:")[0].strip() or said.strip()  # numactl explains itself after its complaint
-        return f"{how}: {told.splitlines()[-1]}" if told else how
+        return probe(argv, timeout)
 
     def exec(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
         sys.stdout.flush()
