@@ -24,7 +24,7 @@ from affinity import CpuSet, Host, Kernel, MemoryMode, MemoryPolicy, NodeSet, To
 from affinity.host.kernel import LINUX
 from affinity.testing import SimulatedKernel
 
-SIZE = 8 << 20
+SIZE = 2 << 20
 NOBODY = 65534
 
 
