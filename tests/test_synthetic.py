@@ -69,7 +69,7 @@ def test_errors_point_at_the_token(text: str, why: str, token: str) -> None:
     assert line[carets.index("^") : carets.rindex("^") + 1] == token
 
 
-@pytest.mark.parametrize("text", ["", "   ", "core:999999", "pack:65536 core:65536"])
+@pytest.mark.parametrize("text", ["", "   ", "core:999999", "pack:65536 core:65536", "numa:2000"])
 def test_empty_or_endless_machines_are_refused(text: str) -> None:
     """Without the memory they would take."""
     with pytest.raises(SyntheticError):

@@ -31,13 +31,18 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "": 1}
 _VENDORS = {"nvidia": 0x10DE, "amd": 0x1002, "intel": 0x8086}
 _DEFAULT_MEMORY = 64 << 30
 
+#: The largest CONFIG_NODES_SHIFT; distances are a table of nodes by nodes.
+MAX_NODES = 1024
+
 
 def load(text: str) -> Topology:
     """The machine that the line describes. Raises SyntheticError, pointing at the token."""
     counts, memory, vendor = _parse(text)
     packages, per_package, l3s, cores, pus, gpus = (counts.get(level, int(level != "gpu")) for level in _LEVELS)
     total = packages * per_package * l3s * cores * pus
-    if total > MAX_ID or packages * per_package * max(gpus, 1) > MAX_ID:
+    if packages * per_package > MAX_NODES:
+        raise SyntheticError(f"{text!r} has {packages * per_package} nodes: Linux stops at {MAX_NODES}")
+    if total > MAX_ID or packages * per_package * gpus > MAX_ID:
         raise SyntheticError(f"{text!r} has {total} CPUs: at most {MAX_ID} CPUs and GPUs are supported")
     width = l3s * cores * pus
     nodes: list[Node] = []
