@@ -1,0 +1,3 @@
+"""Its import fails."""
+
+raise RuntimeError("driver 535 or later is needed")

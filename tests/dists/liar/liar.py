@@ -1,0 +1,30 @@
+"""A strategy that says it bound and did not; one whose answer is no answer; one that falls over when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from affinity import AffinityStrategy, Host, Launch, LaunchMode, Outcome, Placement, Support
+
+
+class Strategy(AffinityStrategy):
+    launch_modes = frozenset(LaunchMode)
+
+    def supports(self, launch: Launch, host: Host) -> Support:
+        return Support.yes("trust me")
+
+    def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
+        return argv
+
+    def bind(self, placement: Placement, host: Host) -> Outcome:
+        return Outcome(bound=1000)
+
+
+class Misanswers(Strategy):
+    def supports(self, launch: Launch, host: Host) -> Support:
+        return True  # type: ignore[return-value]
+
+
+class Stumbles(Strategy):
+    def supports(self, launch: Launch, host: Host) -> Support:
+        raise KeyError("gpu")

@@ -1,0 +1,1 @@
+"""Its entry points name things that are not there."""

@@ -1,0 +1,31 @@
+"""A policy that forgot `place`, and device providers that fail in the three ways there are."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from affinity import DeviceError, DeviceProvider, Gpu, Host, PlacementPolicy, Support
+
+
+class Policy(PlacementPolicy):
+    """Nothing."""
+
+
+class Falls(DeviceProvider):
+    def supports(self, host: Host) -> Support:
+        return Support.yes()
+
+    def devices(self, host: Host) -> tuple[Gpu, ...]:
+        raise IndexError("a mistake of its author")
+
+
+class Refuses(Falls):
+    drivers: ClassVar[frozenset[str]] = frozenset({"acme"})
+
+    def devices(self, host: Host) -> tuple[Gpu, ...]:
+        raise DeviceError("acme-smi: no device; load the acme module")
+
+
+class Stumbles(Falls):
+    def supports(self, host: Host) -> Support:
+        raise KeyError("PATH")

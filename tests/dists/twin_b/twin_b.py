@@ -1,0 +1,12 @@
+"""One of two with the same name."""
+
+from __future__ import annotations
+
+from affinity import RUNNING, AffinityStrategy, Host, Launch, Support
+
+
+class Strategy(AffinityStrategy):
+    launch_modes = RUNNING
+
+    def supports(self, launch: Launch, host: Host) -> Support:
+        return Support.yes("the second of the twins")

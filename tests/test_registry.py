@@ -1,0 +1,195 @@
+"""Finding plugins: what is installed at this moment, by name, each made once. Broken ones: test_broken_plugins."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+import affinity
+from affinity import AffinityStrategy, Host, PlacementPolicy, PluginError, Settings
+from affinity.plugins import Plugins
+from affinity.registry import OWN, Found, Registry, installed
+
+Install = Callable[..., Path]
+
+GOOD = """
+from affinity import RUNNING, AffinityStrategy, Support
+made = []
+class Good(AffinityStrategy):
+    launch_modes = RUNNING
+    version = {version!r}
+    def __init__(self): made.append(self)
+    def supports(self, launch, host): return Support.yes({version!r})
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Put a distribution into a directory of sys.path: `install(name, entries, version="1.0", into="site")`."""
+
+    def put(name: str, entries: str, *, version: str = "1.0", into: str = "site", metadata: str | None = None) -> Path:
+        site = tmp_path / into
+        if not site.is_dir():
+            site.mkdir()
+            monkeypatch.syspath_prepend(str(site))
+        module = name.replace("-", "_")
+        info = site / f"{module}-{version}.dist-info"
+        info.mkdir()
+        told = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" if metadata is None else metadata
+        (info / "METADATA").write_text(told)
+        (info / "entry_points.txt").write_text(entries)
+        (site / f"{module}.py").write_text(GOOD.format(version=version))
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        return info
+
+    return put
+
+
+def test_every_built_in_plugin_works() -> None:
+    """Each is of this distribution, and none is broken."""
+    plugins = Plugins()
+    for registry in (plugins.strategies, plugins.policies, plugins.devices):
+        own = [info for info in registry.catalog() if info.distribution == OWN]
+        assert own
+        assert [info for info in own if info.error] == []
+    assert {"noop", "numactl", "libnuma", "legacy", "inherit"} <= set(plugins.strategies.names())
+    assert "node" in plugins.policies.names()
+    assert "pci" in plugins.devices.names()
+
+
+def test_the_versions_of_the_interfaces() -> None:
+    """They are written down in docs/reference/plugins.md."""
+    kinds = (AffinityStrategy, PlacementPolicy, affinity.DeviceProvider)
+    assert [kind.interface_version for kind in kinds] == [1, 1, 1]
+
+
+def test_a_plugin_is_made_once() -> None:
+    """Whoever asks gets the same."""
+    strategies = Plugins().strategies
+    assert strategies.get("noop") is strategies.get("noop")
+
+
+def test_a_name_that_is_not_there_is_an_error_that_lists_those_that_are() -> None:
+    """For each group its own."""
+    with pytest.raises(PluginError, match=r"no plugin 'numctl' in affinity.strategies: installed are .*numactl"):
+        Plugins().strategies.get("numctl")
+    with pytest.raises(PluginError, match=r"no plugin 'numactl' in affinity.policies: installed are .*node"):
+        Plugins().policies.get("numactl")
+
+
+def test_without_any_metadata_the_error_says_so() -> None:
+    """As in a program that was frozen without its distributions."""
+    with pytest.raises(PluginError, match=r"installed are none .*is it installed, metadata and all"):
+        Registry("affinity.strategies", AffinityStrategy, []).get("noop")  # type: ignore[type-abstract]
+
+
+def test_a_third_partys_plugin_is_found_with_its_distribution(install: Install) -> None:
+    """Name, version and target are in the catalog; the others are still there."""
+    install("good-one", "[affinity.strategies]\ngood = good_one:Good\n", version="2.5")
+    strategies = Plugins().strategies
+    (info,) = [i for i in strategies.catalog() if i.name == "good"]
+    assert (info.distribution, info.version, info.target, info.error) == ("good-one", "2.5", "good_one:Good", "")
+    assert strategies.get("good").version == "2.5"  # type: ignore[attr-defined]
+    assert "noop" in strategies.names()
+
+
+def test_installed_a_second_ago_in_a_running_process(install: Install) -> None:
+    """The next call finds it, and no longer when it is gone; an upgrade in place is the new version."""
+    install("first-one", "[affinity.strategies]\nfirst = first_one:Good\n")
+    settings = Settings(strategies=("late",))
+    host = Host.synthetic("numa:2 core:2 gpu:1")
+    with pytest.raises(PluginError, match="no plugin 'late'"):
+        affinity.plan(gpu=0, host=host, launch_mode="ray", settings=settings)
+    info = install("late-one", "[affinity.strategies]\nlate = late_one:Good\n")
+    assert affinity.plan(gpu=0, host=host, launch_mode="ray", settings=settings).selection.strategy == "late"
+    shutil.rmtree(info)
+    with pytest.raises(PluginError, match="no plugin 'late'"):
+        affinity.plan(gpu=0, host=host, launch_mode="ray", settings=settings)
+    install("late-one", "[affinity.strategies]\nlate = late_one:Good\n", version="2.0")
+    assert affinity.plan(gpu=0, host=host, launch_mode="ray", settings=settings).selection.strategy == "late"
+    assert [i.version for i in Plugins().strategies.catalog() if i.name == "late"] == ["2.0"]
+
+
+def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(install: Install) -> None:
+    """A newer copy that has dropped a plugin hides the older one's; as with imports, nothing is claimed twice."""
+    install("one", "[affinity.strategies]\nold = one:Good\nkept = one:Good\n", version="1.0", into="behind")
+    install("one", "[affinity.strategies]\nkept = one:Good\n", version="2.0", into="before")
+    strategies = Plugins().strategies
+    assert "old" not in strategies.names()
+    assert strategies.get("kept").version == "2.0"  # type: ignore[attr-defined]
+
+
+def test_one_distribution_that_names_a_plugin_twice(install: Install) -> None:
+    """Is as ambiguous as two."""
+    install("double", "[affinity.strategies]\nit = double:Good\nit = double:Other\n")
+    with pytest.raises(PluginError, match=r"claimed by double \(double:\w+\) and double \(double:\w+\)"):
+        Plugins().strategies.get("it")
+
+
+@pytest.mark.parametrize("metadata", ["", "Metadata-Version: 2.1\nVersion: 1.0\n"])
+def test_what_an_interrupted_uninstall_left_is_nobodys(install: Install, metadata: str) -> None:
+    """Entry points without a name stop nothing."""
+    install("leftover", "[affinity.strategies]\nleftover = leftover:Good\n", metadata=metadata)
+    assert Plugins().strategies.get("noop")
+
+
+def test_a_distribution_without_a_version_can_be_used(install: Install) -> None:
+    """Its plugin is whole."""
+    install(
+        "unversioned",
+        "[affinity.strategies]\nx = unversioned:Good\n",
+        metadata="Metadata-Version: 2.1\nName: unversioned\n",
+    )
+    (info,) = [i for i in Plugins().strategies.catalog() if i.name == "x"]
+    assert (info.distribution, info.version, info.error) == ("unversioned", "", "")
+
+
+def test_what_other_packages_leave_in_their_entry_points_stops_nobody(install: Install) -> None:
+    """A file that does not parse, or is not text, and is not about this package."""
+    install("strange", "[console_scripts]\nno equals sign here\n")
+    (install("stranger", "") / "entry_points.txt").write_bytes(b"\xff\xfe[console_scripts]\n")
+    plugins = Plugins()
+    assert plugins.strategies.get("noop")
+    assert not any(info.error for info in plugins.strategies.catalog())
+
+
+def test_only_what_is_asked_for_is_imported(install: Install) -> None:
+    """Looking at the names loads no plugin, and a group does not load another's."""
+    install("unasked", "[affinity.strategies]\nunasked = unasked:Good\n")
+    assert "unasked" in Plugins().strategies.names()
+    Plugins().strategies.get("noop")
+    assert "unasked" not in sys.modules
+
+
+def test_a_claim_on_a_built_in_name_is_refused_whoever_sorts_first() -> None:
+    """Distributions are sorted by name; that decides nothing here."""
+    value = "affinity_plugins.strategies.noop:Noop"
+    for claimant in ("aaa", "zzz"):
+        found = [
+            Found(EntryPoint("noop", value, "affinity.strategies"), OWN, "1"),
+            Found(EntryPoint("noop", "nothing:Here", "affinity.strategies"), claimant, "1"),
+        ]
+        registry: Registry[AffinityStrategy] = Registry("affinity.strategies", AffinityStrategy, found)  # type: ignore[type-abstract]
+        assert type(registry.get("noop")).__name__ == "Noop"
+        errors = {info.distribution: info.error for info in registry.catalog()}
+        assert errors == {OWN: "", claimant: "claims the name 'noop' of a built-in plugin: not used; rename it"}
+
+
+def test_the_groups_hold_what_the_distribution_declares() -> None:
+    """And nothing beyond the three groups is read."""
+    own = [found for found in installed() if found.distribution == OWN]
+    groups = {found.point.group for found in own}
+    assert groups == {"affinity.strategies", "affinity.policies", "affinity.devices"}
+
+
+def test_stevedore_is_loaded_for_a_plugin_and_not_for_a_name() -> None:
+    """Its import costs more than reading the names."""
+    program = "import sys, affinity.plugins as p; p.Plugins().strategies.names(); print('stevedore' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
