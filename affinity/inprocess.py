@@ -42,31 +42,31 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
     """Give the mask to every thread that has the process's old one; (threads bound, threads left alone).
 
     A thread with another mask was pinned by someone who knew why, and is left alone. A thread not yet bound may
-    start others meanwhile, so the list is read again until a whole pass changes nothing.
+    start others meanwhile, so the list is read again until none on it is new.
     """
-    me = kernel.thread_id()
-    old = {kernel.get_affinity(me), kernel.get_affinity(kernel.process_id())}
+    me, main = kernel.thread_id(), kernel.process_id()
+    old = {kernel.get_affinity(tid) for tid in {me, main}}
     note = ours(kernel)
     if note is not None:
         old |= {note.bound, note.original}
     old.discard(cpus)
-    bound: set[int] = set()
-    while True:
-        changed = others = 0
-        for tid in kernel.threads():
+    bound = others = 0
+    seen: set[int] = set()
+    while new := [tid for tid in kernel.threads() if tid not in seen]:
+        seen.update(new)
+        for tid in new:
             try:
                 mask = kernel.get_affinity(tid)
                 if mask in old or (tid == me and mask != cpus):
                     kernel.set_affinity(tid, cpus)
-                    bound.add(tid)
-                    # The kernel cuts what is offline or outside the cpuset: such a mask stays different from `cpus`.
-                    changed += kernel.get_affinity(tid) != mask
-                elif mask != cpus and tid not in bound:
+                    bound += 1
+                elif mask != cpus:
                     others += 1
             except ProcessLookupError:
                 continue  # it ended between the listing and the call
-        if not changed:
-            return len(bound), others
+        if new == [me]:  # nobody else is there to start others
+            break
+    return bound, others
 
 
 def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:

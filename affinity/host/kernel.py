@@ -102,6 +102,8 @@ class LinuxKernel:
 
     def __init__(self) -> None:
         self._libc: ctypes.CDLL | None = None
+        self._found: tuple[set[int], CpuSet] = set(), CpuSet()
+        self._given: tuple[CpuSet | None, set[int]] = None, set()
 
     @property
     def environ(self) -> MutableMapping[str, str]:
@@ -123,13 +125,22 @@ class LinuxKernel:
         return [int(name) for name in os.listdir("/proc/self/task")]
 
     def get_affinity(self, tid: int = 0) -> CpuSet:
-        return CpuSet(os.sched_getaffinity(tid))
+        ids = os.sched_getaffinity(tid)
+        last, cpus = self._found
+        if ids != last:  # the threads of a process mostly share a mask: it is made once
+            cpus = CpuSet(ids)
+            self._found = ids, cpus
+        return cpus
 
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
-        if not cpus:  # the kernel's EINVAL, said before Python builds a mask of no size
-            raise OSError(errno.EINVAL, "an empty CPU mask")
+        last, ids = self._given
+        if cpus is not last:
+            if not cpus:  # the kernel's EINVAL, said before Python builds a mask of no size
+                raise OSError(errno.EINVAL, "an empty CPU mask")
+            ids = set(cpus)
+            self._given = cpus, ids
         try:
-            os.sched_setaffinity(tid, cpus)
+            os.sched_setaffinity(tid, ids)
         except OSError as refused:  # Python does not say in which call
             raise OSError(refused.errno, refused.strerror, "sched_setaffinity") from None
 
