@@ -9,9 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from test_fakehost import (  # noqa: E402
-    test_the_simulation_answers_every_call_as_linux_does as test_the_simulation_answers_every_call_as_linux_does,
-    test_the_simulation_confines_as_a_linux_cpuset_does as test_the_simulation_confines_as_a_linux_cpuset_does,
-)
+import test_fakehost
 
 pytestmark = pytest.mark.machine("memoryless")
+
+
+test_every_call = test_fakehost.test_the_simulation_answers_every_call_as_linux_does
+test_a_cpuset = test_fakehost.test_the_simulation_confines_as_a_linux_cpuset_does
