@@ -1,0 +1,26 @@
+"""WHERE a worker goes: next to its GPU, and further away only where a container leaves too little there."""
+
+from __future__ import annotations
+
+from affinity import Host, Launch, NodeSet, Placement, PlacementPolicy, Settings, whole_nodes
+
+#: CPUs that a worker should have: a scheduler, a tokenizer and the threads that feed the GPU.
+ENOUGH = 8
+
+
+class AffinityExamplePolicy(PlacementPolicy):
+    """All allowed CPUs of the GPU's node; where these are fewer than ENOUGH, of the next nearest nodes too."""
+
+    interface_version = 1
+
+    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+        topology = host.topology
+        nodes = launch.gpu_nodes
+        if not nodes:
+            return Placement(None, None, reason="no GPU's node is known")
+        farther = topology.nodes_of(host.allowed_cpus) - nodes
+        while farther and len(topology.cpus_of(nodes) & host.allowed_cpus) < ENOUGH:
+            nearest = topology.nearest(nodes.first(), farther)
+            nodes |= NodeSet([nearest.first()])
+            farther -= nodes
+        return whole_nodes(nodes, host, settings)

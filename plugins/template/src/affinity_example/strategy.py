@@ -1,0 +1,37 @@
+"""HOW a placement is put in force: in the running worker, with thread pools sized to match."""
+
+from __future__ import annotations
+
+from affinity import (
+    RUNNING,
+    AffinityStrategy,
+    Host,
+    Launch,
+    Outcome,
+    Placement,
+    Support,
+    bind_process,
+    physical_cores,
+)
+
+POOL = "OMP_NUM_THREADS"
+
+
+class AffinityExampleStrategy(AffinityStrategy):
+    """Binds the process and everything in it, and tells OpenMP how many cores it has got.
+
+    Without being told, libgomp starts a thread for each CPU of the mask, hardware threads included, and two that
+    compute on one core are in each other's way. A number that the operator has set stays.
+    """
+
+    interface_version = 1
+    launch_modes = RUNNING
+
+    def supports(self, launch: Launch, host: Host) -> Support:
+        return Support.yes("system calls alone: it needs no program and no library")
+
+    def bind(self, placement: Placement, host: Host) -> Outcome:
+        outcome = bind_process(placement, host)  # raises where the kernel refuses: then nothing else is done
+        if placement.cpus is not None:
+            host.kernel.environ.setdefault(POOL, str(len(physical_cores(placement.cpus, host))))
+        return outcome

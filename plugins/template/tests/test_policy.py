@@ -1,0 +1,44 @@
+"""The policy: what every policy must do, and what this one does besides."""
+
+from __future__ import annotations
+
+from affinity_example.policy import AffinityExamplePolicy
+
+import affinity
+from affinity import CpuSet, Host, NodeSet, Placement, Settings
+from affinity.testing import PolicyContract
+
+FOUR_NODES = "pack:2 numa:2 core:8 gpu:1"
+
+
+class TestContract(PolicyContract):
+    """Every case that a built-in policy passes too."""
+
+    def make(self) -> AffinityExamplePolicy:
+        return AffinityExamplePolicy()
+
+
+def placed(allowed: str) -> Placement:
+    """Where the worker of GPU 0 goes, by the policy's installed name, in a container with these CPUs."""
+    host = Host.synthetic(FOUR_NODES, allowed_cpus=CpuSet.parse(allowed))
+    plan = affinity.plan(gpu=0, host=host, settings=Settings(policy="affinity-example"))
+    assert plan.placement is not None
+    return plan.placement
+
+
+def test_enough_cpus_on_the_node_are_taken_alone() -> None:
+    """As the default policy does."""
+    assert placed("0-31").cpus == CpuSet.parse("0-7")
+
+
+def test_too_few_cpus_bring_in_the_next_nearest_node() -> None:
+    """That of the same package first, and no more nodes than needed; memory follows."""
+    placement = placed("0-1,8-15,16-31")
+    assert placement.cpus == CpuSet.parse("0-1,8-15")
+    assert placement.memory is not None
+    assert placement.memory.nodes == NodeSet([0, 1])
+
+
+def test_everything_that_is_allowed_may_still_be_too_little() -> None:
+    """Then it is everything that is allowed."""
+    assert placed("0,31").cpus == CpuSet.parse("0,31")
