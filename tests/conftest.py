@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fresh import fresh
+
+__all__ = ["fresh"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
