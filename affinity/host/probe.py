@@ -65,7 +65,9 @@ def _start(argv: Sequence[str], stderr: int) -> int:
 def _hear(stderr: int, deadline: float) -> str:
     """What it writes until it closes its stderr, which its end does; not longer than the deadline."""
     said = b""
-    while (left := deadline - time.monotonic()) > 0 and select.select([stderr], [], [], left)[0]:
+    ready = select.poll()  # select(2) ends at descriptor 1023, which a server has long passed
+    ready.register(stderr, select.POLLIN)
+    while (left := deadline - time.monotonic()) > 0 and ready.poll(left * 1000):
         block = os.read(stderr, 4096)
         if not block:
             break

@@ -202,6 +202,21 @@ class SimulatedKernel:
     def privileged(self, value: bool) -> None:
         self._machine.privileged = value
 
+    def narrow(self, *, cpuset: CpuSet | None = None, mems: NodeSet | None = None) -> None:
+        """The container is narrowed, or CPUs go offline, while this process runs: its threads' masks are cut with it.
+
+        A thread that loses all its CPUs may use all that are left. Source: cpuset(7). Memory policies stay as set.
+        """
+        machine = self._machine
+        with machine.lock:
+            machine.cpuset = machine.cpuset if cpuset is None else machine.cpuset & cpuset
+            machine.mems = machine.mems if mems is None else machine.mems & mems
+            if not machine.cpuset or not machine.mems:
+                raise ValueError("a machine without a CPU or without a memory node runs nothing")
+            for thread in self._threads.values():
+                thread.mask = (thread.mask & machine.cpuset) or machine.cpuset
+                thread.cpu = thread.cpu if thread.cpu in thread.mask else thread.mask.first()
+
     def start_thread(self) -> int:
         """A new thread, with the calling thread's mask and policy; gives its id."""
         with self._machine.lock:

@@ -1,0 +1,273 @@
+"""What changes or fails between one step and the next: CPUs, cpusets, threads, programs, an interrupt."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import affinity
+from affinity import CannotBind, CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Placement, Settings
+from affinity.host.kernel import LINUX, LinuxKernel
+from affinity.ladder import Step, descend
+from affinity.plugins import Plugins
+from affinity.selector import Selection
+from affinity.testing import FakeHost
+
+#: Two packages of one node each, CPUs 0-3 and 4-7; the worker's GPU is on node 1.
+MACHINE = "pack:2 numa:1 core:4 gpu:1"
+EVERY, NODE_1 = CpuSet.parse("0-7"), CpuSet.parse("4-7")
+REQUIRED = Settings(required=True)
+
+
+def masks(fake: FakeHost) -> set[str]:
+    """Each different mask of the process."""
+    return {str(mask) for mask in fake.kernel.masks.values()}
+
+
+# ---------------------------------------------------------------- between plan and bind
+
+
+def test_a_cpu_goes_offline_between_plan_and_bind() -> None:
+    """The rest is bound, in every thread; the report says which CPU was lost, and a second bind is whole again."""
+    fake = FakeHost(MACHINE, threads=5)
+    seen_before = fake.host
+    fake.kernel.narrow(cpuset=CpuSet.parse("0-6"))
+    report = affinity.bind(gpu=1, host=seen_before)
+    assert masks(fake) == {"4-6"}
+    assert not report.satisfied
+    assert report.unbound_threads == 0
+    assert [d.said for d in report.degradations] == [
+        "the kernel shows 4-6: 7 went offline or out of the cpuset, or were never asked for"
+    ]
+
+
+def test_under_required_a_lost_cpu_is_an_error_and_nothing_stays_bound() -> None:
+    """Back to all that is left, with the default policy."""
+    fake = FakeHost(MACHINE, threads=5)
+    seen_before = fake.host
+    fake.kernel.narrow(cpuset=CpuSet.parse("0-6"))
+    with pytest.raises(CannotBind, match="7 went offline or out of the cpuset"):
+        affinity.bind(gpu=1, host=seen_before, settings=REQUIRED)
+    assert masks(fake) == {"0-6"}
+    assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
+
+
+@pytest.mark.parametrize("settings", [Settings(), REQUIRED], ids=["best-effort", "required"])
+def test_the_whole_node_leaves_the_cpuset_between_plan_and_bind(settings: Settings) -> None:
+    """Each step is refused with EINVAL and a remedy; nothing is in force, and best effort is no exception."""
+    fake = FakeHost(MACHINE, threads=5)
+    seen_before = fake.host
+    fake.kernel.narrow(cpuset=CpuSet.parse("0-3"))
+    if settings.required:
+        with pytest.raises(CannotBind, match=r"in sched_setaffinity \[EINVAL\]; the CPUs or nodes are outside"):
+            affinity.bind(gpu=1, host=seen_before, settings=settings)
+    else:
+        report = affinity.bind(gpu=1, host=seen_before, settings=settings)
+        assert not report.satisfied
+        assert {d.errno for d in report.degradations} == {"EINVAL"}
+        assert all("affinity show" in d.remedy for d in report.degradations)
+    assert masks(fake) == {"0-3"}
+    assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
+
+
+@pytest.mark.parametrize("memory", [MemoryMode.PREFERRED, MemoryMode.BIND])
+def test_the_nodes_memory_leaves_the_cpuset_between_plan_and_bind(memory: MemoryMode) -> None:
+    """CPUs only: the kernel's EINVAL reaches the report, also through libnuma, which says nothing."""
+    fake = FakeHost(MACHINE)
+    seen_before = fake.host
+    fake.kernel.narrow(mems=NodeSet([0]))
+    report = affinity.bind(gpu=1, host=seen_before, settings=Settings(memory=memory))
+    assert masks(fake) == {"4-7"}
+    assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
+    assert {d.errno for d in report.degradations} == {"EINVAL"}
+    steps = 2 * (1 if memory is MemoryMode.PREFERRED else 2)  # libnuma and inherit, each at each step
+    assert len(report.degradations) == steps
+
+
+def test_a_policy_that_the_kernel_cuts_is_no_success() -> None:
+    """bind:0,1 of which one is left: said, with what the kernel made of it, and taken back."""
+    fake = FakeHost(MACHINE)
+    seen_before = fake.host
+    fake.kernel.narrow(mems=NodeSet([1]))
+    report = affinity.bind(gpu=[0, 1], host=seen_before, settings=Settings(memory=MemoryMode.BIND))
+    said = [d.said for d in report.degradations]
+    assert "memory policy bind:0-1 was asked for, the kernel made it bind:1: nodes outside the cpuset?" in said
+    assert report.observed.policy == MemoryPolicy()
+    assert not report.satisfied
+
+
+def test_a_parent_whose_cpuset_shrinks_while_it_starts_a_worker() -> None:
+    """The thread that starts it goes back to all that is left; leaving the block raises nothing."""
+    fake = FakeHost(MACHINE)
+    with affinity.spawning(gpu=1, host=fake.host, settings=Settings(strategies=("inherit",))):
+        worker = fake.start_worker()
+        fake.kernel.narrow(cpuset=CpuSet.parse("0-5"))
+    assert masks(worker) == {"4-7"}
+    assert masks(fake) == {"0-5"}
+    assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
+
+
+@pytest.mark.parametrize("call", ["get_affinity", "set_affinity"])
+def test_a_thread_ends_between_the_listing_and_a_call(call: str) -> None:
+    """It is passed over; the others are bound, and go back."""
+    fake = FakeHost(MACHINE, threads=6)
+    gone = max(fake.kernel.masks)
+    fake.kernel.refuse(call, errno.ESRCH, when=lambda tid, *_: tid == gone)
+    report = affinity.bind(gpu=1, host=fake.host, settings=REQUIRED)
+    assert {str(mask) for tid, mask in fake.kernel.masks.items() if tid != gone} == {"4-7"}
+    assert report.outcome.others == 0
+    report.undo()
+    assert masks(fake) == {"0-7"}
+
+
+def test_undo_puts_back_what_it_can_and_says_what_it_cannot() -> None:
+    """One thread's mask is refused: the other threads and the memory policy are back all the same."""
+    fake = FakeHost(MACHINE, threads=6)
+    report = affinity.bind(gpu=1, host=fake.host)
+    stuck = sorted(fake.kernel.masks)[2]
+    fake.kernel.refuse("set_affinity", errno.EPERM, when=lambda tid, _: tid == stuck)
+    with pytest.raises(CannotBind, match=r"undo: .*CPUs: Operation not permitted in set_affinity \[EPERM\]"):
+        report.undo()
+    assert {tid for tid, mask in fake.kernel.masks.items() if mask == NODE_1} == {stuck}
+    assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
+
+
+@pytest.mark.parametrize(("call", "number"), [("set_affinity", 2), ("set_mempolicy", 1), ("migrate_pages", 1)])
+def test_an_interrupt_in_the_middle_leaves_nothing_half_bound(call: str, number: int) -> None:
+    """KeyboardInterrupt goes on to the caller, from a process that is as it was."""
+    fake = FakeHost(MACHINE, threads=4)
+    fake.kernel.touch(1 << 20)
+    calls = iter(range(1, 100))
+
+    def interrupted(*_: object) -> bool:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return False
+
+    fake.kernel.refuse(call, errno.EIO, when=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        affinity.bind(gpu=1, host=fake.host)
+    assert masks(fake) == {"0-7"}
+    assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
+    assert "AFFINITY_BOUND" not in fake.kernel.environ
+
+
+# ---------------------------------------------------------------- numactl
+
+
+class Patched(LinuxKernel):
+    """This machine, with other programs on PATH and less patience."""
+
+    def __init__(self, folder: Path, seconds: float | None = None) -> None:
+        super().__init__()
+        self.folder, self.seconds = folder, seconds
+        self.asked: list[tuple[Sequence[str], float]] = []
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"PATH": f"{self.folder}:/usr/bin:/bin"}
+
+    def probe(self, argv: Sequence[str], timeout: float) -> str | None:
+        self.asked.append((argv, timeout))
+        return super().probe(argv, self.seconds or timeout)
+
+
+def program(folder: Path, body: str, name: str = "numactl") -> Path:
+    """A shell script."""
+    place = folder / name
+    place.write_text(f"#!/bin/sh\n{body}\n")
+    place.chmod(0o755)
+    return place
+
+
+@pytest.mark.parametrize("body", ["exec sleep 301", "sleep 301", "trap '' TERM INT; sleep 301 & wait"])
+def test_a_numactl_that_hangs_is_given_up_and_ended(tmp_path: Path, body: str) -> None:
+    """Within the limit (ten seconds by default), with all that it has started; the worker is started without it."""
+    program(tmp_path, body)
+    kernel = Patched(tmp_path, seconds=0.3)
+    start = time.monotonic()
+    with affinity.spawning(node=0, host=Host.live(kernel)) as planned:
+        pass
+    assert time.monotonic() - start < 5
+    assert planned.selection.strategy == "inherit"
+    assert "did not answer within 0.3 s" in planned.selection.reason
+    assert {limit for _, limit in kernel.asked} == {10.0}
+    deadline = time.monotonic() + 5
+    while running("sleep", "301") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert running("sleep", "301") == []
+
+
+def running(*command: str) -> list[str]:
+    """Processes with this very command line."""
+    wanted = b"".join(word.encode() + b"\0" for word in command)
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if Path("/proc", name, "cmdline").read_bytes() == wanted:
+                found.append(name)
+        except OSError:
+            continue
+    return found
+
+
+def down_the_ladder(placement: Placement, host: Host) -> Step[None]:
+    """Around a start, from this placement down, with numactl alone."""
+    numactl = Plugins().strategies
+
+    def enter(strategy: affinity.AffinityStrategy, rung: Placement) -> None:
+        with strategy.spawning(rung, host):
+            pass
+
+    return descend(enter, placement, Selection("numactl", "named"), numactl, required=False)
+
+
+def test_a_numactl_too_old_for_preferred_many_takes_one_node(tmp_path: Path) -> None:
+    """Its complaint is quoted, not the page of usage behind it; the next step down works with it."""
+    program(
+        tmp_path,
+        """case "$*" in *--preferred-many*)
+    echo "$0: unrecognized option '--preferred-many=0'" >&2
+    echo "usage: numactl [--all | -a] [--interleave= | -i <nodes>]" >&2
+    echo "<length> can have g (GB), m (MB) or k (KB) suffixes" >&2
+    exit 1;;
+esac
+exec /usr/bin/numactl "$@" """,
+    )
+    host = Host.live(Patched(tmp_path))
+    many = Placement(None, MemoryPolicy(MemoryMode.PREFERRED_MANY, NodeSet([0])))
+    step = down_the_ladder(many, host)
+    (given_up,) = step.given_up
+    assert given_up.said.endswith("exit status 1: " + f"{tmp_path}/numactl: unrecognized option '--preferred-many=0'")
+    assert step.placement is not None
+    assert step.placement.memory == MemoryPolicy(MemoryMode.PREFERRED, NodeSet([0]))
+
+
+def test_what_numactl_calls_out_of_range_is_quoted(tmp_path: Path) -> None:
+    """The real one, asked for a node that is not there."""
+    step = down_the_ladder(Placement(None, MemoryPolicy(MemoryMode.BIND, NodeSet([9]))), Host.live(Patched(tmp_path)))
+    assert "node argument 9 is out of range" in step.given_up[0].said
+    assert step.placement is None
+
+
+def test_a_probe_in_a_server_with_thousands_of_open_files() -> None:
+    """select(2) ends at descriptor 1023; a server does not."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("this machine allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1200)]
+    try:
+        assert LINUX.probe(["true"], 5) is None
+        assert LINUX.probe(["sh", "-c", "echo said >&2; exit 3"], 5) == "exit status 3: said"
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,261 @@
+"""Strangers' input: an error of ours or an answer, never a traceback from inside, a hang, or memory without bound.
+
+Hypothesis makes the input up; `EXAMPLES` keeps the file at some seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from affinity import AffinityError, CpuSet, Host, NodeSet, Settings, shape
+from affinity.api import Plan, plan, plan_each
+from affinity.host import synthetic
+from affinity.host.origin import Note
+from affinity.settings import ALIASES, VARIABLES
+from affinity.testing import machines, trees
+
+EXAMPLES = 120
+
+pytestmark = pytest.mark.timeout(60)
+limits = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def answer(ask: Callable[[], object]) -> object:
+    """What `ask` gives, None where it raises an error of ours; anything else it raises fails the test."""
+    try:
+        return ask()
+    except AffinityError as error:
+        assert str(error)
+        return None
+
+
+def as_json(planned: Plan | None) -> None:
+    """A plan can be printed, and read again."""
+    if planned is not None:
+        assert json.loads(json.dumps(shape.plan(planned), allow_nan=False))["version"] == shape.VERSION
+
+
+#: Numbers at the edges: of ids, of machine words, of Python's own limit on digits.
+numbers = st.sampled_from(
+    ["0", "1", "7", "-1", "--1", "65535", "65536", "99999999999", "9" * 30, "9" * 5000, "٣", "1e3"]
+)
+#: Pieces of the formats in use, so that inputs are nearly right.
+pieces = st.one_of(
+    numbers,
+    st.sampled_from(
+        [*list("-,|.:;<> \n\x00\t/()=x"), "0-3", "3-0", "0-999999999999", "auto", "none", "ff,00000000", "0x"]
+    ),
+    st.text(alphabet=string.printable, max_size=6),
+    st.text(max_size=4),
+)
+texts = st.one_of(st.lists(pieces, max_size=8).map("".join), st.text(max_size=40))
+
+
+@limits
+@given(text=texts)
+def test_list_and_mask_formats(text: str) -> None:
+    """And the note in AFFINITY_BOUND, which is None for what is no note."""
+    for kind in (CpuSet, NodeSet):
+        answer(lambda kind=kind: kind.parse(text))  # type: ignore[misc]
+        answer(lambda kind=kind: kind.parse_mask(text))  # type: ignore[misc]
+    assert Note.parse(text) is None or str(Note.parse(str(Note.parse(text)))) == str(Note.parse(text))
+
+
+#: What a variable accepts, taken from its own description, besides anything at all.
+words = st.sampled_from(sorted({w.strip(" `") for v in (*VARIABLES, *ALIASES) for w in v.accepted.split(",")}))
+names = st.sampled_from([*(v.name for v in (*VARIABLES, *ALIASES)), "AFFINITY_BOUND", "AFFINITY_NODE", "AFFINITY_"])
+policies = st.sampled_from(["node", "socket", "exclusive", "even", "explicit", "interleaved", "core-complex"])
+
+
+@limits
+@given(environ=st.dictionaries(names, st.one_of(words, policies, texts), max_size=5))
+def test_every_setting(environ: dict[str, str]) -> None:
+    """From the variable to the plan and its JSON, on a machine with two nodes and four GPUs."""
+    host = Host.synthetic("pack:2 numa:1 core:4 pu:2 gpu:2")
+
+    def ask() -> Plan:
+        return plan(gpu="0", settings=Settings.from_environ(environ), host=host)
+
+    as_json(answer(ask))  # type: ignore[arg-type]
+
+
+levels = st.sampled_from(["pack", "numa", "l3", "core", "pu", "gpu", "numa(memory=0)", "socket", ""])
+lines = st.one_of(
+    st.lists(st.tuples(levels, numbers | st.integers(0, 70000).map(str)).map(":".join), max_size=6).map(" ".join),
+    st.lists(
+        st.sampled_from(["pack:2", "numa:2", "numa:300(memory=4GiB)", "core:4", "core:65536", "pu:2", "gpu:1",
+                         "gpu:900", "numa:2(memory=999999999TiB)", "gpu:1(vendor=amd)", "gpu:1(vendor=x)"]),
+        max_size=5, unique=True,
+    ).map(" ".join),
+    texts,
+)  # fmt: skip
+
+
+@limits
+@given(line=lines)
+def test_synthetic_machines(line: str) -> None:
+    """A machine, of bounded size, or an error that quotes the line."""
+    machine = answer(lambda: synthetic.load(line))
+    if machine is not None:
+        assert len(machine.online) <= 1 << 16  # type: ignore[attr-defined]
+        assert sum(1 for _ in machine.pci_devices) <= 1 << 16  # type: ignore[attr-defined]
+
+
+@limits
+@given(reference=st.one_of(texts, st.integers(), st.lists(st.one_of(texts, st.integers()), max_size=3)),
+       visible=st.one_of(st.none(), texts))  # fmt: skip
+def test_references_to_gpus(reference: str | int | list[str | int], visible: str | None) -> None:
+    """In each runtime's variable and as an argument; the machine is a simulated one, which has an environment."""
+    from affinity.testing import FakeHost
+
+    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible, "ROCR_VISIBLE_DEVICES": visible}
+    for vendor in ("nvidia", "amd"):
+        fake = FakeHost(f"pack:2 numa:1 core:2 gpu:2(vendor={vendor})", environ=environ)
+        as_json(answer(lambda fake=fake: plan(gpu=reference, host=fake.host)))  # type: ignore[misc,arg-type]
+
+
+# ---------------------------------------------------------------- captured machines
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A small machine's files (two nodes, eight CPUs, GPUs behind bridges), and a place to put some of them aside."""
+    root = tmp_path_factory.mktemp("machine")
+    trees.write(machines.get("vm-bridge-knows"), root)
+    return root, tmp_path_factory.mktemp("parked")
+
+
+def files(root: Path) -> list[Path]:
+    """Every file, directory and link in it; links are not followed."""
+    return sorted(Path(top, name).relative_to(root) for top, *names in os.walk(root) for name in (*names[0], *names[1]))
+
+
+#: What becomes of a file.
+damage = st.one_of(
+    st.just("removed"),
+    st.just("directory"),
+    st.just("loop"),
+    st.just("pipe"),
+    st.just("/dev/zero"),
+    st.just("/dev/full"),
+    texts.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.binary(max_size=30),
+    st.sampled_from([b"\xff" * 5000, b"0," * 100_000, b"9" * 5000, b"-9", b"--1", b"0-65535", b"MemTotal: 9 kB " * 9]),
+)
+
+
+@contextmanager
+def damaged(root: Path, parked: Path, how: dict[Path, str | bytes]) -> Iterator[None]:
+    """The tree with each of these damages in it, for the time of the block."""
+    with ExitStack() as repairs:
+        for number, (path, what) in enumerate(how.items()):
+            place, aside = root / path, parked / str(number)
+            if not os.path.lexists(place):
+                continue  # an earlier damage took its directory away
+            place.rename(aside)
+            repairs.callback(aside.rename, place)
+            put(place, what)
+            repairs.callback(remove, place)
+        yield
+
+
+def put(place: Path, what: str | bytes) -> None:
+    """The damage itself."""
+    match what:
+        case bytes():
+            place.write_bytes(what)
+        case "directory":
+            place.mkdir()
+        case "loop":
+            place.symlink_to(place.name)
+        case "pipe":
+            os.mkfifo(place)
+        case str() if what.startswith("/"):
+            place.symlink_to(what)
+
+
+def remove(place: Path) -> None:
+    """What `put` has put there, if anything."""
+    if place.is_dir() and not place.is_symlink():
+        place.rmdir()
+    else:
+        place.unlink(missing_ok=True)
+
+
+@limits
+@given(data=st.data())
+def test_captured_machines(tree: tuple[Path, Path], data: st.DataObject) -> None:
+    """Some files damaged in any way: read, planned for by every policy, shown; or an error that names the file."""
+    root, parked = tree
+    every = files(root)
+    # Few files decide much: those in the top directories come more often than chance would have it.
+    few = [p for p in every if p.name in ("online", "cpulist", "numa_node", "status", "distance", "has_memory")]
+    chosen = st.one_of(st.sampled_from(every), st.sampled_from(few))
+    how = data.draw(st.dictionaries(chosen, damage, min_size=1, max_size=4))
+    policy = data.draw(policies)
+    options = Settings(policy=policy, cpus=(CpuSet([0]),) if policy == "explicit" else ())
+    with damaged(root, parked, how):
+        host = answer(lambda: Host.from_root(str(root)))
+        if not isinstance(host, Host):
+            return
+        for planned in answer(lambda: plan_each(gpu="all", host=host, settings=options)) or ():  # type: ignore[attr-defined]
+            as_json(planned)
+        as_json(answer(lambda: plan(node=1, host=host, settings=options)))  # type: ignore[arg-type]
+        shown = answer(lambda: shape.machine(host, (), (), ()))
+        assert shown is None or json.dumps(shown)
+
+
+def test_nothing_hostile_costs_memory_or_time(python) -> None:  # type: ignore[no-untyped-def]
+    """A process that may take 600 MiB of addresses and 10 s of processor answers all of these."""
+    text = """
+import resource, sys, affinity, affinity.api
+from affinity.host import synthetic
+from affinity.testing import FakeHost
+resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2); resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+nines = "9" * 100_000
+asked = 0
+many = ("0," * 100_000 + "70000", "f" * 100_000, "ffffffff," * 50_000 + "0")
+for text in ("0-999999999999", "0-65536", nines, f"0-{nines}", *many):
+    for ask in (affinity.CpuSet.parse, affinity.NodeSet.parse_mask,
+                synthetic.load, lambda t: synthetic.load(f"core:{t}"),
+                lambda t: affinity.Settings.from_environ({"AFFINITY_CPUS": t}),
+                lambda t: affinity.Settings.from_environ({"AFFINITY_NODES": t}),
+                lambda t: affinity.plan(gpu=t, host=FakeHost("core:4 gpu:1").host)):
+        try: ask(text)
+        except affinity.AffinityError: asked += 1
+for line in ("pack:999999 numa:999999 core:999999 pu:999999", "numa:65536", "pack:65536", "numa:1000 gpu:1000"):
+    try: synthetic.load(line)
+    except affinity.AffinityError: asked += 1
+print(asked)
+"""
+    assert int(python(text).stdout) >= 40
+
+
+def test_the_largest_machine_there_may_be_is_planned_for_in_seconds() -> None:
+    """65,536 CPUs on 1,024 nodes: the bound is far above Linux's 8,192, and still no wait."""
+    line = "pack:64 numa:16 core:32 pu:2 gpu:1"
+    planned = plan(gpu="phys:1000", host=Host.synthetic(line))
+    assert planned.placement is not None
+    assert str(planned.placement.cpus) == "64000-64063"
+
+
+def test_a_variable_that_is_no_text_is_an_error_of_one_line() -> None:
+    """Bytes that are no UTF-8, as an environment may hold them, through the command."""
+    import subprocess
+
+    environ = {**os.environb, b"AFFINITY_STRATEGY": b"\xff\xfe", b"PYTHONUTF8": b"1"}
+    command = [str(Path(sys.executable).with_name("affinity")), "plan"]
+    done = subprocess.run(command, capture_output=True, env=environ, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"affinity: AFFINITY_STRATEGY=")
+    assert done.stderr.count(b"\n") == 1
