@@ -45,9 +45,7 @@ _originals: tuple[Any, Any] = (None, None)
 
 
 @contextmanager
-def starting(
-    *, rewrite: Rewrite | None = None, methods: frozenset[str] | None = None, why: str = ""
-) -> Iterator[None]:
+def starting(*, rewrite: Rewrite | None = None, methods: frozenset[str] | None = None, why: str = "") -> Iterator[None]:
     """Within the block, the calling thread's worker starts go by `methods` alone (None: by any), and those by
     spawn with a rewritten command.
 

@@ -131,10 +131,10 @@ class Sysfs:
                 for other in same or (cpu,):
                     packages[other] = max(int(package or 0), 0)
                 packages[cpu] = max(int(package or 0), 0)
-            if cpu not in l3s:
-                for other in _l3(top) or [c for c, core in cores.items() if core == cores[cpu]]:
+            if cpu not in l3s and cores[cpu] == cpu:
+                for other in _l3(top) or ():
                     l3s[other] = cpu
-            found[cpu] = Cpu(cpu, cores[cpu], l3s[cpu], packages[cpu])
+            found[cpu] = Cpu(cpu, cores[cpu], l3s.get(cpu, cores[cpu]), packages[cpu])
         return found
 
     def pci_devices(self) -> tuple[PciDevice, ...]:

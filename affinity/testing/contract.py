@@ -13,8 +13,8 @@ from __future__ import annotations
 import errno
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, TypeVar
 
 import attrs
 import pytest
@@ -50,6 +50,26 @@ _REFUSALS = [
     ("set_mempolicy", errno.EPERM),
     ("set_mempolicy", errno.ENOSYS),
 ]
+
+
+#: A case that not every plugin has carries `applies`; for other plugins it is not collected (see pytest_plugin).
+Case = TypeVar("Case", bound=Callable[..., None])
+
+
+def _for(*modes: LaunchMode) -> Callable[[Case], Case]:
+    """A case of the strategies that serve one of these modes."""
+
+    def mark(case: Case) -> Case:
+        case.applies = lambda contract: bool(contract().make().launch_modes & set(modes))  # type: ignore[attr-defined]
+        return case
+
+    return mark
+
+
+def _where_promised(case: Case) -> Case:
+    """A case of the policies that promise each GPU CPUs of its own."""
+    case.applies = lambda contract: contract.disjoint  # type: ignore[attr-defined]
+    return case
 
 
 @pytest.mark.affinity_machines(*MACHINES)
@@ -101,25 +121,25 @@ class StrategyContract(ABC):
             assert answer.ok or answer.reason.strip()
         assert not fake.kernel.changes
 
+    @_for(*RUNNING)
     def test_bind_puts_the_placement_in_force(self, usable: FakeHost) -> None:
         """The kernel shows exactly the placement's CPUs and memory policy for the thread that bound."""
-        self._needs(RUNNING)
         for placement in _placements(usable):
             fake = _again(usable)
             self.make().bind(placement, fake.host)
             self._in_force(placement, fake)
 
+    @_for(*RUNNING)
     def test_bind_touches_no_cpu_outside_the_placement(self, usable: FakeHost) -> None:
         """Not even for a moment: a thread there could start others."""
-        self._needs(RUNNING)
         placement = _placements(usable)[0]
         self.make().bind(placement, usable.host)
         masks = [c.arguments[1] for c in usable.kernel.changes if c.name == "set_affinity"]
         assert all(isinstance(mask, CpuSet) and mask <= (placement.cpus or mask) for mask in masks)
 
+    @_for(*RUNNING)
     def test_binding_twice_is_the_same_as_once(self, usable: FakeHost) -> None:
         """Also for every other thread."""
-        self._needs(RUNNING)
         placement = _placements(usable)[0]
         usable.kernel.start_thread()
         self.make().bind(placement, usable.host)
@@ -127,9 +147,9 @@ class StrategyContract(ABC):
         self.make().bind(placement, usable.host)
         assert (usable.kernel.masks, usable.kernel.policies) == once
 
+    @_for(*RUNNING)
     def test_bind_leaves_what_the_placement_leaves(self, usable: FakeHost) -> None:
         """No CPUs in the placement: masks stay. No memory: the policy stays. Neither: nothing is changed at all."""
-        self._needs(RUNNING)
         placement = _placements(usable)[0]
         fake = _again(usable)
         masks = fake.kernel.masks
@@ -143,9 +163,9 @@ class StrategyContract(ABC):
         self.make().bind(Placement(None, None), fake.host)
         assert not fake.kernel.changes
 
+    @_for(*RUNNING)
     def test_bind_leaves_threads_that_someone_else_pinned(self, usable: FakeHost) -> None:
         """A thread with a mask of its own has it for a reason."""
-        self._needs(RUNNING)
         placement = _placements(usable)[0]
         pinned = usable.kernel.start_thread()
         elsewhere = CpuSet([max(usable.host.allowed_cpus)])
@@ -153,10 +173,10 @@ class StrategyContract(ABC):
         self.make().bind(placement, usable.host)
         assert usable.kernel.masks[pinned] == elsewhere
 
+    @_for(*RUNNING)
     @pytest.mark.parametrize(("call", "number"), _REFUSALS)
     def test_a_refused_call_is_an_error_never_a_silence(self, usable: FakeHost, call: str, number: int) -> None:
         """OSError or CannotBind, unless the kernel shows the placement all the same."""
-        self._needs(RUNNING)
         placement = _narrow(usable)
         usable.kernel.refuse(call, number)
         try:
@@ -165,17 +185,17 @@ class StrategyContract(ABC):
             return
         self._in_force(placement, usable)
 
+    @_for(*RUNNING)
     def test_pages_that_cannot_be_moved_do_not_undo_the_binding(self, usable: FakeHost) -> None:
         """Masks and policy are worth having without them."""
-        self._needs(RUNNING)
         placement = _placements(usable)[0]
         usable.kernel.refuse("migrate_pages", errno.EPERM)
         self.make().bind(placement, usable.host)
         self._in_force(placement, usable)
 
+    @_for(LaunchMode.SPAWN)
     def test_a_spawned_worker_ends_bound_and_its_parent_is_as_it_was(self, usable: FakeHost) -> None:
         """`spawning` around the start, `bind` in the worker."""
-        self._needs({LaunchMode.SPAWN})
         for placement in _placements(usable):
             fake = _again(usable)
             fake.kernel.start_thread()
@@ -187,18 +207,18 @@ class StrategyContract(ABC):
             strategy.bind(placement, worker.host)
             self._in_force(placement, worker)
 
+    @_for(LaunchMode.SPAWN)
     def test_a_start_that_fails_leaves_the_parent_as_it_was(self, usable: FakeHost) -> None:
         """An error inside `spawning` is passed on."""
-        self._needs({LaunchMode.SPAWN})
         before = _parent(usable)
         with pytest.raises(LookupError), self.make().spawning(_placements(usable)[0], usable.host):
             raise LookupError("the start failed")
         assert _parent(usable) == before
 
+    @_for(LaunchMode.SPAWN)
     @pytest.mark.parametrize(("call", "number"), _REFUSALS)
     def test_a_refused_spawn_leaves_the_parent_as_it_was(self, usable: FakeHost, call: str, number: int) -> None:
         """Refused before anything is started, or not at all."""
-        self._needs({LaunchMode.SPAWN})
         placement = _narrow(usable)
         before = _parent(usable)
         usable.kernel.refuse(call, number, when=lambda *a: a[-1] in (placement.cpus, placement.memory))
@@ -209,9 +229,9 @@ class StrategyContract(ABC):
             pass
         assert _parent(usable) == before
 
+    @_for(LaunchMode.SPAWN)
     def test_two_threads_that_spawn_at_once_each_get_their_own(self, usable: FakeHost) -> None:
         """For two workers of two GPUs: nothing of one start leaks into the other."""
-        self._needs({LaunchMode.SPAWN})
         allowed = usable.host.allowed_cpus
         masks = [CpuSet([allowed.first()]), CpuSet([max(allowed)])]
         both_inside = threading.Barrier(2, timeout=20)
@@ -235,9 +255,9 @@ class StrategyContract(ABC):
         for i, mask in enumerate(masks):
             self._in_force(Placement(mask, None), workers[i])
 
+    @_for(LaunchMode.COMMAND)
     def test_a_command_is_executed_as_it_is_and_bound(self, usable: FakeHost) -> None:
         """The command behind all wrappers is the one that was given, word for word."""
-        self._needs({LaunchMode.COMMAND})
         argv = ["my server", "--", "--physcpubind=0", "-a", "", "two words"]
         for placement in [*_placements(usable), Placement(None, None)]:
             fake = _again(usable)
@@ -248,10 +268,6 @@ class StrategyContract(ABC):
                 fake.kernel.exec(command, {"A": "1"})
             assert (became.value.failure, became.value.argv, became.value.environ) == ("", argv, {"A": "1"})
             self._in_force(placement, fake)
-
-    def _needs(self, modes: frozenset[LaunchMode] | set[LaunchMode]) -> None:
-        if not modes & self.make().launch_modes:
-            pytest.skip(f"it serves none of {', '.join(sorted(m.value for m in modes))}")
 
     def _in_force(self, placement: Placement, fake: FakeHost) -> None:
         me = fake.kernel.thread_id()
@@ -305,10 +321,9 @@ class PolicyContract(ABC):
         alone = [self._place(host, launch, self.settings(host)) for launch in reversed(launches)]
         assert [str(a) for a in reversed(alone)] == [str(t) for t in together]
 
+    @_where_promised
     def test_shares_do_not_overlap_where_that_is_promised(self, fake_host: FakeHost) -> None:
         """Two GPUs with CPUs in common would run their workers on one core."""
-        if not self.disjoint:
-            pytest.skip("it makes no such promise")
         host = fake_host.host
         seen = CpuSet()
         for placement in self._each(host, self.settings(host)):
