@@ -28,6 +28,7 @@ class Environment:
             "PATH": f"{self.path}/bin:{kept['PATH']}",
             "VIRTUAL_ENV": str(self.path),
             "PIP_NO_INDEX": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip takes the value for that of build_isolation: no isolation
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             **environ,
         }
