@@ -11,9 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
 from types import ModuleType
-from typing import Any, Generic, TypeVar
-
-import attrs
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from affinity.errors import PluginError
 
@@ -26,8 +24,7 @@ UNREADABLE = "?"
 P = TypeVar("P")
 
 
-@attrs.frozen
-class PluginInfo:
+class PluginInfo(NamedTuple):
     """One entry point: its name, distribution and version, and the error that keeps it from being used."""
 
     name: str
@@ -37,8 +34,7 @@ class PluginInfo:
     error: str = ""
 
 
-@attrs.frozen
-class Found:
+class Found(NamedTuple):
     """An entry point, and whose it is. problem: why it could not even be read."""
 
     point: EntryPoint

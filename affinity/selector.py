@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple  # of rows: an attrs class takes four times as long to make, in each worker
 
 import attrs
 
@@ -18,8 +19,7 @@ from affinity.strategy import AffinityStrategy
 from affinity.support import Support, asked
 
 
-@attrs.frozen
-class Verdict:
+class Verdict(NamedTuple):
     """One line of the table: what it asks, whether it applied, and why (not)."""
 
     rule: int
@@ -44,8 +44,7 @@ class Selection:
         return attrs.evolve(self, strategy=strategy, reason=self.reason + told)
 
 
-@attrs.frozen
-class Case:
+class Case(NamedTuple):
     """What a rule may look at. `problem`: why there is no placement."""
 
     settings: Settings
@@ -55,8 +54,7 @@ class Case:
     problem: str = ""
 
 
-@attrs.frozen
-class Rule:
+class Rule(NamedTuple):
     """A condition in words, its test (the reason is told either way), and strategies in order of preference."""
 
     condition: str

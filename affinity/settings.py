@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -62,8 +62,7 @@ class Settings:
         return cls(**found, decided=decided)
 
 
-@attrs.frozen
-class Variable:
+class Variable(NamedTuple):
     """One environment variable. `unless`: the variable that overrules it."""
 
     name: str
