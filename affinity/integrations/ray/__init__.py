@@ -6,12 +6,29 @@
 
     survey(), audit()                     what each machine of the cluster would do; what each bound actor has now
 
-Works with Ray 2.9 and later. Importing this package does not import ray.
+Works with Ray 2.9 and later. Importing this package does not import ray; what looks at a cluster is loaded when used,
+so that a worker does not pay for it.
 """
 
-from affinity.integrations.ray._audit import ActorAudit, audit
-from affinity.integrations.ray._nodes import connected
-from affinity.integrations.ray._survey import NodeSurvey, survey
+from typing import TYPE_CHECKING, Any
+
 from affinity.integrations.ray._worker import accelerator_ids, bound, record, report
 
+if TYPE_CHECKING:
+    from affinity.integrations.ray._audit import ActorAudit, audit
+    from affinity.integrations.ray._nodes import connected
+    from affinity.integrations.ray._survey import NodeSurvey, survey
+
+_HOME = {
+    "ActorAudit": "_audit", "audit": "_audit", "NodeSurvey": "_survey", "survey": "_survey", "connected": "_nodes",
+}  # fmt: skip
+
 __all__ = ["ActorAudit", "NodeSurvey", "accelerator_ids", "audit", "bound", "connected", "record", "report", "survey"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -11,17 +11,13 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from affinity.host.cpuset import CpuSet
 from affinity.integrations.ray import _nodes as nodes
-
-if TYPE_CHECKING:
-    from affinity.report import BindReport
-
-_STORE = b"numa-affinity"
+from affinity.integrations.ray._record import STORE, who
 
 
 @attrs.frozen
@@ -54,28 +50,6 @@ class ActorAudit:
         return sum(self.resident.get(n, 0) for n in placed) / total if self.resident and total and placed else None
 
 
-def tell(made: BindReport) -> None:
-    """Leave the record of this actor's bind, in the place of an earlier one; nothing where this is no actor."""
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    from affinity import shape
-    from affinity.integrations.ray._worker import worker_context
-
-    context = worker_context()
-    actor = context.get_actor_id() if context else None
-    if actor is None:
-        return
-    told = {
-        "name": context.get_actor_name() or context.get_task_function_name().split(".")[-2],
-        "node": context.get_node_id(),
-        "pid": os.getpid(),
-        "who": _who("/proc/self"),
-        "left_alone": made.outcome.others,
-        "report": shape.report(made),
-    }
-    _internal_kv_put(actor.encode(), json.dumps(told).encode(), namespace=_STORE)
-
-
 def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
     """Every living actor of the cluster that bound itself, each as its node answers.
 
@@ -90,12 +64,12 @@ def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
         by_node.setdefault(told["node"], {})[actor] = told
     for gone in by_node.keys() - hosts.keys():
         for actor in by_node.pop(gone):
-            _internal_kv_del(actor.encode(), namespace=_STORE)
+            _internal_kv_del(actor.encode(), namespace=STORE)
     for answer in nodes.ask({node: (_look, told) for node, told in by_node.items()}, hosts, timeout):
         for actor, told in by_node[answer.node].items():
             found = {"error": answer.error} if answer.said is None else answer.said[actor]
             if found is None:
-                _internal_kv_del(actor.encode(), namespace=_STORE)
+                _internal_kv_del(actor.encode(), namespace=STORE)
                 continue
             yield ActorAudit(actor, told["name"], answer.node, answer.host, told["pid"], told["report"], **found)
 
@@ -103,8 +77,8 @@ def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
 def _records() -> Iterator[tuple[str, dict[str, Any]]]:
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
 
-    for key in _internal_kv_list(b"", namespace=_STORE):
-        value = _internal_kv_get(key, namespace=_STORE)
+    for key in _internal_kv_list(b"", namespace=STORE):
+        value = _internal_kv_get(key, namespace=STORE)
         if value is not None:  # else another audit has dropped it meanwhile
             yield key.decode(), json.loads(value)
 
@@ -118,10 +92,10 @@ def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
     from affinity.host.kernel import own_pages
 
     directory = f"/proc/{told['pid']}"
-    if _who("/proc/self")[0] != told["who"][0]:
+    if who("/proc/self")[0] != told["who"][0]:
         return {"error": "it runs in another container (PID namespace) than its node's tasks: nothing is seen of it"}
     try:
-        if _who(directory) != told["who"]:
+        if who(directory) != told["who"]:
             return None
         masks = _masks(os.listdir(f"{directory}/task"))
     except (FileNotFoundError, ProcessLookupError):
@@ -143,15 +117,3 @@ def _masks(threads: list[str]) -> list[CpuSet]:
         with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
             masks.append(CpuSet(os.sched_getaffinity(int(thread))))
     return masks
-
-
-def _who(directory: str) -> list[str]:
-    """PID namespace and start time (clock ticks since boot): with the PID, one process and no other.
-
-    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
-    """
-    with open(f"{directory}/stat", encoding="utf-8", errors="replace") as stat:
-        fields = stat.read().rpartition(")")[2].split()
-    if fields[0] == "Z":
-        raise ProcessLookupError(f"{directory}: a zombie")
-    return [os.readlink(f"{directory}/ns/pid"), fields[19]]

@@ -163,7 +163,7 @@ def record(made: BindReport) -> None:
     """
     global _report
     _report = made
-    from affinity.integrations.ray._audit import tell
+    from affinity.integrations.ray._record import tell
 
     try:
         tell(made)

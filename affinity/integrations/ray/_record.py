@@ -1,0 +1,48 @@
+"""What an actor that binds leaves in the cluster's key-value store, for `audit`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from affinity.report import BindReport
+
+#: The store's namespace; a key is an actor's id.
+STORE = b"numa-affinity"
+
+
+def tell(made: BindReport) -> None:
+    """Leave the record of this actor's bind, in the place of an earlier one; nothing where this is no actor."""
+    import json
+
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    from affinity import shape
+    from affinity.integrations.ray._worker import worker_context
+
+    context = worker_context()
+    actor = context.get_actor_id() if context else None
+    if actor is None:
+        return
+    told = {
+        "name": context.get_actor_name() or context.get_task_function_name().split(".")[-2],
+        "node": context.get_node_id(),
+        "pid": os.getpid(),
+        "who": who("/proc/self"),
+        "left_alone": made.outcome.others,
+        "report": shape.report(made),
+    }
+    _internal_kv_put(actor.encode(), json.dumps(told).encode(), namespace=STORE)
+
+
+def who(directory: str) -> list[str]:
+    """PID namespace and start time (clock ticks since boot): with the PID, one process and no other.
+
+    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
+    """
+    with open(f"{directory}/stat", encoding="utf-8", errors="replace") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    if fields[0] == "Z":
+        raise ProcessLookupError(f"{directory}: a zombie")
+    return [os.readlink(f"{directory}/ns/pid"), fields[19]]
