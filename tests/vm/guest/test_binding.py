@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worker import node_cpus
 
 import affinity
 from affinity import Host
-
-from worker import node_cpus
 
 pytestmark = pytest.mark.machine("two-package")
 
