@@ -5,6 +5,7 @@ Hypothesis makes the input up; `EXAMPLES` keeps the file at some seconds.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import string
@@ -140,17 +141,15 @@ def files(root: Path) -> list[Path]:
     return sorted(Path(top, name).relative_to(root) for top, *names in os.walk(root) for name in (*names[0], *names[1]))
 
 
-#: What becomes of a file.
+#: What a file may turn into, or hold.
+ODD = (
+    *("removed", "directory", "loop", "pipe", "/dev/zero", "/dev/full"),
+    *(b"", b"\0", b"-", b"-9", b"--1", b"0x", b"\xc2\xb2", b"\xff" * 5000, b"9" * 5000, b"9" * 5000 + b" 1"),
+    *(b"0-65535", b"0," * 100_000, b"ffffffff," * 3000 + b"0", b"0-1\n0-1", b"1 2 3 4 5 6 7 8"),
+    *(b"MemTotal: -1 kB", b"MemTotal: " + b"9" * 5000),
+)
 damage = st.one_of(
-    st.just("removed"),
-    st.just("directory"),
-    st.just("loop"),
-    st.just("pipe"),
-    st.just("/dev/zero"),
-    st.just("/dev/full"),
-    texts.map(lambda text: text.encode("utf-8", "surrogatepass")),
-    st.binary(max_size=30),
-    st.sampled_from([b"\xff" * 5000, b"0," * 100_000, b"9" * 5000, b"-9", b"--1", b"0-65535", b"MemTotal: 9 kB " * 9]),
+    st.sampled_from(ODD), texts.map(lambda text: text.encode("utf-8", "surrogatepass")), st.binary(max_size=30)
 )
 
 
@@ -192,15 +191,47 @@ def remove(place: Path) -> None:
         place.unlink(missing_ok=True)
 
 
+def kinds(root: Path) -> dict[str, list[Path]]:
+    """The machine's files by name: what is tried on one of a name is nearly tried on all."""
+    found: dict[str, list[Path]] = {}
+    for path in files(root):
+        found.setdefault(path.name, []).append(path)
+    return found
+
+
+def test_each_kind_of_file_in_each_odd_state(tree: tuple[Path, Path]) -> None:
+    """The first of each name: everything that can be read of the machine is asked for."""
+    root, parked = tree
+    errors = 0
+    for paths, how in itertools.product(kinds(root).values(), ODD):
+        with damaged(root, parked, {paths[0]: how}):
+            shown = answer(lambda: shape.machine(Host.from_root(str(root)), (), (), ()))
+            answer(lambda: Host.from_root(str(root)).topology.pci_devices)
+            errors += shown is None
+    assert errors > 100
+
+
+@pytest.mark.parametrize("name", ["²", "-1", "1x", "٣", "65536", "9" * 200])
+def test_directories_with_odd_numbers(tree: tuple[Path, Path], name: str) -> None:
+    """Beside the right ones, of nodes and of CPUs."""
+    root, _ = tree
+    odd = [root / "sys/devices/system/node" / f"node{name}", root / "sys/devices/system/cpu" / f"cpu{name}"]
+    for place in odd:
+        place.mkdir()
+    try:
+        answer(lambda: shape.machine(Host.from_root(str(root)), (), (), ()))
+    finally:
+        for place in odd:
+            place.rmdir()
+
+
 @limits
 @given(data=st.data())
 def test_captured_machines(tree: tuple[Path, Path], data: st.DataObject) -> None:
     """Some files damaged in any way: read, planned for by every policy, shown; or an error that names the file."""
     root, parked = tree
-    every = files(root)
-    # Few files decide much: those in the top directories come more often than chance would have it.
-    few = [p for p in every if p.name in ("online", "cpulist", "numa_node", "status", "distance", "has_memory")]
-    chosen = st.one_of(st.sampled_from(every), st.sampled_from(few))
+    by_name = kinds(root)
+    chosen = st.sampled_from(sorted(by_name)).flatmap(lambda name: st.sampled_from(by_name[name]))
     how = data.draw(st.dictionaries(chosen, damage, min_size=1, max_size=4))
     policy = data.draw(policies)
     options = Settings(policy=policy, cpus=(CpuSet([0]),) if policy == "explicit" else ())

@@ -46,7 +46,7 @@ class Sysfs:
 
     def nodes(self) -> tuple[Node, ...]:
         base = self.path("devices/system/node")
-        ids = sorted(int(n[4:]) for n in _listdir(base) if n.startswith("node") and n[4:].isdigit())
+        ids = sorted(int(n[4:]) for n in _listdir(base) if n.startswith("node") and n[4:].isdecimal())
         online = _list(NodeSet, os.path.join(base, "online"))
         if online is not None:
             ids = [i for i in ids if i in online]
@@ -77,7 +77,7 @@ class Sysfs:
         base = self.path("devices/system/cpu")
         online = _list(CpuSet, os.path.join(base, "online"))
         if online is None:
-            online = CpuSet(int(n[3:]) for n in _listdir(base) if n.startswith("cpu") and n[3:].isdigit())
+            online = CpuSet(int(n[3:]) for n in _listdir(base) if n.startswith("cpu") and n[3:].isdecimal())
         if not online:
             raise TopologyError(f"{base}: no CPU found; expected a sysfs tree (a directory with sys/ in it)")
         return online
@@ -92,7 +92,7 @@ class Sysfs:
             if text is None:
                 continue
             row = text.split()
-            if len(row) != len(ids) or not all(d.isdigit() for d in row):
+            if len(row) != len(ids) or not all(map(_is_number, row)):
                 raise TopologyError(f"{file}: {text!r} found; one number for each of nodes {ids} expected")
             table[i] = dict(zip(ids, map(int, row), strict=True))
         return table
@@ -102,11 +102,11 @@ class Sysfs:
         sizes = {}
         for name in _listdir(base):
             file = os.path.join(base, name, "meminfo")
-            text = read_text(file) if name.startswith("node") and name[4:].isdigit() else None
+            text = read_text(file) if name.startswith("node") and name[4:].isdecimal() else None
             if text is None:
                 continue
             size = text.partition("MemTotal:")[2].split(None, 1)[:1]
-            if not size or not size[0].isdigit():
+            if not size or not _is_number(size[0]):
                 raise TopologyError(f"{file}: no 'MemTotal: … kB' found in {text[:60]!r}")
             sizes[int(name[4:])] = int(size[0]) * 1024
         return sizes
@@ -124,13 +124,11 @@ class Sysfs:
                 for other in siblings or (cpu,):
                     cores[other] = cpu
             if cpu not in packages:
-                package = read_text(os.path.join(top, "topology/physical_package_id"))
-                if package is not None and not package.lstrip("-").isdigit():
-                    raise TopologyError(f"{top}/topology/physical_package_id: {package!r} found, a number expected")
+                package = _number(os.path.join(top, "topology"), "physical_package_id")
                 same = _cpus(os.path.join(top, "topology"), "package_cpus_list", "core_siblings_list")
                 for other in same or (cpu,):
-                    packages[other] = max(int(package or 0), 0)
-                packages[cpu] = max(int(package or 0), 0)
+                    packages[other] = max(package or 0, 0)
+                packages[cpu] = max(package or 0, 0)
             if cpu not in l3s and cores[cpu] == cpu:
                 for other in _l3(top) or ():
                     l3s[other] = cpu
@@ -238,9 +236,13 @@ def _number(directory: str, name: str) -> int | None:
     text = read_text(path)
     if text is None:
         return None
-    if not text.removeprefix("-").isdigit() or len(text) > 12:
+    if not _is_number(text.removeprefix("-")):
         raise TopologyError(f"{path}: {text!r} found, a number expected")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdigit() and len(text) <= 12  # int() refuses thousands of digits in its own words
 
 
 def _hex(directory: str, name: str) -> int | None:
