@@ -45,7 +45,7 @@ def visits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
             params = item.callspec.params
             if "guest_test" in params:
-                selected.setdefault(params["guest_machine"], []).append(params["guest_test"])
+                selected.setdefault(str(params["guest_machine"]), []).append(str(params["guest_test"]))
     jobs = int(os.environ.get("AFFINITY_VM_JOBS") or min(2, os.cpu_count() or 1))
     visits = guests.Visits(selected, jobs, tmp_path_factory.mktemp)
     yield visits

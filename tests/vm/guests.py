@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class Outcome:
     def add(self, line: dict[str, object]) -> None:
         """Take in the report on one phase of the test."""
         outcome, expected = line["outcome"], line["expected"]
-        assert isinstance(line["seconds"], float) and isinstance(line["output"], list)
+        assert isinstance(line["seconds"], float)
+        assert isinstance(line["output"], list)
         self.seconds += line["seconds"]
         self.sections.update(line["output"])
         if outcome == "skipped" and expected is not None:
@@ -67,7 +69,7 @@ def list_tests() -> dict[str, list[str]]:
         path = Path(scratch) / "tests.json"
         listing = subprocess.run(
             [*PYTEST, "--collect-only", "-q", str(GUEST)],
-            env={**os.environ, **QUIET, "AFFINITY_VM_LIST": str(path)},
+            env={**os.environ, **QUIET, "VM_LIST": str(path)},
             capture_output=True,
             text=True,
             check=False,
@@ -78,14 +80,14 @@ def list_tests() -> dict[str, list[str]]:
         return tests
 
 
-def visit(machine: str, tests: Iterable[str], results: Path) -> Visit:
+def visit(machine: str, tests: Iterable[str], results: Path, stop: threading.Event) -> Visit:
     """Boot a machine and run these tests in it."""
     tests = sorted(tests)
     (results / "selection.json").write_text(json.dumps(tests))
     files = sorted({str(GUEST / test.partition("::")[0]) for test in tests})
     command = [*PYTEST, "-q", "--tb=short", *files]
     try:
-        result = run(MACHINES[machine], command, results, environment=QUIET)
+        result = run(MACHINES[machine], command, results, environment=QUIET, stop=stop)
     except (BootError, Missing) as error:
         return Visit(read_report(results), str(error), 0.0)
     return Visit(read_report(results), trouble(result), result.seconds)
@@ -110,12 +112,15 @@ class Visits:
 
     def __init__(self, tests: dict[str, list[str]], jobs: int, scratch: Callable[[str], Path]) -> None:
         self.pool = ThreadPoolExecutor(jobs)
+        self.stop = threading.Event()
         self.visits: dict[str, Future[Visit]] = {
-            machine: self.pool.submit(visit, machine, chosen, scratch(machine)) for machine, chosen in tests.items()
+            machine: self.pool.submit(visit, machine, chosen, scratch(machine), self.stop)
+            for machine, chosen in tests.items()
         }
 
     def outcome(self, machine: str, test: str) -> Outcome:
         return self.visits[machine].result().outcome(test)
 
     def close(self) -> None:
+        self.stop.set()
         self.pool.shutdown(cancel_futures=True)

@@ -15,7 +15,7 @@ from ..boot import MACHINE_VARIABLE
 from ..machines import MACHINES, Machine
 
 #: Where to write the tests and their machines to, when they are only listed.
-LIST_VARIABLE = "AFFINITY_VM_LIST"
+LIST_VARIABLE = "VM_LIST"
 
 #: The tests to run out of those meant for this machine, all unless it is there.
 SELECTION = Path("/results/selection.json")
@@ -49,10 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if isinstance(report.longrepr, tuple):
-        text = report.longrepr[2]
-    else:
-        text = report.longreprtext
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
     line = {
         "test": report.nodeid,
         "outcome": report.outcome,
@@ -64,6 +61,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     }
     with REPORT.open("a") as stream:
         stream.write(json.dumps(line) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No flag of whoever runs the tests decides a test, nor does the machine's own name."""
+    for name in list(os.environ):
+        if name.startswith(("AFFINITY_", "SGLANG_")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")
