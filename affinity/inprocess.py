@@ -45,11 +45,11 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
     start others meanwhile, so the list is read again until none on it is new.
     """
     me, main = kernel.thread_id(), kernel.process_id()
-    old = {kernel.get_affinity(tid) for tid in {me, main}}
+    old = [kernel.get_affinity(tid) for tid in {me, main}]  # a list: a mask met again is found by identity, unhashed
     note = ours(kernel)
     if note is not None:
-        old |= {note.bound, note.original}
-    old.discard(cpus)
+        old += [note.bound, note.original]
+    old = [mask for mask in old if mask != cpus]
     bound = others = 0
     seen: set[int] = set()
     while new := [tid for tid in kernel.threads() if tid not in seen]:
