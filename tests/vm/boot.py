@@ -304,7 +304,7 @@ def main() -> int:
 def shell(machine: Machine, results: Path) -> int:
     terminal = {"TERM": os.environ.get("TERM", "dumb")}
     variables = {**ENVIRONMENT, MACHINE_VARIABLE: machine.name, **terminal}
-    script = guest_script(["bash", "-i"], Path.cwd(), variables)
+    script = guest_script(["bash", "--norc", "-i"], Path.cwd(), variables)
     (results / "command").write_text(script)
     qemu = arguments(machine, boot_files(), results, shell=True)
     return subprocess.run([*qemu, "-serial", "mon:stdio"], check=False).returncode
