@@ -37,8 +37,10 @@ class Environment:
         return done
 
     def install(self, *wheels: Path) -> None:
-        """Install these wheels, and nothing else."""
-        self.run("python", "-m", "pip", "install", "-q", "--no-deps", *map(str, wheels), cwd=self.path)
+        """Install these wheels, and nothing else; also where the borrowed packages have the same version."""
+        self.run(
+            "python", "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", *map(str, wheels), cwd=self.path
+        )
 
 
 def wheel(project: Path, into: Path) -> Path:

@@ -82,6 +82,7 @@ def test_a_libnuma_that_is_none_is_told_and_not_used(tmp_path: Path) -> None:
 def test_a_poisoned_plugin_cache_is_not_read(tmp_path: Path) -> None:
     """stevedore would believe it, whoever wrote it; here it is not asked."""
     look = (
+        "import sys; sys.executable = '/usr/bin/python3'\n"  # it keeps no cache for one below /tmp
         "import stevedore._cache; print('evil' in stevedore._cache.get_group_named('affinity.strategies'))\n"
         "from affinity.plugins import Plugins; print('evil' in Plugins().strategies.names())"
     )
