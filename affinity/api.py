@@ -16,7 +16,7 @@ from affinity.host.origin import VARIABLE, Note, remember
 from affinity.ladder import Step, descend
 from affinity.launch import Launch, LaunchMode
 from affinity.observe import GpuRef, Seen, observe
-from affinity.policy import Placement
+from affinity.policy import Placement, without_memory
 from affinity.selector import Case, Selection, select
 from affinity.settings import Settings
 
@@ -181,7 +181,8 @@ def plan_for(seen: Seen) -> Plan:
     placement, problem = None, ""
     try:
         placement = seen.plugins.policies.get(seen.settings.policy).place(seen.host, seen.launch, seen.settings)
-        placement = attrs.evolve(placement, migrate=seen.settings.migrate)
+        told = "; ".join(filter(None, (placement.reason, without_memory(placement, seen.host, seen.settings))))
+        placement = attrs.evolve(placement, migrate=seen.settings.migrate, reason=told)
     except PlacementError as impossible:
         if seen.settings.required:
             raise

@@ -87,6 +87,16 @@ def memory_beside(cpus: CpuSet, host: Host, settings: Settings) -> MemoryPolicy 
     return preferring(nodes) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, nodes)
 
 
+def without_memory(placement: Placement, host: Host, settings: Settings) -> str:
+    """Why CPUs got no memory though the operator wants some: it is outside the cpuset. "" where that is not so."""
+    if placement.cpus is None or placement.memory is not None or settings.memory is None:
+        return ""
+    missing = host.topology.nodes_of(placement.cpus) & host.topology.memory_nodes
+    if not missing:
+        return ""
+    return f"memory of node {missing} is not allowed here (allowed: {host.allowed_nodes}), so memory is left alone"
+
+
 def allowed_on(nodes: NodeSet, host: Host) -> CpuSet:
     """The allowed CPUs of these nodes. Raises PlacementError, saying what is in the way, where there is none."""
     missing = nodes - NodeSet(host.topology.by_id)
