@@ -137,7 +137,7 @@ def test_the_plan_of_every_gpu() -> None:
     for row in rows[1:]:
         assert affinity.CpuSet.parse(row["cpus"]) == affinity.CpuSet(node_cpus()[row["node"]])
         assert row["memory"] == {"mode": "preferred", "nodes": [row["node"]]}
-    assert (rows[0]["strategy"], rows[0]["cpus"]) == ("noop", "")
+    assert (rows[0]["strategy"], rows[0]["cpus"]) == ("noop", None)
 
 
 def test_a_worker_for_another_gpu_of_an_engine_core_that_is_bound(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def main() -> None:
         worker = context.Process(target=spawned, args=(queue, mib))
         with affinity.spawning(node=node, settings=Settings(strategies=(strategy,))):
             worker.start()
-        result = queue.get()
+        result = queue.get(timeout=120)
         worker.join()
         result["parent"] = sorted(os.sched_getaffinity(0))
     else:
