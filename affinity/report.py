@@ -135,6 +135,7 @@ class BindReport:
         mask = self.observed.threads.get(self.observed.caller)
         lines.append(f"in force: CPUs {mask}, memory policy {self.observed.policy or 'unknown'}")
         lines += [f"given up: {d}" for d in self.degradations]
+        lines += [f"note: {n}" for n in self.launch.notes]
         return "\n".join(lines)
 
 

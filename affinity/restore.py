@@ -38,16 +38,22 @@ class State:
                              "belongs to its thread; call it there")  # fmt: skip
         bound, mine, policy = kernel.get_affinity(), self.observed.threads[me], self.observed.policy
         refused: dict[str, None] = {}
-        for tid in kernel.threads():
-            try:
-                mask = kernel.get_affinity(tid)
-                old = self.observed.threads.get(tid, mine if mask == bound else mask)
-                if mask != old:
-                    kernel.set_affinity(tid, old)
-            except ProcessLookupError:
-                continue
-            except OSError as error:  # the other threads and the policy can still go back
-                refused[str(Degradation.of("CPUs", error))] = None
+        seen: set[int] = set()
+        changed = True
+        while changed:  # a thread not yet put back may start another meanwhile
+            changed = False
+            for tid in set(kernel.threads()) - seen:
+                seen.add(tid)
+                try:
+                    mask = kernel.get_affinity(tid)
+                    old = self.observed.threads.get(tid, mine if mask == bound else mask)
+                    if mask != old:
+                        kernel.set_affinity(tid, old)
+                        changed = True
+                except ProcessLookupError:
+                    continue
+                except OSError as error:  # the other threads and the policy can still go back
+                    refused[str(Degradation.of("CPUs", error))] = None
         try:
             if policy is not None and kernel.get_mempolicy() != policy:
                 kernel.set_mempolicy(policy)

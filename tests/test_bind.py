@@ -142,7 +142,7 @@ def test_two_threads_that_bind_at_once(python) -> None:  # type: ignore[no-untyp
 
 @TWO_CPUS
 def test_while_threads_start_and_end(python) -> None:  # type: ignore[no-untyped-def]
-    """No thread escapes, and one that ends between listing and binding does no harm."""
+    """No thread escapes, neither the bind nor the undo, and one that ends between listing and binding does no harm."""
     out = child(
         python,
         """
@@ -152,14 +152,16 @@ def test_while_threads_start_and_end(python) -> None:  # type: ignore[no-untyped
                 t = threading.Thread(target=lambda: None); t.start(); t.join()
         breeders = [threading.Thread(target=breed, daemon=True) for _ in range(20)]
         for t in breeders: t.start()
-        affinity.bind(settings=to(FIRST))
+        report = affinity.bind(settings=to(FIRST))
         found = [masks() for _ in range(20)]
+        report.undo()
+        after = [masks() for _ in range(20)]
         running = False
         for t in breeders: t.join()
-        print(all(m == {str(FIRST)} for m in found))
+        print(all(m == {str(FIRST)} for m in found), all(m == {str(ALL)} for m in after))
         """,
     )
-    assert out == ["True"]
+    assert out == ["True True"]
 
 
 @TWO_CPUS
