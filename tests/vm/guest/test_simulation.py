@@ -15,4 +15,3 @@ pytestmark = pytest.mark.machine("memoryless")
 
 
 test_every_call = test_fakehost.test_the_simulation_answers_every_call_as_linux_does
-test_a_cpuset = test_fakehost.test_the_simulation_confines_as_a_linux_cpuset_does
