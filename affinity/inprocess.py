@@ -42,7 +42,7 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
     """Give the mask to every thread that has the process's old one; (threads bound, threads left alone).
 
     A thread with another mask was pinned by someone who knew why, and is left alone. A thread not yet bound may
-    start others meanwhile, so the list is read again until none on it is new.
+    start others meanwhile, so the list is read again until none that is new on it has an old mask.
     """
     me, main = kernel.thread_id(), kernel.process_id()
     old = [kernel.get_affinity(tid) for tid in {me, main}]  # a list: a mask met again is found by identity, unhashed
@@ -52,8 +52,10 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
     old = [mask for mask in old if mask != cpus]
     bound = others = 0
     seen: set[int] = set()
-    while new := [tid for tid in kernel.threads() if tid not in seen]:
+    while True:
+        new = [tid for tid in kernel.threads() if tid not in seen]
         seen.update(new)
+        before = bound
         for tid in new:
             try:
                 mask = kernel.get_affinity(tid)
@@ -64,9 +66,8 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
                     others += 1
             except ProcessLookupError:
                 continue  # it ended between the listing and the call
-        if new == [me]:  # nobody else is there to start others
-            break
-    return bound, others
+        if bound == before or new == [me]:  # who is new was started by a bound thread; or nobody is there to start any
+            return bound, others
 
 
 def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:

@@ -220,6 +220,38 @@ def test_inherit_serves_fork() -> None:
     assert (born[1], already) == ("preferred:0", True)
 
 
+def test_inherit_serves_subprocess() -> None:
+    """Any child that the calling thread starts inside the block inherits; the thread takes its own back."""
+    look = "from affinity.host.kernel import LINUX; print(LINUX.get_affinity(), LINUX.get_mempolicy())"
+    with affinity.spawning(node=0, settings=Settings(strategies=("inherit",))):
+        inside = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
+    after = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
+    every = affinity.CpuSet(HERE)
+    assert (inside.stdout, after.stdout) == (f"{every} preferred:0\n", f"{every} default\n")
+
+
+def test_inherit_gives_back_under_a_debuggers_trace() -> None:
+    """A trace function sees every line, and the block raises."""
+    from affinity.host.kernel import LINUX
+
+    def trace(frame: object, event: str, argument: object) -> object:
+        return trace
+
+    before = (LINUX.get_affinity(), LINUX.get_mempolicy())
+    kept = sys.gettrace()
+    sys.settrace(trace)  # type: ignore[arg-type]
+    try:
+        with (  # noqa: PT012
+            pytest.raises(RuntimeError),
+            affinity.spawning(node=0, settings=Settings(strategies=("inherit",))),
+        ):
+            assert LINUX.get_mempolicy() != before[1]
+            raise RuntimeError
+    finally:
+        sys.settrace(kept)
+    assert (LINUX.get_affinity(), LINUX.get_mempolicy()) == before
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
 def test_the_parent_is_as_it_was_when_the_block_raises(strategy: str, error: type[BaseException]) -> None:
