@@ -81,12 +81,12 @@ def test_a_launch_that_it_does_not_serve_is_an_error_that_says_so(installed: Env
 
 def test_new_plugin_works_from_the_wheel(installed: Environment, tmp_path: Path) -> None:
     """What it writes can be built, installed and selected at once, beside the template itself."""
-    installed.run("affinity", "new-plugin", "acme-numa", cwd=tmp_path)
-    built = wheel(tmp_path / "acme-numa", tmp_path / "dist")
+    installed.run("affinity", "new-plugin", "sample-numa", cwd=tmp_path)
+    built = wheel(tmp_path / "sample-numa", tmp_path / "dist")
     names = zipfile.ZipFile(built).namelist()
-    assert {"acme_numa/strategy.py", "acme_numa/policy.py", "acme_numa/py.typed"} <= set(names)
+    assert {"sample_numa/strategy.py", "sample_numa/policy.py", "sample_numa/py.typed"} <= set(names)
     assert not any(name.startswith("tests") for name in names)
     installed.install(built)
     command = ["affinity", "plan", "--json", "--launch-mode", "ray", "--synthetic", TWO]
-    planned = json.loads(installed.run(*command, cwd=tmp_path, AFFINITY_STRATEGY="acme-numa").stdout)
-    assert {plan["strategy"] for plan in planned} == {"acme-numa"}
+    planned = json.loads(installed.run(*command, cwd=tmp_path, AFFINITY_STRATEGY="sample-numa").stdout)
+    assert {plan["strategy"] for plan in planned} == {"sample-numa"}

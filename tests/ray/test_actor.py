@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_every_thread_is_bound_when_init_runs(actors: Actors) -> None:
 def test_each_of_several_actors_is_beside_its_own_gpu(actors: Actors) -> None:
     """Ray numbers GPUs 0, 1, …; two neighbours have different CPUs here. No argument, no rank: Ray's ids decide."""
     found = ray.get([actor.seen.remote() for actor in [actors(Plain) for _ in range(2)]])
-    assert {int(*seen["gpus"]) % 2 for seen in found} == {0, 1}
+    assert len({tuple(seen["gpus"]) for seen in found}) == 2
     assert all(bound_to(seen, {cpu_of(*seen["gpus"])}) for seen in found)
 
 
@@ -139,7 +140,7 @@ def test_ray_is_asked_where_it_leaves_cuda_visible_devices_alone(actors: Actors)
     noset = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
     found = ray.get([actor.seen.remote() for actor in [actors(Plain, runtime_env=noset) for _ in range(2)]])
     assert [seen["cuda"] for seen in found] == [None, None]
-    assert {int(*seen["gpus"]) % 2 for seen in found} == {0, 1}
+    assert len({tuple(seen["gpus"]) for seen in found}) == 2
     assert all(bound_to(seen, {cpu_of(*seen["gpus"])}) for seen in found)
 
 
@@ -151,7 +152,7 @@ def test_a_placement_group_decides_where_its_actors_are(actors: Actors) -> None:
     made = [actors(Plain, scheduling_strategy=packed(group, placement_group_bundle_index=i)) for i in range(2)]
     found = ray.get([actor.seen.remote() for actor in made])
     ray.util.remove_placement_group(group)
-    assert {int(*seen["gpus"]) % 2 for seen in found} == {0, 1}
+    assert len({tuple(seen["gpus"]) for seen in found}) == 2
     assert all(bound_to(seen, {cpu_of(*seen["gpus"])}) for seen in found)
 
 
@@ -160,7 +161,10 @@ def test_an_actor_that_ray_restarts_binds_again(actors: Actors) -> None:
     actor = actors(Plain, max_restarts=1, max_task_retries=2)
     first = ray.get(actor.seen.remote())
     ray.kill(actor, no_restart=False)
-    again = ray.get(actor.seen.remote(), timeout=40)
+    deadline = time.monotonic() + 40
+    again = first
+    while again["pid"] == first["pid"] and time.monotonic() < deadline:  # the old process may still answer
+        again = ray.get(actor.seen.remote(), timeout=40)
     assert again["pid"] != first["pid"]
     assert bound_to(again, {cpu_of(*again["gpus"])})
 
