@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,15 @@ from affinity.settings import Settings
 if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: what only `bind` needs, it imports
     from affinity.report import BindReport, Observed
     from affinity.restore import State
-    from affinity.strategy import Outcome
+    from affinity.strategy import AffinityStrategy, Outcome
 
-_binding = threading.RLock()  # two threads that bind one process at once do so one after the other
+_locks: dict[int, threading.RLock] = {}
+
+
+def _binding() -> threading.RLock:
+    """Two threads that bind one process at once do so one after the other; a fork does not inherit a held lock."""
+    return _locks.setdefault(os.getpid(), threading.RLock())
+
 
 _NOWHERE = Placement(None, None)
 
@@ -93,7 +100,7 @@ def bind(
     from affinity.report import verify
     from affinity.restore import State
 
-    with _binding:
+    with _binding():
         seen = observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
         seen.host.refuse_foreign()
         if seen.launch.mode is LaunchMode.COMMAND:
@@ -171,7 +178,7 @@ def become(argv: Sequence[str], planned: Plan) -> NoReturn:
     for given_up in step.given_up:
         print(f"affinity: given up: {given_up}", file=sys.stderr)
     environ = dict(kernel.environ)
-    if step.placement is not None and step.placement.cpus is not None:
+    if step.strategy != "noop" and step.placement is not None and step.placement.cpus is not None:
         environ[VARIABLE] = f"{step.placement.cpus}<{note.original}"
     kernel.exec(step.result or argv, environ)
 
@@ -200,9 +207,17 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
     if seen.settings.required and placement.memory is not None and before.observed.policy is None:
         why = "; ".join(map(str, before.observed.unread))
         raise CannotBind(f"required, but no memory policy could be verified or undone here: {why}")
+
+    def attempt(strategy: AffinityStrategy, rung: Placement) -> Outcome:
+        try:
+            return strategy.bind(rung, host)
+        except (OSError, CannotBind):
+            before.put_back(kernel)  # the next attempt must find the threads as this one did
+            raise
+
     try:
         step = descend(
-            lambda strategy, rung: strategy.bind(rung, host),
+            attempt,
             placement,
             planned.selection,
             seen.plugins.strategies,

@@ -31,18 +31,19 @@ def bind_process(
     Raises OSError (a refused call) or CannotBind; masks come first, so a failure there changes nothing else.
     """
     kernel = host.kernel
-    bound, others = bind_threads(placement.cpus, kernel) if placement.cpus is not None else (0, 0)
+    outcome = bind_threads(placement.cpus, kernel) if placement.cpus is not None else Outcome()
     if placement.memory is not None:
         set_and_read_back(placement.memory, kernel, set_memory or kernel.set_mempolicy)
-    outcome = Outcome(bound=bound, others=others)
     return move_pages_after(placement, host, outcome) if placement.migrate else outcome
 
 
-def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
-    """Give the mask to every thread that has the process's old one; (threads bound, threads left alone).
+def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
+    """Give the mask to every thread that has the process's old one; threads bound, left alone, and refused.
 
     A thread with another mask was pinned by someone who knew why, and is left alone. A thread not yet bound may
-    start others meanwhile, so the list is read again until none that is new on it has an old mask.
+    start others meanwhile, so the list is read again until none that is new on it has an old mask. The kernel keeps
+    some threads (io_uring's) from being moved: told, and no reason to leave the others. Raises OSError where the
+    calling thread itself is refused.
     """
     me, main = kernel.thread_id(), kernel.process_id()
     old = [kernel.get_affinity(tid) for tid in {me, main}]  # a list: a mask met again is found by identity, unhashed
@@ -51,6 +52,7 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
         old += [note.bound, note.original]
     old = [mask for mask in old if mask != cpus]
     bound = others = 0
+    refused: list[OSError] = []
     seen: set[int] = set()
     while True:
         new = [tid for tid in kernel.threads() if tid not in seen]
@@ -66,8 +68,13 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> tuple[int, int]:
                     others += 1
             except ProcessLookupError:
                 continue  # it ended between the listing and the call
+            except OSError as error:
+                if tid == me:
+                    raise
+                others += 1
+                refused.append(error)
         if bound == before or new == [me]:  # who is new was started by a bound thread; or nobody is there to start any
-            return bound, others
+            return Outcome(bound=bound, others=others, refused=tuple(refused))
 
 
 def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:

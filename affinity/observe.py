@@ -109,6 +109,8 @@ def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu,
     """This worker's GPUs: those named, else the launcher's rank, else all it can see."""
     from affinity.gpus import resolve
 
+    if gpu is None and launch.local_rank is not None and launch.local_rank >= len(found.visible) > 1:
+        return (), f"local rank {launch.local_rank} of more than the {len(found.visible)} GPUs: name its GPU (gpu=…)"
     if gpu is None and launch.local_rank is not None and len(found.visible) > 1:
         gpu = launch.local_rank
     if gpu is None:

@@ -158,14 +158,17 @@ def verify(
     observed = Observed.read(kernel)
     told = list(step.given_up) if step else []
     outcome = step.result if step and step.result else Outcome()
-    told += [Degradation.of("move pages touched before", refused) for refused in outcome.refused]
+    unmoved = [refused for refused in outcome.refused if refused.filename == "sched_setaffinity"]
+    for refused in outcome.refused:
+        what = "bind every thread" if refused in unmoved else "move pages touched before"
+        told.append(Degradation.of(what, refused))
     told += observed.unread
     if problem:
         told.append(Degradation("place", "", problem, ""))
     if step and step.placement and observed.contradicts(step.placement):
         told.append(observed.denial(step.strategy, step.placement))
     acted = step is not None or selection.strategy != "noop"
-    satisfied = not problem and (requested is None or observed.shows(requested) or not acted)
+    satisfied = not problem and not unmoved and (requested is None or observed.shows(requested) or not acted)
     if required and not satisfied:
         try:
             undo()

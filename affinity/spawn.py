@@ -35,11 +35,18 @@ class _Frames(threading.local):
     """The `starting` blocks the calling thread is in."""
 
     def __init__(self) -> None:
-        self.stack: list[_Frame] = []
+        self._mine: tuple[int, list[_Frame]] = (0, [])
+
+    @property
+    def stack(self) -> list[_Frame]:
+        """Of this process: a worker that was forked inside a block is not in it."""
+        if self._mine[0] != os.getpid():
+            self._mine = (os.getpid(), [])
+        return self._mine[1]
 
 
 _frames = _Frames()
-_lock = threading.Lock()
+_locks: dict[int, threading.Lock] = {}
 _users = 0
 _originals: tuple[Any, Any] = (None, None)
 
@@ -57,8 +64,9 @@ def starting(*, rewrite: Rewrite | None = None, methods: frozenset[str] | None =
     try:
         yield
     finally:
-        _frames.stack.pop()
-        _uninstall()
+        if _frames.stack:  # empty in a process that was forked inside the block and leaves it
+            _frames.stack.pop()
+            _uninstall()
 
 
 def rewritten(argv: Sequence[str]) -> list[str]:
@@ -68,9 +76,14 @@ def rewritten(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
+def _lock() -> threading.Lock:
+    """A fork does not inherit a held lock."""
+    return _locks.setdefault(os.getpid(), threading.Lock())
+
+
 def _install() -> None:
     global _users, _originals
-    with _lock:
+    with _lock():
         _users += 1
         if _users == 1:
             popen, process = _hooked()
@@ -80,7 +93,7 @@ def _install() -> None:
 
 def _uninstall() -> None:
     global _users
-    with _lock:
+    with _lock():
         _users -= 1
         if not _users:
             popen, process = _hooked()

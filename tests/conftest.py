@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """No flag of whoever runs the tests decides a test."""
     for name in list(os.environ):
-        if name.startswith(("AFFINITY_", "SGLANG_")) and not name.startswith("AFFINITY_VM"):
+        if name.startswith(("AFFINITY_", "SGLANG_")):
             monkeypatch.delenv(name)
 
 

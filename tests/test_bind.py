@@ -75,6 +75,29 @@ def test_threads_pinned_by_someone_else_are_left_alone(python) -> None:  # type:
 
 
 @TWO_CPUS
+def test_a_thread_that_the_kernel_keeps_is_told_and_the_others_are_bound(python) -> None:  # type: ignore[no-untyped-def]
+    """As io_uring's are kept; where binding is required it is an error, and every thread is where it was."""
+    out = child(
+        python,
+        """
+        import errno
+        from affinity.host.kernel import LinuxKernel
+        class Keeping(LinuxKernel):
+            def set_affinity(self, tid, cpus):
+                if tid == threads[3].native_id: raise OSError(errno.EINVAL, "Invalid argument", "sched_setaffinity")
+                super().set_affinity(tid, cpus)
+        host = affinity.Host.live(Keeping())
+        try: affinity.bind(settings=to(FIRST, required=True), host=host)
+        except affinity.CannotBind as refused: print("bind every thread" in str(refused), masks() == {str(ALL)})
+        report = affinity.bind(settings=to(FIRST), host=host)
+        print(report.strategy, report.satisfied, report.outcome.bound, report.unbound_threads)
+        print([(d.tried, d.errno) for d in report.degradations])
+        """,
+    )
+    assert out == ["True True", "libnuma False 8 1", "[('bind every thread', 'EINVAL')]"]
+
+
+@TWO_CPUS
 def test_binding_twice_is_binding_once_and_another_gpu_binds_anew(python) -> None:  # type: ignore[no-untyped-def]
     """What counts is what was allowed before the first bind."""
     out = child(
@@ -294,6 +317,27 @@ def test_legacy_binds_the_calling_thread_alone(python) -> None:  # type: ignore[
         """,
     )
     assert out == ["legacy 1 True True"]
+
+
+def test_a_rank_beyond_the_gpus_is_nobodys_gpu() -> None:
+    """Sixty-four ranks of MPI on a machine of two GPUs: left alone, with the way out, and no error."""
+    from affinity.testing import FakeHost
+
+    ranks = {"OMPI_COMM_WORLD_SIZE": "64", "OMPI_COMM_WORLD_LOCAL_RANK": "9", "OMPI_COMM_WORLD_LOCAL_SIZE": "64"}
+    host = FakeHost("dgx-h100", environ=ranks).host
+    report = affinity.bind(host=host)
+    assert report.strategy == "noop"
+    assert "local rank 9 of more than the 8 GPUs: name its GPU" in str(report)
+
+
+def test_legacy_steps_down_to_the_one_node_it_knows() -> None:
+    """Several preferred nodes are not of its time: told as a step down."""
+    from affinity.testing import FakeHost
+
+    settings = affinity.Settings(v2=False)
+    report = affinity.bind(gpu=(0, 4), host=FakeHost("dgx-h100").host, settings=settings)
+    assert (report.strategy, str(report.observed.policy)) == ("legacy", "preferred:0")
+    assert "prefers one node only" in str(report)
 
 
 def test_without_libnuma_the_system_calls_do_it() -> None:

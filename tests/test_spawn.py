@@ -220,6 +220,24 @@ def test_inherit_serves_fork() -> None:
     assert (born[1], already) == ("preferred:0", True)
 
 
+def test_a_worker_forked_inside_the_block_is_not_in_it(tmp_path: Path) -> None:
+    """What it starts itself is its own: any start method, and no word of its parent's about which GPU it has."""
+    text = """
+import multiprocessing, os, sys, affinity
+def work():
+    for method in ("forkserver", "spawn"):
+        p = multiprocessing.get_context(method).Process(target=look); p.start(); p.join()
+def look(): print("affinity" in sys._xoptions, flush=True)
+if __name__ == "__main__":
+    with affinity.spawning(node=0, settings=affinity.Settings(strategies=("inherit",))):
+        p = multiprocessing.get_context("fork").Process(target=work); p.start(); p.join()
+"""
+    script = tmp_path / "worker.py"
+    script.write_text(text)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "False"]
+
+
 def test_inherit_serves_subprocess() -> None:
     """Any child that the calling thread starts inside the block inherits; the thread takes its own back."""
     look = "from affinity.host.kernel import LINUX; print(LINUX.get_affinity(), LINUX.get_mempolicy())"

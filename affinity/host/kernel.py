@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import NoReturn, Protocol
 
@@ -204,8 +205,7 @@ class LinuxKernel:
     def age(self) -> float:
         with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
             ticks = int(stat.read().rpartition(")")[2].split()[19])
-        with open("/proc/uptime", encoding="ascii") as uptime:
-            return float(uptime.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
     def probe(self, argv: Sequence[str], timeout: float) -> str | None:
         from affinity.host.probe import probe

@@ -50,7 +50,7 @@ def measure(count: int) -> tuple[float, float, float]:
             os.sched_setaffinity(tid, target)
 
     def ours() -> None:
-        assert bind_threads(CpuSet(target), LINUX) == (count, 0)
+        assert bind_threads(CpuSet(target), LINUX).bound == count
 
     ways = (ours, lambda: loop(target), given)
     found = [[timed(way, lambda: loop(everywhere)) for way in ways] for _ in range(ROUNDS)]

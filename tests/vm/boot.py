@@ -95,8 +95,9 @@ def run(
     output.write_bytes(b"")
     for path in (status, results / "started"):
         path.unlink(missing_ok=True)
+    boot = boot_files()  # the first time it is fetched, which is not the machine's time
     start = time.monotonic()
-    qemu = [*arguments(machine, boot_files(), results), "-serial", f"file:{console}"]
+    qemu = [*arguments(machine, boot, results), "-serial", f"file:{console}"]
     with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         shown = 0
         try:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from affinity import (
     RUNNING,
     AffinityStrategy,
+    CannotBind,
     Host,
     Launch,
     MemoryMode,
-    MemoryPolicy,
-    NodeSet,
     Outcome,
     Placement,
     Support,
@@ -31,11 +30,10 @@ class Legacy(AffinityStrategy):
 
     def bind(self, placement: Placement, host: Host) -> Outcome:
         kernel = host.kernel
+        if placement.memory is not None and placement.memory.mode is MemoryMode.PREFERRED_MANY:
+            raise CannotBind("the first generation prefers one node only")
         if placement.cpus is not None:
             kernel.set_affinity(kernel.thread_id(), placement.cpus)
-        policy = placement.memory
-        if policy is not None:
-            if policy.mode is MemoryMode.PREFERRED_MANY:
-                policy = MemoryPolicy(MemoryMode.PREFERRED, NodeSet([policy.nodes.first()]))
-            set_and_read_back(policy, kernel, kernel.set_mempolicy)
+        if placement.memory is not None:
+            set_and_read_back(placement.memory, kernel, kernel.set_mempolicy)
         return Outcome(bound=1)
