@@ -202,7 +202,11 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
     """Walk the ladder in this process; None where there is nothing to do. A refused binding leaves no trace."""
     seen, placement = planned.seen, planned.placement
     host, kernel = seen.host, seen.host.kernel
-    if placement is None or planned.selection.strategy == "noop" or _already(before.observed, placement, host):
+    if placement is None or planned.selection.strategy == "noop":
+        return None
+    if _already(before.observed, placement, host):
+        if before.note is not None:  # born bound: its own children, which inherit the mask, learn what it was before
+            remember(kernel, Note(before.note.bound, before.note.original))
         return None
     if seen.settings.required and placement.memory is not None and before.observed.policy is None:
         why = "; ".join(map(str, before.observed.unread))
@@ -236,7 +240,7 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
 
 
 def _already(now: Observed, placement: Placement, host: Host) -> bool:
-    """The caller is there, and no thread still has the mask from before."""
+    """The caller is there, and no thread still has all that is allowed, where that is more than was placed."""
     return now.shows(placement) and (
         placement.cpus in (None, host.allowed_cpus) or host.allowed_cpus not in now.threads.values()
     )

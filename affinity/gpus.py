@@ -1,4 +1,4 @@
-"""Which GPU is it: the inventory of a host, and the one grammar that refers to its members.
+"""Which GPUs are here: the inventory of a host.
 
 A driver is asked only where files do not answer: see `Inventory`.
 """
@@ -11,7 +11,7 @@ from functools import cached_property
 
 import attrs
 
-from affinity.errors import AffinityError, DeviceError, PluginError, SettingsError, UnknownGpu
+from affinity.errors import AffinityError, DeviceError, PluginError, SettingsError
 from affinity.host.cpuset import NodeSet
 from affinity.host.devices import DeviceProvider, Evidence, Gpu, Source
 from affinity.host.host import Host
@@ -28,7 +28,8 @@ class Inventory:
 
     Providers that read files come first. A driver is asked, once, where they leave something open: a GPU whose node
     neither the operator nor PCI tells, and, except under the operator's override, everything that depends on which
-    GPUs this process may use and in which order.
+    GPUs this process may use and in which order. What is asked for raises SettingsError where AFFINITY_NODES does not
+    fit, PluginError where a provider that the operator named cannot be loaded.
     """
 
     def __init__(
@@ -232,16 +233,6 @@ class Inventory:
         )
 
 
-def inventory(
-    host: Host, settings: Settings, environ: Mapping[str, str], providers: Registry[DeviceProvider]
-) -> Inventory:
-    """The GPUs of this host, as far as they are asked for.
-
-    Raises SettingsError where AFFINITY_NODES does not fit, PluginError where a named provider cannot be loaded.
-    """
-    return Inventory(host, settings, environ, providers)
-
-
 def stand_in(index: int, node: int | None = None) -> Gpu:
     """In place of a GPU, on a machine without one."""
     return Gpu(None, "none", label=f"stand-in {index}", node=node, why="a stand-in" if node is not None else "")
@@ -272,70 +263,3 @@ def _found_again(shown: list[Gpu], hidden: list[Gpu]) -> tuple[list[Gpu], list[G
             shown = [g for g in shown if g not in lost] + [b.merged(a) for a, b in zip(lost, behind, strict=True)]
             hidden = [g for g in hidden if g not in behind]
     return shown, hidden
-
-
-# ---------------------------------------------------------------- references
-
-
-def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
-    """The GPUs a reference names. Raises UnknownGpu, saying what is there.
-
-    `0`: an ordinal as the runtime counts (`cuda:0`); `GPU-8f2c…`, `MIG-…`: a UUID or an unambiguous prefix, the
-    latter for the GPU it is a part of; `0000:1b:00.0`: a PCI address, in any case, without its domain or with
-    NVML's of eight digits; `phys:3`: all GPUs of the machine in PCI order; `all`: those visible; several separated
-    by commas.
-    """
-    text = str(reference).strip()
-    if text == "all":
-        return among.visible
-    if "," in text:
-        return tuple(dict.fromkeys(gpu for part in text.split(",") for gpu in resolve(part, among)))
-    address = PciAddress.try_parse(text)
-    if address is not None:
-        return _one(text, [g for g in among.machine if g.pci == address], among)
-    if text.startswith("phys:"):
-        physical = PhysicalOrdinal.parse(text[5:])
-        seat = among.physical.at(physical) if physical is not None else None
-        return _one(text, [seat.gpu] if seat is not None else [], among)
-    visible = VisibleOrdinal.parse(text)
-    if visible is not None:
-        seat = among.visible_order.at(visible)
-        return _one(text, [among.settle(seat)] if seat is not None else [], among)
-    return _by_uuid(text, among)
-
-
-def resolve_physical(ids: Iterable[str | int], among: Inventory) -> tuple[Gpu, ...]:
-    """The GPUs of a launcher's ids, each as it would stand in CUDA_VISIBLE_DEVICES: the driver's ordinal or a UUID.
-
-    Ray's accelerator ids are such: it numbers a machine's GPUs from 0, or hands out the entries of the
-    CUDA_VISIBLE_DEVICES that it was started with. This process's own variable is not looked at.
-    Raises UnknownGpu, saying what is there.
-    """
-    found: list[Gpu] = []
-    for text in (str(i).strip() for i in ids):
-        seat = among.driver_order.seat(text)
-        found += _one(text, [among.settle(seat)] if seat is not None else [], among)
-    return tuple(dict.fromkeys(found))
-
-
-def _by_uuid(text: str, among: Inventory) -> tuple[Gpu, ...]:
-    wanted = text.lower()
-    if wanted.startswith("mig-gpu-"):
-        wanted = wanted[4:].partition("/")[0]
-    if not wanted.startswith(("gpu-", "mig-")):
-        return _one(text, [], among)
-    return _one(
-        text, [g for g in among.devices if any(u.lower().startswith(wanted) for u in (g.uuid or "", *g.mig))], among
-    )
-
-
-def _one(text: str, found: list[Gpu], among: Inventory) -> tuple[Gpu, ...]:
-    if len(found) == 1:
-        return (found[0],)
-    if found:
-        raise UnknownGpu(f"GPU {text!r} is ambiguous: it names {', '.join(map(str, found))}; give more of it")
-    here = ", ".join(str(g) for g in among.devices) or "none"
-    raise UnknownGpu(
-        f"GPU {text!r} is not here; GPUs: {here} ({len(among.visible)} visible). "
-        "Expected a visible ordinal (0), a UUID or prefix (GPU-…, MIG-…), a PCI address, phys:N or all"
-    )

@@ -66,8 +66,8 @@ class Launch:
         worker starts inherits its variables: torchrun in a task, the driver of a submitted job.
 
         The closest launcher wins: a worker that a Ray actor spawned is a spawned worker. Variables:
-        Ray's worker environment; torchrun's "Environment Variables"; Open MPI's mpirun(1); Slurm's srun(1),
-        "OUTPUT ENVIRONMENT VARIABLES".
+        Ray's worker environment; torchrun's "Environment Variables"; Open MPI's mpirun(1); Intel MPI's "Environment
+        Variables Not Propagated by Hydra"; Slurm's srun(1), "OUTPUT ENVIRONMENT VARIABLES".
         """
         if spawned:
             return cls(LaunchMode.SPAWN, "a child process of multiprocessing")
@@ -94,6 +94,7 @@ class Launch:
 _LAUNCHERS = (
     (LaunchMode.TORCHRUN, "TORCHELASTIC_RUN_ID", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     (LaunchMode.MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    (LaunchMode.MPI, "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # Hydra's: Intel MPI, MPICH
     (LaunchMode.SLURM, "SLURM_STEP_ID", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 )
 

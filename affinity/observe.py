@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from affinity.gpus import Inventory
     from affinity.host.devices import Gpu
 
-#: What a caller may say a GPU is: a reference (see affinity.gpus.resolve), or several.
+#: What a caller may say a GPU is: a reference (see affinity.references.resolve), or several.
 GpuRef = str | int | Sequence[str | int] | None
 
 
@@ -61,10 +61,10 @@ def observe(
         gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
     if nodes is not None:
         return Seen(host, attrs.evolve(launch, nodes=nodes or None), settings, plugins)
-    from affinity.gpus import inventory  # a worker that is given a node needs no GPU
+    from affinity.gpus import Inventory  # a worker that is given a node needs no GPU
 
-    found = inventory(host, settings, environ, plugins.devices)
-    if gpu is None and launch.mode is LaunchMode.RAY and assigned is not None:
+    found = Inventory(host, settings, environ, plugins.devices)
+    if gpu is None and assigned is not None:
         mine, why = _given_by_ray(assigned, found, settings)
     else:
         mine, why = _own_gpus(gpu, launch, found)
@@ -91,7 +91,7 @@ def _ray_ids(environ: Mapping[str, str]) -> list[str] | None:
 def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> tuple[tuple[Gpu, ...], str]:
     """Ray may count GPUs that nobody can list (ray.init(num_gpus=…)): an error only where binding is required."""
     from affinity.errors import UnknownGpu
-    from affinity.gpus import resolve_physical
+    from affinity.references import resolve_physical
 
     if not ids:
         return (), "Ray gave this worker no GPU: ask for one (num_gpus=1) or name it (gpu=…)"
@@ -101,20 +101,28 @@ def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> t
         if settings.required:
             raise
         return (), f"Ray gave this worker GPU {', '.join(ids)}, but {unknown}"
-    several = len({g.node for g in mine}) > 1
-    return mine, "its GPUs are on several nodes: it is placed on all of these" if several else ""
+    return mine, _several(mine, "its GPUs are")
+
+
+def _several(gpus: Sequence[Gpu], whose: str) -> str:
+    """What an operator should know of a worker with GPUs in different places; "" where there is one."""
+    nodes = {g.node for g in gpus}
+    if len(nodes) < 2:
+        return ""
+    unknown = ", ".join(str(g) for g in gpus if g.node is None)
+    told = f"; the node of {unknown} is not known, so it counts for nothing" if unknown else ""
+    return f"{whose} on several nodes: it is placed on all of these{told}"
 
 
 def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
     """This worker's GPUs: those named, else the launcher's rank, else all it can see."""
-    from affinity.gpus import resolve
+    from affinity.references import resolve
 
     if gpu is None and launch.local_rank is not None and launch.local_rank >= len(found.visible) > 1:
         return (), f"local rank {launch.local_rank} of more than the {len(found.visible)} GPUs: name its GPU (gpu=…)"
     if gpu is None and launch.local_rank is not None and len(found.visible) > 1:
         gpu = launch.local_rank
     if gpu is None:
-        several = len({g.node for g in found.visible}) > 1
-        return found.visible, "no GPU was named: all visible ones are this worker's" if several else ""
+        return found.visible, _several(found.visible, "no GPU was named: all visible ones are this worker's,")
     references = [gpu] if isinstance(gpu, str | int) else list(gpu)
     return tuple(dict.fromkeys(g for r in references for g in resolve(r, found))), ""

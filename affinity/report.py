@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from affinity.degradation import Degradation
-from affinity.errors import CannotBind
+from affinity.errors import CannotBind, UsageError
 from affinity.host.cpuset import CpuSet
 from affinity.host.kernel import Kernel
-from affinity.host.memory import MemoryPolicy
+from affinity.host.memory import MemoryMode, MemoryPolicy
 from affinity.ladder import Step
 from affinity.launch import Launch
 from affinity.policy import Placement
@@ -108,6 +108,11 @@ class BindReport:
     age: float
     _undo: Callable[[], Observed] = attrs.field(repr=False, eq=False)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For a report that leaves its process, as an actor's answer does: there it tells, and can undo nothing."""
+        *told, _ = attrs.astuple(self, recurse=False)
+        return type(self), (*told, _not_here)
+
     @property
     def unbound_threads(self) -> int:
         """Threads whose CPUs are not within the placement's."""
@@ -134,9 +139,15 @@ class BindReport:
             lines.append(f"requested: {self.requested.words} ({self.requested.reason})")
         mask = self.observed.threads.get(self.observed.caller)
         lines.append(f"in force: CPUs {mask}, memory policy {self.observed.policy or 'unknown'}")
+        if outside := self.unbound_threads:
+            lines.append(f"left alone: {outside} of {len(self.observed.threads)} threads may run elsewhere")
         lines += [f"given up: {d}" for d in self.degradations]
         lines += [f"note: {n}" for n in self.launch.notes]
         return "\n".join(lines)
+
+
+def _not_here() -> Observed:
+    raise UsageError("this report was made in another process: only there, in the thread that bound, can it be undone")
 
 
 def verify(
@@ -165,8 +176,10 @@ def verify(
     told += observed.unread
     if problem:
         told.append(Degradation("place", "", problem, ""))
-    if step and step.placement and observed.contradicts(step.placement):
-        told.append(observed.denial(step.strategy, step.placement))
+    if step and step.placement:
+        if observed.contradicts(step.placement):
+            told.append(observed.denial(step.strategy, step.placement))
+        told += _beyond_the_caller(step.placement, len(observed.threads) - 1)
     acted = step is not None or selection.strategy != "noop"
     satisfied = not problem and not unmoved and (requested is None or observed.shows(requested) or not acted)
     if required and not satisfied:
@@ -189,3 +202,23 @@ def verify(
         age=kernel.age(),
         undo=undo,
     )
+
+
+def _beyond_the_caller(placement: Placement, others: int) -> list[Degradation]:
+    """What the memory policy does not do for threads that ran before the bind: each can only set its own.
+
+    They keep first touch on the CPUs they are now bound to, which is what `preferred` beside them asks for.
+    """
+    memory = placement.memory
+    if others < 1 or memory is None or memory.mode in (MemoryMode.LOCAL, MemoryMode.DEFAULT):
+        return []
+    if memory.mode in (MemoryMode.PREFERRED, MemoryMode.PREFERRED_MANY) and memory.nodes <= placement.nodes:
+        return []
+    return [
+        Degradation(
+            f"memory {memory} for every thread",
+            "",
+            f"a thread can set no policy but its own: {others} that ran before the bind take pages beside their CPUs",
+            "bind before other threads start, or have the worker started bound",
+        )
+    ]

@@ -80,8 +80,8 @@ class State:
 def restored(*, host: Host | None = None) -> Iterator[None]:
     """After the block, this process is back in the state it had before it, verified.
 
-    Every thread's CPU mask and the calling thread's memory policy; pages stay where they are. Errors as
-    `BindReport.undo`.
+    Every thread's CPU mask and the calling thread's memory policy; pages stay where they are, and a thread started
+    within the block keeps the policy it inherited. Errors as `BindReport.undo`.
     """
     kernel = (host or Host.live()).kernel
     before = State.of(kernel)

@@ -25,7 +25,6 @@ from affinity.host.kernel import LINUX
 from affinity.testing import SimulatedKernel
 
 SIZE = 2 << 20
-NOBODY = 65534
 
 
 class Process(Protocol):
@@ -38,7 +37,6 @@ class Process(Protocol):
     def child(self) -> str: ...
     def touch(self, size: int) -> None: ...
     def places(self) -> Mapping[int, int]: ...
-    def drop_privilege(self) -> None: ...
 
 
 class RealProcess:
@@ -94,9 +92,6 @@ class RealProcess:
                 found[node] = found.get(node, 0) + mmap.PAGESIZE
         return found
 
-    def drop_privilege(self) -> None:
-        os.setresuid(NOBODY, NOBODY, NOBODY)
-
 
 class SimulatedProcess:
     """The same on a simulation."""
@@ -119,9 +114,6 @@ class SimulatedProcess:
 
     def places(self) -> Mapping[int, int]:
         return self.kernel.places
-
-    def drop_privilege(self) -> None:
-        self.kernel.privileged = False
 
 
 def state(kernel: Kernel) -> str:
@@ -193,8 +185,7 @@ def cases(facts: Facts) -> dict[str, Case]:
         )
     for old_name, old in nodes.items():
         for new_name, new in nodes.items():
-            for who in ("root", "nobody"):
-                found[f"{who} moves {old_name} to {new_name}"] = lambda p, f, o=old, n=new, w=who: _moved(p, f, o, n, w)
+            found[f"{old_name} moved to {new_name}"] = lambda p, f, o=old, n=new: _moved(p, f, o, n)
     return found
 
 
@@ -235,12 +226,10 @@ def _touched(p: Process, f: Facts, policy: MemoryPolicy) -> str:
     return told(lambda: (p.kernel.set_mempolicy(policy), p.touch(SIZE)), lambda: _eighths(p))
 
 
-def _moved(p: Process, f: Facts, old: NodeSet, new: NodeSet, who: str) -> str:
+def _moved(p: Process, f: Facts, old: NodeSet, new: NodeSet) -> str:
     """Where pages that lay on the far node (if it can be had) are after a move."""
     told(lambda: p.kernel.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, f.far)))
     p.touch(SIZE)
-    if who == "nobody":
-        p.drop_privilege()
     return told(lambda: p.kernel.migrate_pages(old, new), lambda: _eighths(p))
 
 

@@ -60,18 +60,40 @@ def test_every_thread_is_bound_and_later_ones_too(python) -> None:  # type: igno
 
 
 @TWO_CPUS
+@pytest.mark.parametrize("memory", ["BIND", "INTERLEAVE", "PREFERRED", "LOCAL"])
+def test_a_policy_that_other_threads_cannot_be_given_is_told(python, memory: str) -> None:  # type: ignore[no-untyped-def]
+    """Each thread can set only its own. First touch on their new CPUs is what `preferred` asks for; no other mode."""
+    out = child(
+        python,
+        f"""
+        from affinity.host.memory import MemoryMode
+        report = affinity.bind(settings=to(FIRST, memory=MemoryMode.{memory}))
+        print(report.satisfied, [d.said for d in report.degradations])
+        affinity.bind(settings=to(FIRST, memory=None)).undo()
+        LINUX.set_mempolicy(affinity.MemoryPolicy())
+        again = affinity.bind(settings=to(FIRST, memory=MemoryMode.{memory}, strategies=("libnuma",)))
+        print(again.outcome.bound, [d.said for d in again.degradations])
+        """,
+    )
+    said = "a thread can set no policy but its own: 8 that ran before the bind take pages beside their CPUs"
+    told = [said] if memory in ("BIND", "INTERLEAVE") else []
+    assert out == [f"True {told}", f"0 {told}"], "also where every mask was right before"
+
+
+@TWO_CPUS
 def test_threads_pinned_by_someone_else_are_left_alone(python) -> None:  # type: ignore[no-untyped-def]
-    """And counted."""
+    """And counted, and told."""
     out = child(
         python,
         """
         os.sched_setaffinity(threads[3].native_id, {LAST})
         report = affinity.bind(settings=to(FIRST))
         print(report.outcome.bound, report.outcome.others, report.unbound_threads)
+        print("left alone: 1 of 9 threads may run elsewhere" in str(report))
         print(sorted(masks()) == [str(FIRST), str(LAST)])
         """,
     )
-    assert out == ["8 1 1", "True"]
+    assert out == ["8 1 1", "True", "True"]
 
 
 @TWO_CPUS

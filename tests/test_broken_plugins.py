@@ -14,7 +14,7 @@ import pytest
 import affinity
 from affinity import CannotBind, CpuSet, Host, Launch, LaunchMode, PluginError, Settings
 from affinity.api import become
-from affinity.gpus import inventory
+from affinity.gpus import Inventory
 from affinity.plugins import Plugins
 from affinity.selector import can_act
 from affinity.testing import Executed, FakeHost
@@ -211,19 +211,19 @@ def test_device_providers_that_fail_leave_the_answer_to_the_others(monkeypatch: 
     """One raises what it may, one what it may not, one when asked whether it can, one is not there: all are told."""
     use(monkeypatch, "policies_and_devices")
     host = FakeHost("dgx-h100").host
-    found = inventory(host, Settings(), {}, Plugins().devices)
+    found = Inventory(host, Settings(), {}, Plugins().devices)
     assert len(found.machine) == 8
     told = "\n".join(found.notes)
     assert "device provider Falls raised IndexError: a mistake of its author; tell its author" in told
     assert "there is no 'Absent' in module 'broken_others'" in told
-    assert len(inventory(host, Settings(devices=("refuses", "pci")), {}, Plugins().devices).visible) == 8
+    assert len(Inventory(host, Settings(devices=("refuses", "pci")), {}, Plugins().devices).visible) == 8
 
 
 def test_a_device_provider_that_is_named_and_broken_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was asked for."""
     use(monkeypatch, "policies_and_devices")
     with pytest.raises(PluginError, match="there is no 'Absent'"):
-        _ = inventory(FakeHost("dgx-h100").host, Settings(devices=("absent",)), {}, Plugins().devices).machine
+        _ = Inventory(FakeHost("dgx-h100").host, Settings(devices=("absent",)), {}, Plugins().devices).machine
 
 
 def test_with_all_of_them_installed_the_command_goes_on() -> None:

@@ -91,7 +91,12 @@ def test_exit_status_and_streams_are_the_commands_own(strategy: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_reaches_the_command(number: signal.Signals) -> None:
     """And kills it, as the caller sees."""
-    child = subprocess.Popen([COMMAND, *HERE, "sh", "-c", "echo up; exec sleep 60"], stdout=subprocess.PIPE, text=True)
+    before = signal.signal(number, lambda *_: None)  # not ignored, as a shell's & has it: that would be inherited
+    try:
+        text = "echo up; exec sleep 60"
+        child = subprocess.Popen([COMMAND, *HERE, "sh", "-c", text], stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, before)
     assert child.stdout is not None
     assert child.stdout.readline() == "up\n"
     child.send_signal(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -195,7 +196,7 @@ def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
     kernel = SimulatedKernel(host.topology, mask=host.allowed_cpus, mems=host.allowed_nodes)
     assert programs.run(["numactl", *options, "true"], kernel) == ["true"]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 from affinity_plugins.devices.pci import Pci
+from expected import NODES_OF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,28 +28,15 @@ from affinity import (
     UnknownGpu,
 )
 from affinity.errors import DeviceError
-from affinity.gpus import Inventory, nvidia_nodes, resolve, resolve_physical
+from affinity.gpus import Inventory, nvidia_nodes
 from affinity.host.host import ForeignKernel
 from affinity.host.synthetic import StaticSource
 from affinity.host.topology import Origin, Topology
+from affinity.observe import _several
 from affinity.plugins import Plugins
+from affinity.references import resolve, resolve_physical
 from affinity.registry import Registry
 from affinity.testing import machines, trees
-
-NODES_OF: dict[str, list[int | None]] = {
-    "dgx-h100": [0, 0, 0, 0, 1, 1, 1, 1],
-    "dgx-a100": [3, 3, 1, 1, 7, 7, 5, 5],
-    "azure-ndv4": [1, 1, 0, 0, 3, 3, 2, 2],
-    "gb200": [0, 0, 1, 1],
-    "gh200": [0],
-    "power9-ac922": [0, 0, 0, 8, 8, 8],
-    "mi250x": [3, 3, 1, 1, 0, 0, 2, 2],
-    "dgx-2": [0] * 8 + [1] * 8,
-    "vm-one-node": [0, 0],
-    "vm-two-nodes": [None] * 4,
-    "vm-bridge-knows": [0, 1],
-    "container-without-gpu-node": [0, 0, 0, 0, 1, 1, 1, 1],
-}
 
 INSTALLED = Plugins()
 
@@ -211,6 +199,21 @@ def test_a_launchers_ids_are_entries_and_not_visible_ordinals() -> None:
     assert resolve_physical([0, "7"], found) == (found.machine[0], found.machine[7])
     with pytest.raises(UnknownGpu, match="'8'"):
         resolve_physical(["8"], found)
+
+
+def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
+    """A worker of two GPUs, of which one could be anywhere, is placed by the other: it must say so."""
+    near, far, lost = (Gpu(PciAddress(0, bus, 0, 0), "nvidia", node=node) for bus, node in enumerate((0, 1, None)))
+    assert _several((near, near), "its GPUs are") == ""
+    assert _several((near, far), "its GPUs are") == "its GPUs are on several nodes: it is placed on all of these"
+    assert "; the node of 0000:02:00.0 is not known, so it counts for nothing" in _several((near, lost), "its GPUs are")
+
+
+def test_an_amd_launchers_ids_count_what_rocr_leaves() -> None:
+    """Ray's ids of AMD GPUs are entries of HIP_VISIBLE_DEVICES, which counts behind ROCR_VISIBLE_DEVICES."""
+    found = listed("mi250x", {"ROCR_VISIBLE_DEVICES": "4,5,6,7", "HIP_VISIBLE_DEVICES": "0"})
+    assert resolve_physical(["0"], found) == resolve(0, found) == (found.machine[4],)
+    assert resolve_physical(["3"], found) == (found.machine[7],)
 
 
 def test_different_models_are_told_as_a_warning_with_the_remedy() -> None:

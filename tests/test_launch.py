@@ -8,6 +8,7 @@ from affinity import Launch, LaunchMode, UsageError
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"}
 MPI = {"OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
+HYDRA = {"PMI_RANK": "6", "PMI_SIZE": "16", "MPI_LOCALRANKID": "2", "MPI_LOCALNRANKS": "4"}
 SLURM = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1"}
 
 
@@ -17,6 +18,9 @@ SLURM = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1"}
         ({}, LaunchMode.INLINE, None, None),
         (TORCHRUN, LaunchMode.TORCHRUN, 3, 8),
         (MPI, LaunchMode.MPI, 2, 4),
+        (HYDRA, LaunchMode.MPI, 2, 4),
+        ({**SLURM, **HYDRA}, LaunchMode.MPI, 2, 4),
+        ({**SLURM, "PMI_RANK": "6"}, LaunchMode.SLURM, 1, None),
         (SLURM, LaunchMode.SLURM, 1, None),
         ({**SLURM, **MPI}, LaunchMode.MPI, 2, 4),
         ({**SLURM, **TORCHRUN}, LaunchMode.TORCHRUN, 3, 8),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,9 @@ PACKAGE = ROOT / "affinity"
 ORDER = [
     "errors", "support", "degradation",
     "host.cpuset", "host.topology", "host.sysfs", "host.synthetic", "host.memory",
-    "host.libnuma", "host.probe", "host.kernel", "host.origin", "host.capture",
+    "host.libnuma", "host.probe", "host.capability", "host.kernel", "host.origin", "host.capture",
     "host.host", "host.devices", "host.locate", "host.visible",
-    "settings", "launch", "policy", "split", "strategy", "registry", "gpus",
+    "settings", "launch", "policy", "split", "strategy", "registry", "gpus", "references",
     "plugins", "observe",
     "selector",
     "inprocess", "spawn", "ladder",
@@ -92,6 +93,15 @@ def test_nothing_but_ray_integration_imports_ray() -> None:
 
 
 HEAVY = ["stevedore", "importlib.metadata", "click", "rich", "ray", "pynvml", "torch", "numa", "multiprocessing"]
+
+
+@pytest.mark.skipif("TOX_ENV_DIR" not in os.environ, reason="an editable install is the working tree; tox has a wheel")
+def test_what_is_tested_is_what_is_installed() -> None:
+    """Both packages come from the environment's wheel, here and in a child; the working tree hides what it lacks."""
+    where = "import affinity, affinity_plugins; print(affinity.__file__, *affinity_plugins.__path__)"
+    child = subprocess.run([sys.executable, "-c", where], capture_output=True, text=True, check=True, cwd=ROOT)
+    for path in (affinity.__file__, *child.stdout.split()):
+        assert Path(path).is_relative_to(os.environ["TOX_ENV_DIR"])
 
 
 def test_importing_the_package_loads_nothing_heavy_and_changes_nothing() -> None:

@@ -182,6 +182,31 @@ def test_required_is_an_error_and_leaves_the_process_as_it_was(python, number: s
         assert told["now"] == [ALL, "default", None]
 
 
+@pytest.mark.parametrize(("fails", "comes"), [("", "result"), ("yes", "'its own'")])
+def test_a_tasks_result_outlives_a_binding_that_cannot_be_given_back(python, fails: str, comes: str) -> None:  # type: ignore
+    """The call is refused from within the task on: its result, or its own error, comes through, with a warning."""
+    text = SETTINGS + textwrap.dedent(
+        """
+        import errno, sys, warnings
+        sys.path.insert(0, sys.argv[1])
+        import seccomp
+        from affinity.integrations.ray import bound
+        @bound(settings=to())
+        def task():
+            seccomp.refuse(errno.EPERM, ["sched_setaffinity"])
+            if sys.argv[2]: raise KeyError("its own")
+            return "result"
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try: print(task())
+            except KeyError as error: print(error)
+        print([w.category.__name__ for w in told], "may start bound: undo: CPUs" in str(told[0].message))
+        """
+    )
+    done = python(text, str(Path(seccomp.__file__).parent), fails)
+    assert done.stdout.splitlines() == [comes, "['RuntimeWarning'] True"]
+
+
 def test_what_is_already_in_force_needs_no_call(python) -> None:  # type: ignore[no-untyped-def]
     """A worker born under numactl, in a container that refuses everything, finds itself bound."""
     text = SETTINGS + "r = affinity.bind(settings=to(required=True)); print(r.already, r.satisfied, r.degradations)"
@@ -259,8 +284,8 @@ def spawned(
 def test_a_worker_is_started_with_its_cpus_and_the_memory_is_told(
     tmp_path: Path, number: str, strategy: str, calls
 ) -> None:  # type: ignore
-    """Under a filter on set_mempolicy, numactl in front of a worker ends it before its first line: here it lives, with
-    the CPUs that could be had, the parent is as it was, and both say what was given up."""
+    """Under a filter on set_mempolicy, numactl in front of a worker ends it before its first line (sglang issue 27368):
+    here it lives, with the CPUs that could be had, the parent is as it was, and both say what was given up."""
     told = spawned(tmp_path, number, calls, strategy)
     exitcode, used, reason, parent = told["parent"]
     assert (exitcode, used, parent) == (0, strategy, [ALL, "default", None])

@@ -62,9 +62,22 @@ def test_another_module_named_numa_is_told_and_not_used(tmp_path: Path) -> None:
     """A project's own numa.py, first on sys.path, is not py-libnuma."""
     (tmp_path / "numa.py").write_text("print('imported')\n")
     text = "import affinity; r = affinity.bind(node=0); print(r.strategy, r.satisfied); print(r.degradations[0].said)"
-    done = here(tmp_path, sys.executable, "-c", text)
+    done = here(tmp_path, sys.executable, "-c", text, PYTHONPATH=str(tmp_path))
     assert done.stdout.splitlines()[:2] == ["imported", "inherit True"]
     assert f"the module numa is {tmp_path}/numa.py, which is not py-libnuma" in done.stdout
+
+
+def test_a_bind_in_process_starts_no_program(tmp_path: Path) -> None:
+    """py-libnuma asks Python for libnuma at its import, and Python asks ldconfig, gcc and ld, of any PATH."""
+    text = (
+        "import sys, affinity\n"
+        "starts = 'subprocess.Popen', 'os.posix_spawn', 'os.fork'\n"
+        "sys.addaudithook(lambda event, _: event in starts and print(event))\n"
+        "r = affinity.bind(node=0, settings=affinity.Settings(strategies=('libnuma',)))\n"
+        "import ctypes.util\n"
+        "print(r.strategy, 'numa' in sys.modules, ctypes.util.find_library.__module__)"
+    )
+    assert here(tmp_path, sys.executable, "-c", text).stdout == "libnuma True ctypes.util\n"
 
 
 def test_a_libnuma_that_is_none_is_told_and_not_used(tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ def observe(queue: object, arguments: dict[str, object]) -> None:
     """What the worker sees before and after it binds itself."""
     from affinity.host.kernel import LINUX
 
-    born = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy()))
+    born, environ = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy())), dict(os.environ)
     report = affinity.bind(**arguments)  # type: ignore[arg-type]
     now = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy()))
-    queue.put((born, report.already, now, report.strategy, sys.orig_argv, dict(os.environ)))  # type: ignore[attr-defined]
+    queue.put((born, report.already, now, report.strategy, sys.orig_argv, environ))  # type: ignore[attr-defined]
 
 
 def start(settings: Settings | None = None, context=spawn, **arguments: object):  # type: ignore[no-untyped-def]
@@ -66,8 +66,11 @@ def test_the_environment_and_the_executable_are_untouched() -> None:
     before = dict(os.environ)
     executable = mp_spawn.get_executable()
     seen, _ = start()
-    by_readline = {"COLUMNS", "LINES"}  # set by GNU readline where the test runner imports it
-    assert {k: v for k, v in seen[5].items() if k not in by_readline} == before == dict(os.environ)
+    by_readline = {"COLUMNS", "LINES"}  # set by GNU readline where a process of the test runner imports it
+    assert dict(os.environ) == before
+    assert {k: v for k, v in seen[5].items() if k not in by_readline} == {
+        k: v for k, v in before.items() if k not in by_readline
+    }
     assert mp_spawn.get_executable() == executable
     assert popen_spawn_posix.util is util
     assert process.BaseProcess.start.__module__ == "multiprocessing.process"
@@ -180,6 +183,40 @@ def test_another_threads_start_is_not_rewritten() -> None:
         thread.join()
     assert "number=1" not in queue.get()[4]
     worker.join(20)
+
+
+ELSEWHERE = """
+import affinity
+report = affinity.bind(settings=affinity.Settings(
+    policy="explicit", cpus=(affinity.CpuSet([{last}]),), nodes=(0,), devices=("pci",)))
+print(report.observed.threads[report.observed.caller])
+"""
+
+
+def bind_and_start_a_child(queue: object, text: str) -> None:
+    """A worker that starts a plain program, which binds itself elsewhere."""
+    assert affinity.bind().already
+    child = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    queue.put(child)  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(len(HERE) < 2, reason="two places need two CPUs; continuous integration has them")
+@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
+def test_a_plain_child_of_a_worker_that_was_born_bound_is_not_kept_there(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's mask is no limit of the operator's, and its child learns so."""
+    placed = {"POLICY": "explicit", "CPUS": str(min(HERE)), "NODES": "0", "DEVICES": "pci", "STRATEGY": strategy}
+    for name, value in placed.items():
+        monkeypatch.setenv(f"AFFINITY_{name}", value)
+    queue = spawn.SimpleQueue()
+    worker = spawn.Process(target=bind_and_start_a_child, args=(queue, ELSEWHERE.format(last=max(HERE))))
+    with affinity.spawning():
+        worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    done = queue.get()
+    assert done.stdout.split() == [str(max(HERE))], done.stderr
 
 
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])

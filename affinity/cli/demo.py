@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Seconds for a worker to bind, build its scheduler and answer; it needs less than one.
 PATIENCE = 60.0
+_SILENT = f"the worker did not answer within {PATIENCE:g} s"
 
 
 class Scheduler:
@@ -151,7 +152,7 @@ def _spawn(place: dict[str, Any]) -> Shape:
     send.close()  # so that a worker that dies is an end of file, not a wait
     try:
         if not receive.poll(PATIENCE):
-            return {"error": f"the worker did not answer within {PATIENCE:g} s"}
+            return {"error": _SILENT}
         answer: Shape = receive.recv()
         return answer
     except EOFError:
@@ -167,14 +168,17 @@ def _inline(place: dict[str, Any]) -> Shape:
     import json
 
     body = f"from {__name__} import inline; inline()"
-    done = subprocess.run(
-        [sys.executable, "-c", body],
-        input=json.dumps(place),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", body],
+            input=json.dumps(place),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": _SILENT}
     if done.returncode:
         return {"error": f"the worker ended with exit status {done.returncode}: {done.stderr.strip()[-500:]}"}
     answer: Shape = json.loads(done.stdout)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import NoReturn, Protocol
 
+from affinity.host.capability import SYS_NICE, without
 from affinity.host.cpuset import MAX_ID, CpuSet, NodeSet
 from affinity.host.memory import MemoryMode, MemoryPolicy
 
@@ -196,7 +197,8 @@ class LinuxKernel:
         for i in range(len(old)):
             old[i] = origin.bits >> (i * _WORD) & ~(~0 << _WORD)
         new = type(old)(*(target.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(len(old))))
-        return self._call(2, "migrate_pages", ctypes.c_int(0), bits, old, new)
+        with without(SYS_NICE):  # with it, pages of other processes that share them would be moved too
+            return self._call(2, "migrate_pages", ctypes.c_int(0), bits, old, new)
 
     def resident(self) -> Mapping[int, int]:
         with open("/proc/self/numa_maps", encoding="utf-8", errors="replace") as maps:

@@ -8,6 +8,8 @@ Source: numa(3).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from affinity.errors import CannotBind
@@ -17,7 +19,8 @@ from affinity.host.memory import MemoryMode, MemoryPolicy
 def load() -> Any:
     """py-libnuma's module. Raises CannotBind, with a remedy, where it or libnuma.so.1 is missing."""
     try:
-        import numa
+        with _found():
+            import numa
     except ImportError as missing:
         raise CannotBind(f"py-libnuma is missing ({missing}): pip install py-libnuma") from missing
     except (AttributeError, OSError) as missing:
@@ -26,6 +29,23 @@ def load() -> Any:
         where = getattr(numa, "__file__", "?")
         raise CannotBind(f"the module numa is {where}, which is not py-libnuma: rename it, or install py-libnuma first")
     return numa
+
+
+@contextmanager
+def _found() -> Iterator[None]:
+    """Within the block, `find_library("numa")` is answered at once, with the name that the loader knows.
+
+    py-libnuma asks it at its import. Left to itself it runs ldconfig, and where that knows no libnuma, a gcc or an ld
+    from anywhere on PATH: a subprocess of 15 ms in each worker, and somebody else's program.
+    """
+    import ctypes.util
+
+    search = ctypes.util.find_library
+    ctypes.util.find_library = lambda name: "libnuma.so.1" if name == "numa" else search(name)
+    try:
+        yield
+    finally:
+        ctypes.util.find_library = search
 
 
 def set_policy(policy: MemoryPolicy) -> None:

@@ -3,9 +3,9 @@
 A worker that is started from a bound process inherits its mask. Taken for a limit, it would keep a worker for a
 GPU of node 1 on node 0 for ever. So each binding leaves a note, `bound<original` (`4-7<0-7`), valid only while
 the mask is still the one we set: a later `taskset` or cpuset is a limit again. The note travels three ways: in
-this process's memory (and its forks), in the variable `AFFINITY_BOUND` of a process bound from inside or through
-`affinity run`, and in `-X affinity=…` on the command line of a worker started inside `spawning()`, which changes
-no environment.
+this process's memory (and its forks), in the variable `AFFINITY_BOUND` of a process that called `bind()` or was
+started through `affinity run`, and in `-X affinity=…` on the command line of a worker started inside `spawning()`,
+which changes no environment.
 """
 
 from __future__ import annotations
@@ -65,11 +65,10 @@ def spawn_note(kernel: Kernel) -> Note | None:
 
 def ours(kernel: Kernel) -> Note | None:
     """The note that explains the calling thread's mask; None where the mask is not our doing."""
-    mask = kernel.get_affinity()
-    for note in (_notes.get(kernel), spawn_note(kernel), Note.parse(kernel.environ.get(VARIABLE, ""))):
-        if note is not None and note.bound == mask:
-            return note
-    return None
+    told = _notes.get(kernel), spawn_note(kernel), Note.parse(kernel.environ.get(VARIABLE, ""))
+    notes = [note for note in told if note is not None]
+    mask = kernel.get_affinity() if notes else None
+    return next((note for note in notes if note.bound == mask), None)
 
 
 def allowed_before(kernel: Kernel) -> CpuSet:

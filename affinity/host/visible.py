@@ -36,11 +36,11 @@ class PhysicalOrdinal(Ordinal):
 
 
 class DriverOrdinal(Ordinal):
-    """Among those the driver shows this process, before any environment variable."""
+    """As an entry of CUDA_VISIBLE_DEVICES, or its like, counts: among those its runtime finds."""
 
 
 class RocrOrdinal(Ordinal):
-    """Among those that ROCR_VISIBLE_DEVICES leaves."""
+    """As an entry of ROCR_VISIBLE_DEVICES counts; HIP finds what these leave."""
 
 
 class VisibleOrdinal(Ordinal):
@@ -160,7 +160,7 @@ def _some_out_of_reach(gpus: tuple[Gpu, ...]) -> tuple[Seat, ...]:
 
 
 def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
-    """HIP's order of these GPUs (in PCI order, in which amdgpu finds them), before and after its variables.
+    """HIP's order of these GPUs (in PCI order, in which amdgpu finds them), before and after HIP_VISIBLE_DEVICES.
 
     ROCR_VISIBLE_DEVICES first: ordinals or UUIDs (`GPU-` and amdgpu's unique_id) or prefixes; empty hides all; an
     entry that is invalid or stands twice ends the list. Source: ROCm, "GPU isolation techniques", and ROCR-Runtime,
@@ -168,13 +168,13 @@ def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[Driver
     CUDA_VISIBLE_DEVICES, counts among what is left: an invalid entry ends the list, one that stands twice counts
     once, empty shows all. Source: ROCm, "HIP environment variables", and clr, rocclr/device/rocm/rocdevice.cpp.
     """
-    driver = Order(DriverOrdinal, tuple(map(Seat, gpus)))
+    every = Order(RocrOrdinal, tuple(map(Seat, gpus)))
     text = environ.get("ROCR_VISIBLE_DEVICES")
-    rocr = Order(RocrOrdinal, driver.seats if text is None else tuple(_until_repeated(driver, text)))
+    driver = Order(DriverOrdinal, every.seats if text is None else tuple(_until_repeated(every, text)))
     text = environ.get("HIP_VISIBLE_DEVICES") or environ.get("CUDA_VISIBLE_DEVICES")
     if not text:
-        return driver, Order(VisibleOrdinal, rocr.seats)
-    return driver, Order(VisibleOrdinal, tuple(dict.fromkeys(_until_invalid(rocr, text))))
+        return driver, Order(VisibleOrdinal, driver.seats)
+    return driver, Order(VisibleOrdinal, tuple(dict.fromkeys(_until_invalid(driver, text))))
 
 
 def _until_invalid(order: Order[O], text: str) -> Iterator[Seat]:

@@ -385,10 +385,10 @@ def _check(placement: Placement | AffinityError, host: Host) -> None:
 
 def _launches(host: Host, settings: Settings) -> list[Launch]:
     """One launch a GPU, as each of their workers sees it."""
-    from affinity.gpus import inventory
+    from affinity.gpus import Inventory
     from affinity.plugins import Plugins
 
-    gpus = inventory(host, settings, {}, Plugins().devices).devices
+    gpus = Inventory(host, settings, {}, Plugins().devices).devices
     return [
         Launch(LaunchMode.INLINE, gpus=(gpu,), peers=gpus, local_rank=rank, local_size=len(gpus))
         for rank, gpu in enumerate(gpus)

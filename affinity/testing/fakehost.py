@@ -26,7 +26,7 @@ class FakeHost:
     machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a
     `machines.Machine` or a `Topology`. allowed_cpus, allowed_nodes: what its container leaves; default: what a named
     machine says, else all that is online. threads: how many the process has. environ: its variables, besides PATH.
-    mask, privileged, libnuma, modes, free: as SimulatedKernel.
+    mask, libnuma, modes, free: as SimulatedKernel.
     """
 
     def __init__(
@@ -38,7 +38,6 @@ class FakeHost:
         mask: CpuSet | None = None,
         threads: int = 1,
         environ: Mapping[str, str] | None = None,
-        privileged: bool = True,
         libnuma: str = "",
         modes: Iterable[MemoryMode] = MemoryMode,
         free: Mapping[int, int] | None = None,
@@ -55,7 +54,6 @@ class FakeHost:
             mems=allowed_nodes,
             mask=mask,
             environ={"PATH": os.environ.get("PATH", os.defpath), **(environ or {})},
-            privileged=privileged,
             libnuma=libnuma,
             modes=modes,
             free=free,

@@ -78,7 +78,6 @@ class _Machine:
     topology: Topology
     cpuset: CpuSet
     mems: NodeSet
-    privileged: bool
     libnuma: str
     modes: frozenset[MemoryMode]
     free: dict[int, int]  # pages
@@ -93,9 +92,9 @@ class SimulatedKernel:
 
     topology: the machine, of any origin. cpuset, mems: what the container leaves (default: all that is online).
     mask: the first thread's CPUs, as `taskset` sets them (default: the cpuset); unlike the cpuset, a thread may widen
-    it. environ, xoptions: the process's. privileged: has CAP_SYS_NICE. libnuma: why it cannot be used, "" where it
-    can. modes: memory policies this kernel knows (one before Linux 5.15 has no preferred-many). free: bytes free on
-    each node (default: all of its memory). seconds: the process's age.
+    it. environ, xoptions: the process's. libnuma: why it cannot be used, "" where it can. modes: memory policies this
+    kernel knows (one before Linux 5.15 has no preferred-many). free: bytes free on each node (default: all of its
+    memory). seconds: the process's age.
 
     Every Python thread acts as the main thread, unless it is inside `acting_as`.
     """
@@ -109,7 +108,6 @@ class SimulatedKernel:
         mask: CpuSet | None = None,
         environ: Mapping[str, str] | None = None,
         xoptions: Mapping[str, str | bool] | None = None,
-        privileged: bool = True,
         libnuma: str = "",
         modes: Iterable[MemoryMode] = MemoryMode,
         free: Mapping[int, int] | None = None,
@@ -125,7 +123,6 @@ class SimulatedKernel:
             topology=topology,
             cpuset=cpus,
             mems=nodes,
-            privileged=privileged,
             libnuma=libnuma,
             modes=frozenset(modes),
             free={n: memory.get(n, 0) // PAGE for n in topology.memory_nodes},
@@ -192,15 +189,6 @@ class SimulatedKernel:
     def permit(self, call: str) -> None:
         """End a `refuse`."""
         self._machine.refusals.pop(call, None)
-
-    @property
-    def privileged(self) -> bool:
-        """Whether processes of this machine have CAP_SYS_NICE."""
-        return self._machine.privileged
-
-    @privileged.setter
-    def privileged(self, value: bool) -> None:
-        self._machine.privileged = value
 
     def narrow(self, *, cpuset: CpuSet | None = None, mems: NodeSet | None = None) -> None:
         """The container is narrowed, or CPUs go offline, while this process runs: its threads' masks are cut with it.
@@ -369,12 +357,11 @@ class SimulatedKernel:
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
         with self._call("migrate_pages", origin, target):
-            if not target <= self._machine.mems and not self._machine.privileged:
+            if not target <= self._machine.mems:
                 raise _error(errno.EPERM, "migrate_pages")
-            to = target & self._machine.mems
-            if not to:
+            if not target:
                 raise _error(errno.EINVAL, "migrate_pages")
-            for source, dest in _moves(origin, to):
+            for source, dest in _moves(origin, target):
                 pages = self._pages.pop(source, 0)
                 got = self._take(dest, pages)
                 if source in self._machine.free:

@@ -15,9 +15,10 @@ from typing import Any
 
 from affinity import Gpu, Host, Settings
 from affinity.errors import AffinityError
-from affinity.gpus import Inventory, resolve, resolve_physical
+from affinity.gpus import Inventory
 from affinity.host.host import ForeignKernel
 from affinity.plugins import Plugins
+from affinity.references import resolve, resolve_physical
 from affinity.testing import machines
 
 PLUGINS = Plugins()
