@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -11,6 +12,8 @@ from affinity.cli import _options, _output
 
 if TYPE_CHECKING:
     from affinity.integrations.ray import ActorAudit, NodeSurvey
+
+T = TypeVar("T")
 
 _address = click.option("--address", default="auto", show_default=True, help="The cluster, as ray.init takes it.")
 _timeout = click.option(
@@ -36,16 +39,29 @@ def survey(address: str, timeout: float, as_json: bool) -> None:
     from affinity.integrations import ray
 
     found = []
-    with ray.connected(address):
-        for node in ray.survey(timeout=timeout):
+    with ray.connected(address) as nodes:
+        for node in _progress(ray.survey(timeout=timeout), f"of {len(nodes)} nodes have answered"):
             found.append(node)
             if not as_json:
                 _show(node)
-            if sys.stderr.isatty():
-                print(f"{len(found)} nodes have answered", end="\r", file=sys.stderr, flush=True)
     if as_json:
         _output.json([_node_shape(node) for node in found])
     sys.exit(any(node.error for node in found))
+
+
+def _progress(items: Iterable[T], words: str) -> Iterator[T]:
+    """The same items; on a terminal, meanwhile, how many there have been."""
+
+    def show(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    show(f"0 {words}")
+    for count, item in enumerate(items, 1):
+        show("")
+        yield item
+        show(f"{count} {words}")
+    show("")
 
 
 def _show(node: NodeSurvey) -> None:
@@ -74,8 +90,8 @@ def audit(address: str, timeout: float, as_json: bool) -> None:
     """Every actor that bound itself: what the kernel says now of its threads and pages."""
     from affinity.integrations import ray
 
-    with ray.connected(address):
-        found = list(ray.audit(timeout=timeout))
+    with ray.connected(address) as nodes:
+        found = list(_progress(ray.audit(timeout=timeout), f"actors have been looked at, on {len(nodes)} nodes"))
     if as_json:
         _output.json([_actor_shape(actor) for actor in found])
     elif not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -112,6 +113,27 @@ def test_method_threads_of_a_threaded_actor_and_of_its_groups_are_bound(actors: 
     assert {(tuple(mask), memory) for _, mask, memory in found} == {((cpu,), "preferred:0")}
 
 
+def test_the_concurrency_groups_of_an_async_actor_run_on_its_cpus(actors: Actors) -> None:
+    """Their threads are there before `__init__`, so the CPUs reach them and the policy, their own, does not."""
+
+    @bound
+    class Grouped:
+        async def compute(self) -> tuple[int, list[int]]:
+            return threading.get_native_id(), sorted(os.sched_getaffinity(0))
+
+        @ray.method(concurrency_group="io")
+        async def load(self) -> tuple[int, list[int]]:
+            return threading.get_native_id(), sorted(os.sched_getaffinity(0))
+
+        async def gpu(self) -> list[str]:
+            return gpus()
+
+    actor = actors(Grouped, concurrency_groups={"io": 2})
+    found = ray.get([actor.compute.remote(), actor.load.remote()], timeout=40)
+    assert len({thread for thread, _ in found}) == 2
+    assert [mask for _, mask in found] == [[cpu_of(*ray.get(actor.gpu.remote()))]] * 2
+
+
 def test_several_gpus_of_one_actor_place_it_beside_all_and_the_report_says_so(actors: Actors) -> None:
     """The union of their CPUs."""
     seen = ray.get(actors(Plain, num_gpus=2).seen.remote())
@@ -142,6 +164,51 @@ def test_ray_is_asked_where_it_leaves_cuda_visible_devices_alone(actors: Actors)
     assert [seen["cuda"] for seen in found] == [None, None]
     assert len({tuple(seen["gpus"]) for seen in found}) == 2
     assert all(bound_to(seen, {cpu_of(*seen["gpus"])}) for seen in found)
+
+
+@bound
+class Engine:
+    """Starts workers of its own."""
+
+    def planned(self) -> tuple[list[str], str]:
+        """Where a worker that it spawns without saying more would go."""
+        with affinity.spawning() as plan:
+            return gpus(), str(plan.placement and plan.placement.cpus)
+
+    def forked(self) -> int:
+        """Exit status of a fork that binds itself, and of SIGALRM where that hangs."""
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            made = affinity.bind(node=0)
+            os._exit(0 if made.launch.mode.value == "inline" else 3)
+        return os.waitpid(child, 0)[1]
+
+    def report(self) -> affinity.BindReport | None:
+        return report()
+
+
+def test_a_worker_that_an_actor_spawns_goes_to_the_actors_gpu(actors: Actors) -> None:
+    """By Ray's word, where CUDA_VISIBLE_DEVICES says nothing."""
+    noset = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
+    made = [actors(Engine, runtime_env=noset) for _ in range(2)]
+    for mine, cpus in ray.get([actor.planned.remote() for actor in made]):
+        assert cpus == str(cpu_of(*mine))
+
+
+def test_a_fork_of_an_actor_binds_itself_and_asks_ray_nothing(actors: Actors) -> None:
+    """Ray's connections do not work in a fork: a call would hang for ever."""
+    assert ray.get(actors(Engine).forked.remote(), timeout=40) == 0
+
+
+def test_a_report_can_leave_its_actor(actors: Actors) -> None:
+    """It tells, and cannot undo."""
+    made = ray.get(actors(Engine).report.remote(), timeout=40)
+    assert made.satisfied
+    assert made.requested.cpus in (affinity.CpuSet([EVEN]), affinity.CpuSet([ODD]))
+    with pytest.raises(affinity.UsageError, match="made in another process"):
+        made.undo()
 
 
 def test_a_placement_group_decides_where_its_actors_are(actors: Actors) -> None:

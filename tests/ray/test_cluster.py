@@ -60,6 +60,26 @@ class Scheduler:
         """What a library does that pins its own threads to all CPUs."""
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
+    def pin_a_thread(self) -> None:
+        """What a library does that has a place of its own for a thread."""
+
+        def stay() -> None:
+            os.sched_setaffinity(0, {ODD})
+            pinned.set()
+            self.stop.wait(60)
+
+        pinned = threading.Event()
+        threading.Thread(target=stay, daemon=True).start()
+        pinned.wait(10)
+
+    def bind_again(self) -> None:
+        """As an engine does that binds by itself: what was left alone is left alone."""
+        affinity.bind()
+
+    def bind_where_it_cannot(self) -> None:
+        """More than one that is possible: nothing of it is in force."""
+        affinity.bind(settings=affinity.Settings(policy="explicit", cpus=(affinity.CpuSet([8191]),), nodes=(0,)))
+
     def pid(self) -> int:
         return os.getpid()
 
@@ -78,11 +98,9 @@ def of(pid: int) -> ActorAudit:
     return next(found for found in audit(timeout=30) if found.pid == pid)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    text = "from affinity.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", text, "ray", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
+def command(*arguments: str, stderr: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    text = [sys.executable, "-c", "from affinity.cli import main; main()", "ray", *arguments]
+    return subprocess.run(text, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=60, check=False)
 
 
 def test_a_survey_has_every_machine_and_a_plan_for_each_of_its_gpus(cluster: Cluster) -> None:
@@ -128,6 +146,38 @@ def test_an_audit_finds_a_thread_that_has_left(cluster: Cluster) -> None:
     ray.kill(actor)
 
 
+@pytest.mark.skipif(EVEN == ODD, reason="one CPU: nothing can be outside")
+def test_an_audit_counts_a_second_bind_and_a_failed_one(cluster: Cluster) -> None:
+    """A thread that a second bind left alone is no change; a placement that was never in force does not hold."""
+    actor = start(by_gpus()[4])
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    ray.get(actor.pin_a_thread.remote(), timeout=30)
+    ray.get(actor.bind_again.remote(), timeout=30)
+    assert (of(pid).holds, of(pid).outside) == (True, 1)
+    ray.get(actor.bind_where_it_cannot.remote(), timeout=30)
+    assert (of(pid).holds, of(pid).error) == (False, "")
+    ray.kill(actor)
+
+
+def test_a_record_of_a_process_that_is_another_users_now_is_dropped() -> None:
+    """As uid 65534: nothing of PID 1 may be read but when it started, and one such record hides no other."""
+    text = """
+import os
+import affinity.host.kernel
+from affinity.integrations.ray._audit import _look
+from affinity.integrations.ray._record import started, who
+os.setuid(65534)
+mine = {"pid": os.getpid(), "who": who("/proc/self"), "left_alone": 0,
+        "report": {"requested": None, "satisfied": True}}
+theirs = {**mine, "pid": 1}
+same = {**theirs, "who": [mine["who"][0], started("/proc/1")]}
+found = _look({"mine": mine, "theirs": theirs, "same": same})
+print(found["mine"]["holds"], found["theirs"], "Permission denied" in found["same"]["error"])
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True None True\n", done.stderr
+
+
 def test_an_actor_that_has_ended_is_not_audited_and_its_record_is_dropped(cluster: Cluster) -> None:
     """A cluster that runs for months keeps no list of the dead."""
     from ray.experimental.internal_kv import _internal_kv_list
@@ -157,6 +207,13 @@ def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
     assert str(pid) in row
     assert "yes" in row
     ray.kill(actor)
+
+
+def test_on_a_terminal_the_survey_shows_how_many_nodes_have_answered(cluster: Cluster) -> None:
+    terminal, theirs = os.openpty()
+    assert command("survey", "--address", cluster.address, stderr=theirs).returncode == 0
+    shown = os.read(terminal, 4096).decode().split("\r\x1b[K")
+    assert [line for line in shown if line] == [f"{n} of 3 nodes have answered" for n in range(4)]
 
 
 def test_without_a_cluster_a_command_says_so_and_ends_with_2() -> None:

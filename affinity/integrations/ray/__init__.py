@@ -6,7 +6,7 @@
 
     survey(), audit()                     what each machine of the cluster would do; what each bound actor has now
 
-Works with Ray 2.9 and later. Importing this package does not import ray; what looks at a cluster is loaded when used,
+Works with Ray 2.44 and later. Importing this package does not import ray; what looks at a cluster is loaded when used,
 so that a worker does not pay for it.
 """
 

@@ -17,7 +17,7 @@ import attrs
 
 from affinity.host.cpuset import CpuSet
 from affinity.integrations.ray import _nodes as nodes
-from affinity.integrations.ray._record import STORE, who
+from affinity.integrations.ray._record import STORE, started, who
 
 
 @attrs.frozen
@@ -26,8 +26,8 @@ class ActorAudit:
 
     actor: Ray's id. name: its own, else its class's. node, host, pid: where it runs. report: what it found when it
     bound, in the shape of docs/reference/json.md. threads: those it has now, and outside: how many of them may run on
-    CPUs that were not placed. resident: bytes of its own pages by node now, None where unreadable. holds: no more
-    threads are outside than were left alone on purpose. error: why nothing could be learnt ("" where it could).
+    CPUs that were not placed. resident: bytes of its own pages by node now, None where unreadable. holds: it was
+    put in force, and no more threads are outside than were then. error: why nothing could be learnt, "" where it could.
     """
 
     actor: str
@@ -100,6 +100,8 @@ def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
         masks = _masks(os.listdir(f"{directory}/task"))
     except (FileNotFoundError, ProcessLookupError):
         return None
+    except PermissionError as refused:  # it is another user's: by its start time, the actor or who came after it
+        return None if started(directory) != told["who"][1] else {"error": str(refused)}
     requested = told["report"]["requested"]
     cpus = CpuSet.parse(requested["cpus"]) if requested and requested["cpus"] is not None else None
     outside = sum(not mask <= cpus for mask in masks) if cpus is not None else 0
@@ -108,7 +110,8 @@ def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
             resident = own_pages(maps)
     except OSError:
         resident = None
-    return {"threads": len(masks), "outside": outside, "resident": resident, "holds": outside <= told["left_alone"]}
+    holds = told["report"]["satisfied"] and outside <= told["left_alone"]
+    return {"threads": len(masks), "outside": outside, "resident": resident, "holds": holds}
 
 
 def _masks(threads: list[str]) -> list[CpuSet]:

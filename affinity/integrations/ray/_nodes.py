@@ -26,11 +26,11 @@ class Answer(Generic[A]):
 
 
 @contextmanager
-def connected(address: str = "auto") -> Iterator[None]:
+def connected(address: str = "auto") -> Iterator[dict[str, str]]:
     """Inside the block this process is a driver of a running cluster, without a word on the terminal.
 
-    address: as of `ray.init`; `auto` finds the cluster of this machine. Raises UsageError, with Ray's word, where
-    there is none.
+    address: as of `ray.init`; `auto` finds the cluster of this machine. Gives the host name of each alive node, by
+    Ray's id. Raises UsageError, with Ray's word, where there is no cluster.
     """
     try:
         import ray
@@ -42,7 +42,7 @@ def connected(address: str = "auto") -> Iterator[None]:
     except (OSError, RuntimeError, ValueError) as failed:
         raise UsageError(f"no Ray cluster at {address!r}: {_last_line(failed)}") from failed
     try:
-        yield
+        yield alive()
     finally:
         ray.shutdown()
 
@@ -51,7 +51,7 @@ def _knock(address: str) -> None:
     """Raise OSError where nobody listens at `host:port`: Ray itself would try for two minutes."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdigit():
-        with socket.create_connection((host, int(port)), timeout=10):
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
             pass
 
 

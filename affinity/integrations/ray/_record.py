@@ -30,7 +30,7 @@ def tell(made: BindReport) -> None:
         "node": context.get_node_id(),
         "pid": os.getpid(),
         "who": who("/proc/self"),
-        "left_alone": made.outcome.others,
+        "left_alone": made.unbound_threads,
         "report": shape.report(made),
     }
     _internal_kv_put(actor.encode(), json.dumps(told).encode(), namespace=STORE)
@@ -41,8 +41,14 @@ def who(directory: str) -> list[str]:
 
     Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
     """
+    start = started(directory)  # first: it knows a zombie
+    return [os.readlink(f"{directory}/ns/pid"), start]
+
+
+def started(directory: str) -> str:
+    """When the process started, in clock ticks since boot; everybody may know. Errors as `who`."""
     with open(f"{directory}/stat", encoding="utf-8", errors="replace") as stat:
         fields = stat.read().rpartition(")")[2].split()
     if fields[0] == "Z":
         raise ProcessLookupError(f"{directory}: a zombie")
-    return [os.readlink(f"{directory}/ns/pid"), fields[19]]
+    return fields[19]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
-from affinity.errors import UsageError
+from affinity.errors import CannotBind, UsageError
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -52,10 +53,21 @@ def worker_context() -> Any:
     """Ray's runtime context; None where this process is no Ray worker: a driver, or a worker's child."""
     import ray
 
-    if not ray.is_initialized():
+    if not ray.is_initialized() or _is_fork():
         return None
     context = ray.get_runtime_context()
     return context if context.worker.mode == ray.WORKER_MODE else None
+
+
+_IMPORTED_BY = os.getpid()
+
+
+def _is_fork() -> bool:
+    """Whether this is a fork of a worker: it inherits Ray's state, but a call through it would hang for ever.
+
+    One that was forked before this module was there has lost the threads without which no worker is.
+    """
+    return os.getpid() != _IMPORTED_BY or len(os.listdir("/proc/self/task")) == 1
 
 
 @overload
@@ -148,11 +160,15 @@ def _for_this_task(where: Where) -> Iterator[None]:
         yield
     finally:
         _report = None
-        made.undo()
+        try:
+            made.undo()
+        except CannotBind as refused:  # a cpuset that was narrowed meanwhile; what the task gave is worth more
+            warnings.warn(f"the next task of this worker may start bound: {refused}", RuntimeWarning, stacklevel=2)
 
 
 def report() -> BindReport | None:
-    """What the last `affinity.bind()` of this Ray worker found; None where it has not bound, or its task has ended."""
+    """What the last `affinity.bind()` of this Ray worker found; None where it has not bound, or its `@bound` task has
+    ended."""
     return _report
 
 
