@@ -57,7 +57,11 @@ MACHINE_VARIABLE = "VM_MACHINE"
 
 
 class BootError(Exception):
-    """The machine did not come to the command's end."""
+    """The machine did not come to the command's end; ``started`` tells whether it came to its begin."""
+
+    def __init__(self, told: str, *, started: bool) -> None:
+        super().__init__(told)
+        self.started = started
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,9 @@ def run(
         "output": output.read_text(errors="replace"),
     }
     if not status.exists() or not status.read_text().strip():
-        how = "ended early" if ended else "was given up"
-        raise BootError(f"machine {machine.name} {how}, after {seconds:.0f} s\n{tails(logs)}")
+        how = f"ended early, QEMU's exit status {process.returncode}," if ended else "was given up"
+        begun = (results / "started").exists()
+        raise BootError(f"machine {machine.name} {how} after {seconds:.0f} s\n{tails(logs)}", started=begun)
     return Result(int(status.read_text()), logs["output"], logs["console"], results, seconds)
 
 

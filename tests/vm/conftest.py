@@ -1,7 +1,7 @@
 """Makes each guest test a test of the host's, in each of its machines.
 
 A machine is booted once, at the first of its tests, and for the tests that are
-selected here only. AFFINITY_VM_JOBS says how many machines run at a time.
+selected here only. VM_JOBS says how many machines run at a time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def visits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             params = item.callspec.params
             if "guest_test" in params:
                 selected.setdefault(str(params["guest_machine"]), []).append(str(params["guest_test"]))
-    jobs = int(os.environ.get("AFFINITY_VM_JOBS") or min(2, os.cpu_count() or 1))
+    jobs = int(os.environ.get("VM_JOBS") or min(2, os.cpu_count() or 1))
     visits = guests.Visits(selected, jobs, tmp_path_factory.mktemp)
     yield visits
     visits.close()

@@ -35,7 +35,7 @@ class Boot:
 
 
 def cache_directory() -> Path:
-    chosen = os.environ.get("AFFINITY_VM_CACHE")
+    chosen = os.environ.get("VM_CACHE")
     if chosen:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

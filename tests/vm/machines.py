@@ -216,4 +216,16 @@ NO_NUMA = Machine(
     numa="hidden",
 )
 
-MACHINES = {machine.name: machine for machine in (TWO_PACKAGE, GRACE, MEMORYLESS, SPARSE, SINGLE, NUMA_OFF, NO_NUMA)}
+#: Enough memory for Ray, and no more processors than it takes: each slows the others down.
+LARGE = Machine(
+    name="large",
+    sockets=4,
+    cores=1,
+    threads=1,
+    nodes=tuple(Node(number, slots=(number,), memory=2048) for number in range(4)),
+    gpus=(0, 1, 2, 3),
+)
+
+MACHINES = {
+    machine.name: machine for machine in (TWO_PACKAGE, GRACE, MEMORYLESS, SPARSE, SINGLE, NUMA_OFF, NO_NUMA, LARGE)
+}

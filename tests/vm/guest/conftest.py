@@ -5,6 +5,7 @@ On the host, these tests are only listed, for the host's own tests to run them.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,10 @@ import pytest
 
 from ..boot import MACHINE_VARIABLE
 from ..machines import MACHINES, Machine
+
+# Ray has an environment of its own: its tests are there where it is. Without an origin it is our directory tests/ray.
+_ray = importlib.util.find_spec("ray")
+collect_ignore = ["test_ray_guest.py"] if _ray is None or _ray.origin is None else []
 
 #: Where to write the tests and their machines to, when they are only listed.
 LIST_VARIABLE = "VM_LIST"

@@ -6,6 +6,8 @@ birth). Run it in the emulated machine: `python tests/vm two-package -- python t
 
 from __future__ import annotations
 
+from typing import Any
+
 from test_binding import bound_threads, run
 
 MIB, NODE = 256, 2
@@ -18,15 +20,22 @@ WAYS = (
 )
 
 
-def main() -> None:
+def row(name: str, found: dict[str, Any], node: int) -> None:
+    pages = {str(n): size for n, size in found["own"].items()}
+    share = pages.get(str(node), 0) / sum(pages.values())
+    moved = f"{found['moved'] >> 20} MiB | {found['seconds']:.2f} s" if found["moved"] else "- | -"
+    print(f"| {name} | {bound_threads(found, node):.0%} | {share:.1%} | {moved} |", flush=True)
+
+
+def head() -> None:
     print("| strategy | threads on the node | own pages on the node | moved | time to move |")
     print("|---|---|---|---|---|")
+
+
+def main() -> None:
+    head()
     for name, mode, strategy in WAYS:
-        found = run(mode, strategy, NODE, mib=MIB)
-        pages = found["own"]
-        share = pages.get(str(NODE), 0) / sum(pages.values())
-        moved = f"{found['moved'] >> 20} MiB | {found['seconds']:.2f} s" if found["moved"] else "- | -"
-        print(f"| {name} | {bound_threads(found, NODE):.0%} | {share:.1%} | {moved} |", flush=True)
+        row(name, run(mode, strategy, NODE, mib=MIB), NODE)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,69 @@ def test_in_process_every_thread_and_page_moves(strategy: str) -> None:
     assert found["moved"] >= 0.7 * (MIB << 20)
 
 
+def test_each_launch_mode_that_has_started_the_worker(tmp_path: Path) -> None:
+    """As a launcher's variables tell it; by each strategy that serves it: the mask and the policy, and back."""
+    launchers = {
+        "inline": {},
+        "torchrun": {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"},
+        "mpi": {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"},
+        "slurm": {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "0"},
+    }
+    script = tmp_path / "worker.py"
+    script.write_text(
+        """
+import json, os, sys, affinity
+from affinity.host.kernel import LINUX
+launchers = json.loads(sys.argv[1])
+known = {name for variables in launchers.values() for name in variables}
+for mode, variables in launchers.items():
+    for name in known: os.environ.pop(name, None)
+    os.environ.update(variables)
+    for strategy in ("libnuma", "inherit", "legacy"):
+        report = affinity.bind(node=2, settings=affinity.Settings(strategies=(strategy,)))
+        print(mode, report.launch.mode.value, strategy, report.strategy, LINUX.get_affinity(), LINUX.get_mempolicy())
+        report.undo()
+"""
+    )
+    command = [sys.executable, str(script), json.dumps(launchers)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    there = affinity.CpuSet(node_cpus()[2])
+    assert done.stdout.splitlines() == [
+        f"{mode} {mode} {strategy} {strategy} {there} preferred:2"
+        for mode in launchers
+        for strategy in ("libnuma", "inherit", "legacy")
+    ]
+
+
+def test_pages_that_another_process_shares_stay_where_they_are(tmp_path: Path) -> None:
+    """Its text, or an object store's memory: with CAP_SYS_NICE the kernel would move them under its feet."""
+    script = tmp_path / "shares.py"
+    script.write_text(
+        """
+import mmap, os, signal, affinity
+from worker import PAGE, nodes_of, touch
+os.sched_setaffinity(0, affinity.Host.live().topology.by_id[0].cpus)
+shared = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+for offset in range(0, len(shared), PAGE): shared[offset] = 1
+read, write = os.pipe()
+child = os.fork()
+if not child:  # it maps the same pages
+    for offset in range(0, len(shared), PAGE): shared[offset]
+    os.write(write, b"."); signal.pause()
+os.read(read, 1)
+mine = touch(8)
+os.sched_setaffinity(0, range(os.cpu_count()))
+report = affinity.bind(node=2)
+print(nodes_of([shared]), nodes_of([mine]), report.observed.policy, report.degradations)
+os.kill(child, signal.SIGKILL)
+"""
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(WORKER).parent)}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environ, timeout=240, check=True)
+    assert done.stdout == f"{ {'0': 2048} } { {'2': 2048} } preferred:2 ()\n"
+
+
 def test_legacy_leaves_threads_and_pages_behind() -> None:
     """What it did: the calling thread, and a preferred node for pages to come."""
     found = run("inline", "legacy", 2)
@@ -88,11 +151,11 @@ def test_affinity_run_becomes_the_command_bound() -> None:
 
 
 def test_four_workers_at_once_for_four_gpus(tmp_path: Path) -> None:
-    """Four threads start four workers, each by both strategies: each is born on its GPU's node."""
+    """Four threads start four workers, by one strategy and the other: each is born on its GPU's node."""
     script = tmp_path / "server.py"
     script.write_text(
         """
-import multiprocessing, os, sys, threading, affinity
+import multiprocessing, threading, affinity
 from affinity.host.kernel import LINUX
 def work(queue, gpu):
     born = str(LINUX.get_affinity()), str(LINUX.get_mempolicy())
@@ -102,13 +165,13 @@ if __name__ == "__main__":
     context = multiprocessing.get_context("spawn"); queue = context.Queue()
     plans = [p for p in affinity.plan_each(gpu="all", launch_mode="spawn") if p.placement and p.placement.cpus]
     barrier = threading.Barrier(len(plans))
-    def start(gpu):
+    def start(gpu, strategy):
         process = context.Process(target=work, args=(queue, gpu))
-        settings = affinity.Settings(strategies=(sys.argv[1],))
-        with affinity.spawning(gpu=gpu, settings=settings):
+        with affinity.spawning(gpu=gpu, settings=affinity.Settings(strategies=(strategy,))):
             barrier.wait(); process.start(); barrier.wait()
         process.join()
-    threads = [threading.Thread(target=start, args=(str(p.launch.gpus[0].pci),)) for p in plans]
+    threads = [threading.Thread(target=start, args=(str(p.launch.gpus[0].pci), ("numactl", "inherit")[i % 2]))
+               for i, p in enumerate(plans)]
     for t in threads: t.start()
     for t in threads: t.join()
     for _ in plans: print(*map(str, queue.get()), sep="|")
@@ -117,16 +180,14 @@ if __name__ == "__main__":
     )
     expected = {str(g.address): g.numa_node for g in Host.live().topology.pci_devices if g.numa_node is not None}
     assert sorted(expected.values()) == [0, 1, 3, 3]
-    for strategy in ("numactl", "inherit"):
-        command = [sys.executable, str(script), strategy]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-        *workers, parent = (line.split("|") for line in done.stdout.splitlines())
-        assert {w[0] for w in workers} == set(expected)
-        for gpu, mask, policy, already, nodes in workers:
-            node = expected[gpu]
-            assert affinity.CpuSet.parse(mask) == affinity.CpuSet(node_cpus()[node]), strategy
-            assert (policy, already, nodes) == (f"preferred:{node}", "True", f"[{node}]"), strategy
-        assert parent == [str(affinity.CpuSet(os.sched_getaffinity(0))), "default"]
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=True)
+    *workers, parent = (line.split("|") for line in done.stdout.splitlines())
+    assert {w[0] for w in workers} == set(expected)
+    for gpu, mask, policy, already, nodes in workers:
+        node = expected[gpu]
+        assert affinity.CpuSet.parse(mask) == affinity.CpuSet(node_cpus()[node])
+        assert (policy, already, nodes) == (f"preferred:{node}", "True", f"[{node}]")
+    assert parent == [str(affinity.CpuSet(os.sched_getaffinity(0))), "default"]
 
 
 def test_the_plan_of_every_gpu() -> None:
@@ -141,7 +202,10 @@ def test_the_plan_of_every_gpu() -> None:
 
 
 def test_a_worker_for_another_gpu_of_an_engine_core_that_is_bound(tmp_path: Path) -> None:
-    """Bound to node 0, it starts workers for node 3: with `spawning()`, and without; their mask and their memory."""
+    """Bound to node 0, it starts workers for node 3: with `spawning()`, and without; their mask and their memory.
+
+    As in vllm issue 43270, where such workers stayed on the core's node.
+    """
     script = tmp_path / "engine.py"
     script.write_text(
         """

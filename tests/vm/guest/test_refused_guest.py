@@ -49,8 +49,8 @@ def test_pages_that_may_not_be_moved_are_told(number: str) -> None:
 
 
 def test_without_a_filter_they_are_moved() -> None:
-    """The same work: what the test above sees is the filter's doing."""
+    """The same work: what the test above sees is the filter's doing. What is left it shares with who forked it."""
     *now, share, moved, said = confined(lambda: work(0))
     assert (now, said) == (["4-5", "preferred:2", True], [])
-    assert share >= 0.99
+    assert share > 0.7
     assert moved >= 64 << 20

@@ -89,15 +89,16 @@ def own_pages() -> dict[int, int]:
 
 
 def policy() -> str:
-    """Of the calling thread, from numa_maps: a fresh page's line names it."""
+    """Of the calling thread, from numa_maps: it is that of the mapping where a fresh page lies."""
     block = touch(1)
-    start = f"{ctypes.addressof(ctypes.c_char.from_buffer(block)):x} "
-    with open("/proc/self/numa_maps") as maps:
-        return next((line.split()[1] for line in maps if line.startswith(start)), "unknown")
+    address = ctypes.addressof(ctypes.c_char.from_buffer(block))
+    with open("/proc/thread-self/numa_maps") as maps:
+        mappings = [(int(start, 16), policy) for start, policy, *_ in map(str.split, maps)]
+    return max((start, policy) for start, policy in mappings if start <= address)[1]
 
 
 def work(mode: str, strategy: str, node: int, mib: int, threads: int = 20) -> dict[str, Any]:
-    """Live a worker's life; what the kernel says at its end."""
+    """Live a worker's life; what the kernel says at its end. An actor is bound where Ray gave it a GPU."""
     stop = threading.Event()
     for _ in range(threads - 1):
         threading.Thread(target=stop.wait, daemon=True).start()
@@ -106,7 +107,7 @@ def work(mode: str, strategy: str, node: int, mib: int, threads: int = 20) -> di
     report = None
     if mode != "nothing":
         settings = Settings(strategies=() if strategy == "auto" else (strategy,))
-        report = affinity.bind(node=None if born else node, settings=None if born else settings)
+        report = affinity.bind(node=None if born or mode == "actor" else node, settings=None if born else settings)
     before_late = masks()
     late = [touch(16)]
     threading.Thread(target=stop.wait, daemon=True).start()
