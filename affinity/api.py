@@ -26,13 +26,16 @@ if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: wha
     from affinity.restore import State
     from affinity.strategy import AffinityStrategy, Outcome
 
-_locks: dict[int, threading.RLock] = {}
+_binding = threading.RLock()  # two threads that bind one process at once do so one after the other
 
 
-def _binding() -> threading.RLock:
-    """Two threads that bind one process at once do so one after the other; a fork does not inherit a held lock."""
-    return _locks.setdefault(os.getpid(), threading.RLock())
+def _forked() -> None:
+    """A fork does not inherit a held lock."""
+    global _binding
+    _binding = threading.RLock()
 
+
+os.register_at_fork(after_in_child=_forked)
 
 _NOWHERE = Placement(None, None)
 
@@ -100,7 +103,7 @@ def bind(
     from affinity.report import verify
     from affinity.restore import State
 
-    with _binding():
+    with _binding:
         seen = observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
         seen.host.refuse_foreign()
         if seen.launch.mode is LaunchMode.COMMAND:

@@ -35,18 +35,11 @@ class _Frames(threading.local):
     """The `starting` blocks the calling thread is in."""
 
     def __init__(self) -> None:
-        self._mine: tuple[int, list[_Frame]] = (0, [])
-
-    @property
-    def stack(self) -> list[_Frame]:
-        """Of this process: a worker that was forked inside a block is not in it."""
-        if self._mine[0] != os.getpid():
-            self._mine = (os.getpid(), [])
-        return self._mine[1]
+        self.stack: list[_Frame] = []
 
 
 _frames = _Frames()
-_locks: dict[int, threading.Lock] = {}
+_lock = threading.Lock()
 _users = 0
 _originals: tuple[Any, Any] = (None, None)
 
@@ -76,14 +69,19 @@ def rewritten(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def _lock() -> threading.Lock:
-    """A fork does not inherit a held lock."""
-    return _locks.setdefault(os.getpid(), threading.Lock())
+def _forked() -> None:
+    """A worker that was forked inside a block is not in it, and inherits no held lock."""
+    global _lock
+    _lock = threading.Lock()
+    _frames.stack = []
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _install() -> None:
     global _users, _originals
-    with _lock():
+    with _lock:
         _users += 1
         if _users == 1:
             popen, process = _hooked()
@@ -93,7 +91,7 @@ def _install() -> None:
 
 def _uninstall() -> None:
     global _users
-    with _lock():
+    with _lock:
         _users -= 1
         if not _users:
             popen, process = _hooked()

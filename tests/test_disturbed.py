@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -271,3 +273,27 @@ def test_a_probe_in_a_server_with_thousands_of_open_files() -> None:
         for fd in opened:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_fork_while_another_thread_binds_can_bind() -> None:
+    """It inherits no lock that a thread held which is not there any more."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> bool:
+        inside.set()
+        return not leave.wait(60)
+
+    fake = FakeHost(MACHINE)
+    fake.kernel.refuse("set_affinity", errno.EPERM, when=wait)
+    binding = threading.Thread(target=lambda: affinity.bind(gpu=1, host=fake.host))
+    binding.start()
+    assert inside.wait(60)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # ends it where it waits for ever
+        os._exit(0 if affinity.bind(gpu=1, host=FakeHost(MACHINE).host).satisfied else 1)
+    _, status = os.waitpid(pid, 0)
+    leave.set()
+    binding.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert masks(fake) == {"4-7"}
