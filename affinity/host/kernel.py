@@ -205,8 +205,7 @@ class LinuxKernel:
             return own_pages(maps)
 
     def age(self) -> float:
-        with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
-            ticks = int(stat.read().rpartition(")")[2].split()[19])
+        ticks = int(stat("/proc/self")[STARTED])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
     def probe(self, argv: Sequence[str], timeout: float) -> str | None:
@@ -260,6 +259,18 @@ def _shown_policy() -> MemoryPolicy | None:
     if found is None or len(found[1]) >= 63 or found[2] not in _SHOWN:
         return None
     return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[3] or ""))
+
+
+STARTED = 19  # when the process started, in clock ticks since boot
+
+
+def stat(directory: str) -> list[str]:
+    """The fields of a process's stat file after its name, which may hold anything; the first is its state.
+
+    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
+    """
+    with open(f"{directory}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()
 
 
 def own_pages(maps: Iterable[str]) -> dict[int, int]:

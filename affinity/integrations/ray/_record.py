@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from affinity.host.kernel import STARTED, stat
+
 if TYPE_CHECKING:
     from affinity.report import BindReport
 
@@ -47,8 +49,7 @@ def who(directory: str) -> list[str]:
 
 def started(directory: str) -> str:
     """When the process started, in clock ticks since boot; everybody may know. Errors as `who`."""
-    with open(f"{directory}/stat", encoding="utf-8", errors="replace") as stat:
-        fields = stat.read().rpartition(")")[2].split()
+    fields = stat(directory)
     if fields[0] == "Z":
         raise ProcessLookupError(f"{directory}: a zombie")
-    return fields[19]
+    return fields[STARTED]
