@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from affinity.errors import CannotBind, PlacementError, UsageError
+from affinity.host.cpuset import CpuSet
 from affinity.host.host import Host
-from affinity.host.origin import VARIABLE, Note, remember
+from affinity.host.origin import VARIABLE, Note, forked, remember
 from affinity.ladder import Step, descend
 from affinity.launch import Launch, LaunchMode
 from affinity.observe import GpuRef, Seen, observe
@@ -159,9 +160,12 @@ def spawning(
             seen.plugins.strategies,
             required=seen.settings.required,
         )
-        note = _note(seen, step.placement)
-        if not getattr(sys, "frozen", False):  # a frozen program's arguments are its own, not the interpreter's
-            stack.enter_context(starting(rewrite=lambda argv: [argv[0], "-X", f"affinity={note}", *argv[1:]]))
+        note = _note(seen, step.placement if step.strategy != "noop" else None)
+
+        def tell(argv: list[str]) -> list[str]:  # a frozen program's arguments are its own, not the interpreter's
+            return argv if getattr(sys, "frozen", False) else [argv[0], "-X", f"affinity={note}", *argv[1:]]
+
+        stack.enter_context(starting(rewrite=tell, forked=lambda: forked(seen.host.kernel, note)))
         yield attrs.evolve(planned, selection=planned.selection.after(step.strategy, step.given_up))
 
 
@@ -182,7 +186,7 @@ def become(argv: Sequence[str], planned: Plan) -> NoReturn:
         print(f"affinity: given up: {given_up}", file=sys.stderr)
     environ = dict(kernel.environ)
     if step.strategy != "noop" and step.placement is not None and step.placement.cpus is not None:
-        environ[VARIABLE] = f"{step.placement.cpus}<{note.original}"
+        environ[VARIABLE] = str(Note(step.placement.cpus, note.original, str(step.placement.memory or "")))
     kernel.exec(step.result or argv, environ)
 
 
@@ -209,7 +213,7 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
         return None
     if _already(before.observed, placement, host):
         if before.note is not None:  # born bound: its own children, which inherit the mask, learn what it was before
-            remember(kernel, Note(before.note.bound, before.note.original))
+            remember(kernel, attrs.evolve(before.note, worker=""))
         return None
     if seen.settings.required and placement.memory is not None and before.observed.policy is None:
         why = "; ".join(map(str, before.observed.unread))
@@ -238,7 +242,9 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
     if step.placement is None:
         step = attrs.evolve(step, given_up=(*step.given_up, *before.put_back(kernel)))
     elif step.placement.cpus is not None:
-        remember(kernel, Note(kernel.get_affinity(), host.allowed_cpus))
+        shown = kernel.get_affinity()
+        lost = step.placement.cpus - shown if shown <= step.placement.cpus else CpuSet()  # to a cpuset since then
+        remember(kernel, Note(shown, host.allowed_cpus - lost, str(step.placement.memory or "")))
     return step
 
 
@@ -252,7 +258,8 @@ def _already(now: Observed, placement: Placement, host: Host) -> bool:
 def _note(seen: Seen, placement: Placement | None) -> Note:
     """What a child is told: its mask, the mask that was allowed before, and which worker it is."""
     bound = placement.cpus if placement is not None and placement.cpus is not None else seen.host.kernel.get_affinity()
-    return Note(bound, seen.host.allowed_cpus, _worker(seen))
+    memory = str(placement.memory or "") if placement is not None else ""
+    return Note(bound, seen.host.allowed_cpus, memory, _worker(seen))
 
 
 def _worker(seen: Seen) -> str:

@@ -108,7 +108,8 @@ def move_pages_after(placement: Placement, host: Host, outcome: Outcome) -> Outc
     if policy is None or policy.mode in (MemoryMode.INTERLEAVE, MemoryMode.DEFAULT):
         return outcome
     target = policy.nodes or (placement.nodes & host.topology.memory_nodes & host.allowed_nodes)
-    elsewhere = (host.topology.memory_nodes & host.allowed_nodes) - target
+    # What lies on a node without CPUs (a GPU's memory, an expander) was put there by name, and stays.
+    elsewhere = (host.topology.memory_nodes & host.topology.cpu_nodes & host.allowed_nodes) - target
     if not target or not elsewhere:
         return outcome
     start = time.perf_counter()

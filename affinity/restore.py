@@ -59,7 +59,10 @@ class State:
                 kernel.set_mempolicy(policy)
         except OSError as error:
             refused[str(Degradation.of(f"memory policy {policy}", error))] = None
-        remember(kernel, self.note)
+        made = remember(kernel, None)
+        if self.note is not None:  # what the bind found to be no longer allowed is not asked for again
+            original = self.note.original & made.original if made is not None else self.note.original
+            remember(kernel, attrs.evolve(self.note, original=original))
         now = Observed.read(kernel)
         if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
             why = "".join(f"; {told}" for told in refused)

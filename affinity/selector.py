@@ -10,7 +10,7 @@ import attrs
 from affinity.errors import CannotBind, PluginError
 from affinity.host.host import Host
 from affinity.host.memory import MemoryMode
-from affinity.host.origin import ours
+from affinity.host.origin import set_by_us
 from affinity.launch import Launch, LaunchMode
 from affinity.policy import Placement
 from affinity.registry import Registry
@@ -148,7 +148,7 @@ def _outside_policy(host: Host, placement: Placement) -> str:
         policy = host.kernel.get_mempolicy()
     except OSError:
         return ""  # a filter refuses the question; the binding itself will tell
-    if policy.mode is MemoryMode.DEFAULT or policy == placement.memory or ours(host.kernel) is not None:
+    if policy.mode is MemoryMode.DEFAULT or policy == placement.memory or set_by_us(policy, host.kernel):
         return ""
     return f"already bound from outside: memory policy {policy} is in force"
 

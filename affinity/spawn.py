@@ -29,6 +29,7 @@ class _Frame:
     rewrite: Rewrite | None
     methods: frozenset[str] | None
     why: str
+    forked: Callable[[], None] | None
 
 
 class _Frames(threading.local):
@@ -45,15 +46,21 @@ _originals: tuple[Any, Any] = (None, None)
 
 
 @contextmanager
-def starting(*, rewrite: Rewrite | None = None, methods: frozenset[str] | None = None, why: str = "") -> Iterator[None]:
+def starting(
+    *,
+    rewrite: Rewrite | None = None,
+    methods: frozenset[str] | None = None,
+    why: str = "",
+    forked: Callable[[], None] | None = None,
+) -> Iterator[None]:
     """Within the block, the calling thread's worker starts go by `methods` alone (None: by any), and those by
-    spawn with a rewritten command.
+    spawn with a rewritten command. forked: called first of all in a process that the thread forks there.
 
     Blocks nest: the innermost rewrite is applied first. A start by another method raises UsageError, with `why`,
     before anything is started.
     """
     _install()
-    _frames.stack.append(_Frame(rewrite, methods, why))
+    _frames.stack.append(_Frame(rewrite, methods, why, forked))
     try:
         yield
     finally:
@@ -73,7 +80,10 @@ def _forked() -> None:
     """A worker that was forked inside a block is not in it, and inherits no held lock."""
     global _lock
     _lock = threading.Lock()
-    _frames.stack = []
+    left, _frames.stack = _frames.stack, []
+    for frame in left:
+        if frame.forked is not None:
+            frame.forked()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -297,3 +297,124 @@ def test_a_fork_while_another_thread_binds_can_bind() -> None:
     binding.join()
     assert os.waitstatus_to_exitcode(status) == 0
     assert masks(fake) == {"4-7"}
+
+
+# ---------------------------------------------------------------- what counts as ours after a change
+
+
+def test_our_own_policy_is_not_an_outsiders_after_the_mask_has_changed() -> None:
+    """A changed cpuset resets masks (Linux 6.1): the next bind acts, and does not take our policy for a limit."""
+    fake = FakeHost(MACHINE, threads=3)
+    affinity.bind(gpu=1, host=fake.host)
+    for tid in fake.kernel.masks:
+        fake.kernel.set_affinity(tid, CpuSet.parse("2-7"))
+    report = affinity.bind(gpu=0, host=fake.host, settings=REQUIRED)
+    assert masks(fake) == {"2-3"}
+    assert str(report.observed.policy) == "preferred:0"
+
+
+def test_an_operators_policy_around_a_parent_is_one_for_its_workers_too() -> None:
+    """Under `numactl --membind=1` nothing is bound over it, neither in the parent nor in what it starts."""
+    fake = FakeHost(MACHINE, mask=NODE_1)
+    fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.BIND, NodeSet([1])))
+    with affinity.spawning(gpu=1, host=fake.host) as planned:
+        worker = fake.start_worker()
+    report = affinity.bind(host=worker.host)
+    assert (planned.selection.strategy, report.strategy) == ("noop", "noop")
+    assert str(report.observed.policy) == "bind:1"
+
+
+@pytest.mark.parametrize("settings", [Settings(), REQUIRED], ids=["best-effort", "required"])
+def test_a_cpuset_that_shrank_after_the_bind_is_learnt_from_the_next(settings: Settings) -> None:
+    """The mask is still ours: the limit is learnt where the kernel cuts, and the next bind asks for what is left."""
+    fake = FakeHost(MACHINE, threads=3)
+    affinity.bind(gpu=1, host=fake.host)
+    fake.kernel.narrow(cpuset=CpuSet.parse("1-7"))
+    if settings.required:
+        with pytest.raises(CannotBind, match=r"0 went offline or out of the cpuset.*bind again"):
+            affinity.bind(gpu=0, host=fake.host, settings=settings)
+        assert masks(fake) == {"4-7"}
+    else:
+        assert not affinity.bind(gpu=0, host=fake.host).satisfied
+    assert affinity.bind(gpu=0, host=fake.host, settings=settings).satisfied
+    assert masks(fake) == {"1-3"}
+
+
+# ---------------------------------------------------------------- threads and pages
+
+
+def test_a_thread_started_between_the_listing_and_its_starters_turn_is_bound() -> None:
+    """By a thread not bound yet, so with the old mask: the list is read again."""
+    fake = FakeHost(MACHINE, threads=4)
+    last = max(fake.kernel.masks)
+    born: list[int] = []
+
+    def start(tid: int, *_: object) -> bool:
+        if tid == last and len(born) < 3:  # the last of the listed has not been bound yet
+            with fake.kernel.acting_as(tid):
+                born.append(fake.kernel.start_thread())
+        return False
+
+    fake.kernel.refuse("set_affinity", errno.EIO, when=start)
+    report = affinity.bind(gpu=1, host=fake.host)
+    assert born
+    assert masks(fake) == {"4-7"}
+    assert (report.outcome.bound, report.unbound_threads) == (4 + len(born), 0)
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_pages_are_left_where_they_are_if_asked(migrate: bool) -> None:
+    """AFFINITY_MIGRATE=off: no call that could stall the process."""
+    fake = FakeHost(MACHINE, environ={"AFFINITY_MIGRATE": "on" if migrate else "off"})
+    fake.kernel.touch(1 << 20)
+    report = affinity.bind(gpu=1, host=fake.host)
+    assert fake.kernel.places == {int(migrate): 1 << 20}
+    assert report.outcome.moved == migrate << 20
+    assert (report.outcome.seconds > 0) is migrate
+    assert ("migrate_pages" in {call.name for call in fake.kernel.log}) is migrate
+
+
+def test_pages_in_a_gpus_memory_stay_there() -> None:
+    """A node without CPUs is reached by name alone: what lies there was put there."""
+    fake = FakeHost("gb200")
+    gpu_memory = (fake.topology.memory_nodes - fake.topology.cpu_nodes).first()
+    for node in (gpu_memory, 1):
+        fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.BIND, NodeSet([node])))
+        fake.kernel.touch(1 << 20)
+    fake.kernel.set_mempolicy(MemoryPolicy())
+    affinity.bind(node=0, host=fake.host)
+    assert fake.kernel.places == {0: 1 << 20, gpu_memory: 1 << 20}
+
+
+def test_undo_believes_what_the_kernel_shows() -> None:
+    """A call that is accepted and changes nothing is no undo."""
+    fake = FakeHost(MACHINE, threads=3)
+    report = affinity.bind(gpu=1, host=fake.host)
+    fake.kernel.narrow(cpuset=CpuSet.parse("2-7"))  # cuts what is put back, without an error
+    with pytest.raises(CannotBind, match=r"undo: CPUs 2-7 and .* are in force, expected CPUs 0-7"):
+        report.undo()
+
+
+def test_two_threads_that_bind_take_turns() -> None:
+    """The second acts after the first is done, and each report is of a state that was in force as a whole."""
+    fake = FakeHost(MACHINE, threads=4)
+    inside = threading.Lock()
+    met: list[str] = []
+
+    def look(*_: object) -> bool:
+        if not inside.acquire(blocking=False):
+            met.append("two at once")
+            return False
+        time.sleep(0.01)
+        inside.release()
+        return False
+
+    fake.kernel.refuse("threads", errno.EIO, when=look)
+    host = fake.host
+    both = [threading.Thread(target=lambda gpu=gpu: affinity.bind(gpu=gpu, host=host)) for gpu in (0, 1)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert met == []
+    assert len(masks(fake)) == 1

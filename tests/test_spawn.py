@@ -257,6 +257,29 @@ def test_inherit_serves_fork() -> None:
     assert (born[1], already) == ("preferred:0", True)
 
 
+def test_a_forked_worker_knows_which_it_is(tmp_path: Path) -> None:
+    """As a spawned one does: it does not take the GPUs of all for its own. One started outside is told nothing."""
+    text = """
+import attrs, multiprocessing, os, affinity
+def work():
+    report = affinity.bind()
+    print(report.launch.mode.value, len(report.launch.gpus), report.already, flush=True)
+if __name__ == "__main__":
+    settings = affinity.Settings.from_environ(os.environ)
+    for strategy, method in ("numactl", "spawn"), ("inherit", "spawn"), ("inherit", "fork"):
+        p = multiprocessing.get_context(method).Process(target=work)
+        with affinity.spawning(gpu=1, settings=attrs.evolve(settings, strategies=(strategy,))): p.start()
+        p.join()
+    p = multiprocessing.get_context("fork").Process(target=work); p.start(); p.join()
+"""
+    script = tmp_path / "worker.py"
+    script.write_text(text)
+    environ = {**os.environ, "AFFINITY_NODES": "0,0,0", "AFFINITY_DEVICES": "pci"}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["spawn 1 True"] * 3 + ["spawn 3 False"]
+
+
 def test_a_worker_forked_inside_the_block_is_not_in_it(tmp_path: Path) -> None:
     """What it starts itself is its own: any start method, and no word of its parent's about which GPU it has."""
     text = """

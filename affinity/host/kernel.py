@@ -50,6 +50,9 @@ class Kernel(Protocol):
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
         """Let one thread run on these CPUs only."""
 
+    def online(self) -> CpuSet:
+        """The CPUs that are online."""
+
     def allowed_nodes(self) -> NodeSet:
         """The nodes this process may take memory from (`Mems_allowed_list`)."""
 
@@ -145,6 +148,13 @@ class LinuxKernel:
             os.sched_setaffinity(tid, ids)
         except OSError as refused:  # Python does not say in which call
             raise OSError(refused.errno, refused.strerror, "sched_setaffinity") from None
+
+    def online(self) -> CpuSet:
+        try:
+            with open("/sys/devices/system/cpu/online", encoding="ascii") as online:
+                return CpuSet.parse(online.read())
+        except OSError:  # no sysfs in this container
+            return CpuSet(range(os.cpu_count() or 1))
 
     def allowed_nodes(self) -> NodeSet:
         with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:

@@ -5,7 +5,7 @@ GPU of node 1 on node 0 for ever. So each binding leaves a note, `bound<original
 the mask is still the one we set: a later `taskset` or cpuset is a limit again. The note travels three ways: in
 this process's memory (and its forks), in the variable `AFFINITY_BOUND` of a process that called `bind()` or was
 started through `affinity run`, and in `-X affinity=…` on the command line of a worker started inside `spawning()`,
-which changes no environment.
+which changes no environment. It also tells our memory policy from one that somebody else gave the process.
 """
 
 from __future__ import annotations
@@ -17,33 +17,37 @@ import attrs
 from affinity.errors import ListFormatError
 from affinity.host.cpuset import CpuSet
 from affinity.host.kernel import Kernel
+from affinity.host.memory import MemoryPolicy
 
 VARIABLE = "AFFINITY_BOUND"
 
 
 @attrs.frozen
 class Note:
-    """bound: the mask we set. original: the mask before. worker: whose it is: PCI addresses, or `node:1,2`."""
+    """bound: the mask we set. original: the mask before. memory: the policy we set, as `preferred:1`; "" for none.
+    worker: whose it is: PCI addresses, or `node:1,2`."""
 
     bound: CpuSet
     original: CpuSet
+    memory: str = ""
     worker: str = ""
 
     def __str__(self) -> str:
-        return f"{self.bound}<{self.original}" + (f";{self.worker}" if self.worker else "")
+        return f"{self.bound}<{self.original};{self.memory};{self.worker}".rstrip(";")
 
     @classmethod
     def parse(cls, text: str) -> Note | None:
         """None for text that is no note: a stranger's value must not stop a worker."""
-        masks, _, worker = text.partition(";")
+        masks, memory, worker, *_ = [*text.split(";", 2), "", ""]
         bound, arrow, original = masks.partition("<")
         try:
-            return cls(CpuSet.parse(bound), CpuSet.parse(original), worker) if arrow else None
+            return cls(CpuSet.parse(bound), CpuSet.parse(original), memory, worker) if arrow else None
         except ListFormatError:
             return None
 
 
 _notes: weakref.WeakKeyDictionary[Kernel, Note] = weakref.WeakKeyDictionary()
+_born: weakref.WeakKeyDictionary[Kernel, Note] = weakref.WeakKeyDictionary()  # of a worker that was forked
 
 
 def remember(kernel: Kernel, note: Note | None) -> Note | None:
@@ -53,22 +57,47 @@ def remember(kernel: Kernel, note: Note | None) -> Note | None:
         kernel.environ.pop(VARIABLE, None)
     else:
         _notes[kernel] = note
-        kernel.environ[VARIABLE] = f"{note.bound}<{note.original}"
+        kernel.environ[VARIABLE] = str(attrs.evolve(note, worker=""))
     return before
 
 
+def forked(kernel: Kernel, note: Note) -> None:
+    """This process is a worker that was forked: it has no command line of its own to tell it what `spawn_note` does."""
+    _notes.pop(kernel, None)  # the parent's
+    _born[kernel] = note
+
+
 def spawn_note(kernel: Kernel) -> Note | None:
-    """What the parent wrote on this worker's command line."""
+    """What the parent told this worker: at its fork, or on its command line."""
+    if kernel in _born:
+        return _born[kernel]
     text = kernel.xoptions.get("affinity")
     return Note.parse(text) if isinstance(text, str) else None
 
 
 def ours(kernel: Kernel) -> Note | None:
     """The note that explains the calling thread's mask; None where the mask is not our doing."""
+    notes = _told(kernel)
+    if not notes:
+        return None
+    mask, online = kernel.get_affinity(), kernel.online()  # a CPU that went offline is no limit anybody set
+    return next((note for note in notes if note.bound & online == mask), None)
+
+
+def set_by_us(policy: MemoryPolicy, kernel: Kernel) -> bool:
+    """Whether we gave this process its memory policy.
+
+    Nobody can do so from outside once it runs, so what it set itself is ours whatever a cpuset has made of it since;
+    what it was born with must be what we wrote down.
+    """
+    mine = _notes.get(kernel)
+    return (mine is not None and mine.memory != "") or any(note.memory == str(policy) for note in _told(kernel))
+
+
+def _told(kernel: Kernel) -> list[Note]:
+    """Every note there is, the latest first."""
     told = _notes.get(kernel), spawn_note(kernel), Note.parse(kernel.environ.get(VARIABLE, ""))
-    notes = [note for note in told if note is not None]
-    mask = kernel.get_affinity() if notes else None
-    return next((note for note in notes if note.bound == mask), None)
+    return [note for note in told if note is not None]
 
 
 def allowed_before(kernel: Kernel) -> CpuSet:

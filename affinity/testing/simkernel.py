@@ -321,6 +321,10 @@ class SimulatedKernel:
             if thread.cpu not in mask:
                 thread.cpu = mask.first()
 
+    def online(self) -> CpuSet:
+        with self._call("online"):
+            return self._machine.topology.online
+
     def allowed_nodes(self) -> NodeSet:
         with self._call("allowed_nodes"):
             return self._machine.mems

@@ -151,7 +151,8 @@ def test_affinity_run_becomes_the_command_bound() -> None:
 
 
 def test_four_workers_at_once_for_four_gpus(tmp_path: Path) -> None:
-    """Four threads start four workers, by one strategy and the other: each is born on its GPU's node."""
+    """Four threads start four workers, by either strategy, spawned and forked: each is born on its GPU's node and
+    knows it."""
     script = tmp_path / "server.py"
     script.write_text(
         """
@@ -162,15 +163,16 @@ def work(queue, gpu):
     report = affinity.bind()
     queue.put((gpu, *born, report.already, [g.node for g in report.launch.gpus]))
 if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn"); queue = context.Queue()
+    queue = multiprocessing.get_context("spawn").Queue()
     plans = [p for p in affinity.plan_each(gpu="all", launch_mode="spawn") if p.placement and p.placement.cpus]
     barrier = threading.Barrier(len(plans))
-    def start(gpu, strategy):
-        process = context.Process(target=work, args=(queue, gpu))
+    def start(gpu, strategy, method):
+        process = multiprocessing.get_context(method).Process(target=work, args=(queue, gpu))
         with affinity.spawning(gpu=gpu, settings=affinity.Settings(strategies=(strategy,))):
             barrier.wait(); process.start(); barrier.wait()
         process.join()
-    threads = [threading.Thread(target=start, args=(str(p.launch.gpus[0].pci), ("numactl", "inherit")[i % 2]))
+    ways = ("numactl", "spawn"), ("inherit", "spawn"), ("inherit", "fork")
+    threads = [threading.Thread(target=start, args=(str(p.launch.gpus[0].pci), *ways[i % 3]))
                for i, p in enumerate(plans)]
     for t in threads: t.start()
     for t in threads: t.join()
