@@ -30,7 +30,7 @@ class LaunchMode(enum.Enum):
     def parse(cls, text: str) -> LaunchMode:
         try:
             return cls(text.strip().lower())
-        except ValueError:
+        except (ValueError, AttributeError):
             modes = ", ".join(m.value for m in cls)
             raise UsageError(f"launch mode {text!r} is not known: expected one of {modes}") from None
 

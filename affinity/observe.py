@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import attrs
 
+from affinity.errors import UsageError
 from affinity.host.cpuset import NodeSet
 from affinity.host.host import Host
 from affinity.host.kernel import LinuxKernel
@@ -50,12 +53,13 @@ def observe(
     note = None if host.foreign else spawn_note(host.kernel)
     assigned = _ray_ids(environ)
     ray_worker = assigned is not None if isinstance(host.kernel, LinuxKernel) else None
-    launch = Launch.detect(environ, spawned=note is not None or _is_mp_child(host), ray_worker=ray_worker)
+    around = _within_ray(environ) if ray_worker is False else environ
+    launch = Launch.detect(around, spawned=note is not None or _is_mp_child(host), ray_worker=ray_worker)
     if launch_mode is not None:
         mode = launch_mode if isinstance(launch_mode, LaunchMode) else LaunchMode.parse(launch_mode)
         if mode is not launch.mode:
             launch = attrs.evolve(launch, mode=mode, why="asked for by the caller")
-    nodes = NodeSet([node]) if node is not None else None
+    nodes = NodeSet([_whole(node, "node")]) if node is not None else None
     if gpu is None and nodes is None and note is not None and note.worker:
         kind, _, named = note.worker.partition("node:")
         gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
@@ -73,10 +77,35 @@ def observe(
     return Seen(host, attrs.evolve(launch, gpus=mine, peers=peers, notes=notes), settings, plugins)
 
 
+def _whole(value: object, name: str) -> int:
+    """A whole number of any library's; UsageError for anything else."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0:
+        other = " or a GPU's name (UUID, PCI address, phys:N, all)" if name == "gpu" else ""
+        raise UsageError(f"{name}={value!r}: a whole number from 0 was expected{other}")
+    return number
+
+
 def _is_mp_child(host: Host) -> bool:
     """Whether multiprocessing started this very process; a simulated one was started by nobody."""
     process = sys.modules.get("multiprocessing.process")
     return isinstance(host.kernel, LinuxKernel) and process is not None and process.parent_process() is not None
+
+
+def _within_ray(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Beneath a Ray worker, without what its raylet has too: who started `ray start` did not start this process."""
+    raylet = environ.get("RAY_RAYLET_PID", "")
+    if not raylet.isdecimal():
+        return environ
+    try:
+        with open(f"/proc/{raylet}/environ", "rb") as file:
+            around = set(file.read().split(b"\0"))
+    except OSError:  # another user's, or not in this container
+        return environ
+    return {name: value for name, value in environ.items() if os.fsencode(f"{name}={value}") not in around}
 
 
 def _ray_ids(environ: Mapping[str, str]) -> list[str] | None:
@@ -124,5 +153,6 @@ def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu,
         gpu = launch.local_rank
     if gpu is None:
         return found.visible, _several(found.visible, "no GPU was named: all visible ones are this worker's,")
-    references = [gpu] if isinstance(gpu, str | int) else list(gpu)
+    named = gpu if isinstance(gpu, Iterable) and not isinstance(gpu, str | bytes) else [gpu]
+    references = [r if isinstance(r, str) else _whole(r, "gpu") for r in named]
     return tuple(dict.fromkeys(g for r in references for g in resolve(r, found))), ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from affinity.errors import CannotBind, UsageError
 from affinity.host.host import Host
 from affinity.host.kernel import Kernel
 from affinity.host.origin import Note, ours, remember
-from affinity.report import Observed
+from affinity.report import BindReport, Observed
 
 
 @attrs.frozen
@@ -21,10 +22,12 @@ class State:
 
     observed: Observed
     note: Note | None
+    reported: BindReport | None = None
 
     @classmethod
     def of(cls, kernel: Kernel) -> State:
-        return cls(Observed.read(kernel, pages=False), ours(kernel))
+        ray = sys.modules.get("affinity.integrations.ray")
+        return cls(Observed.read(kernel, pages=False), ours(kernel), ray.report() if ray else None)
 
     def restore(self, kernel: Kernel) -> Observed:
         """Put it back, and read back that it is. Pages stay where they are.
@@ -63,6 +66,9 @@ class State:
         if self.note is not None:  # what the bind found to be no longer allowed is not asked for again
             original = self.note.original & made.original if made is not None else self.note.original
             remember(kernel, attrs.evolve(self.note, original=original))
+        ray = sys.modules.get("affinity.integrations.ray")
+        if ray and ray.report() is not self.reported:  # a cluster was told of what is undone
+            ray.record(self.reported)
         now = Observed.read(kernel)
         if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
             why = "".join(f"; {told}" for told in refused)

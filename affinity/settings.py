@@ -15,11 +15,33 @@ from affinity.host.cpuset import MAX_ID, CpuSet
 from affinity.host.memory import MemoryMode
 
 
+def _checked(default: Any, expected: str, check: Callable[[Any], bool]) -> Any:
+    """A field that refuses what could not have come from a variable; values are also built in code."""
+
+    def validate(instance: Any, attribute: Any, value: Any) -> None:
+        if not check(value):
+            raise SettingsError(f"Settings({attribute.name}={value!r}): expected {expected}")
+
+    return attrs.field(default=default, validator=validate)
+
+
+def _flag(default: bool) -> Any:
+    return _checked(default, "True or False", lambda value: isinstance(value, bool))
+
+
+def _tuple_of(kind: type, value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 @attrs.frozen
 class Settings:
-    """The operator's flags; the defaults are what no flag at all means.
+    """The operator's flags; the defaults are what no flag at all means. Raises SettingsError for another kind of value.
 
-    strategies: names in order of preference, empty for automatic. policy: of placement; None means `node`.
+    strategies: names in order of preference, empty for automatic. policy: of placement.
     memory: the policy to ask for, None to leave memory alone. nodes: of each GPU in PCI order. auto: whether
     to bind without being told a node. required: an incomplete binding is an error. migrate: move pages touched
     before. v2: False for the first generation's binding. devices: providers to ask, empty for automatic.
@@ -27,19 +49,23 @@ class Settings:
     scope: what a split policy splits. reserve: cores left free on each node. decided: which variable set what.
     """
 
-    strategies: tuple[str, ...] = ()
-    policy: str = "node"
-    memory: MemoryMode | None = MemoryMode.PREFERRED
-    nodes: tuple[int, ...] | None = None
-    auto: bool = True
-    required: bool = False
-    migrate: bool = True
-    v2: bool = True
-    devices: tuple[str, ...] = ()
-    cpus: tuple[CpuSet, ...] = ()
-    smt: str = "all"
-    scope: str = "node"
-    reserve: int = 0
+    strategies: tuple[str, ...] = _checked((), "a tuple of strategy names", lambda v: _tuple_of(str, v))
+    policy: str = _checked("node", "the name of a placement policy", lambda v: isinstance(v, str))
+    memory: MemoryMode | None = _checked(
+        MemoryMode.PREFERRED, "a MemoryMode or None", lambda v: v is None or isinstance(v, MemoryMode)
+    )
+    nodes: tuple[int, ...] | None = _checked(
+        None, "a tuple of node ids, or None", lambda v: v is None or (isinstance(v, tuple) and all(map(_is_count, v)))
+    )
+    auto: bool = _flag(True)
+    required: bool = _flag(False)
+    migrate: bool = _flag(True)
+    v2: bool = _flag(True)
+    devices: tuple[str, ...] = _checked((), "a tuple of provider names", lambda v: _tuple_of(str, v))
+    cpus: tuple[CpuSet, ...] = _checked((), "a tuple of CpuSet", lambda v: _tuple_of(CpuSet, v))
+    smt: str = _checked("all", "'all' or 'one'", lambda v: v in ("all", "one"))
+    scope: str = _checked("node", "'node' or 'socket'", lambda v: v in ("node", "socket"))
+    reserve: int = _checked(0, "a number of cores from 0", _is_count)
     decided: Mapping[str, str] = attrs.field(factory=dict, eq=False)
 
     @classmethod

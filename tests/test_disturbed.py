@@ -302,12 +302,15 @@ def test_a_fork_while_another_thread_binds_can_bind() -> None:
 # ---------------------------------------------------------------- what counts as ours after a change
 
 
-def test_our_own_policy_is_not_an_outsiders_after_the_mask_has_changed() -> None:
+@pytest.mark.parametrize("remapped", [False, True])
+def test_our_own_policy_is_not_an_outsiders_after_the_mask_has_changed(remapped: bool) -> None:
     """A changed cpuset resets masks (Linux 6.1): the next bind acts, and does not take our policy for a limit."""
     fake = FakeHost(MACHINE, threads=3)
     affinity.bind(gpu=1, host=fake.host)
     for tid in fake.kernel.masks:
         fake.kernel.set_affinity(tid, CpuSet.parse("2-7"))
+    if remapped:  # with the cpuset's memory nodes, by the kernel: Documentation/admin-guide/cgroup-v1/cpusets.rst
+        fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.LOCAL))
     report = affinity.bind(gpu=0, host=fake.host, settings=REQUIRED)
     assert masks(fake) == {"2-3"}
     assert str(report.observed.policy) == "preferred:0"

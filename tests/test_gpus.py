@@ -32,7 +32,7 @@ from affinity.gpus import Inventory, nvidia_nodes
 from affinity.host.host import ForeignKernel
 from affinity.host.synthetic import StaticSource
 from affinity.host.topology import Origin, Topology
-from affinity.observe import _several
+from affinity.observe import _given_by_ray, _several
 from affinity.plugins import Plugins
 from affinity.references import resolve, resolve_physical
 from affinity.registry import Registry
@@ -207,6 +207,15 @@ def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
     assert _several((near, near), "its GPUs are") == ""
     assert _several((near, far), "its GPUs are") == "its GPUs are on several nodes: it is placed on all of these"
     assert "; the node of 0000:02:00.0 is not known, so it counts for nothing" in _several((near, lost), "its GPUs are")
+
+
+def test_a_launchers_gpus_on_several_nodes_are_told() -> None:
+    """Ray gives an actor GPUs 0 and 7 of a DGX: one on each socket."""
+    found = listed("dgx-h100")
+    assert _given_by_ray(["0", "1"], found, Settings())[1] == ""
+    mine, told = _given_by_ray(["0", "7"], found, Settings())
+    assert mine == (found.machine[0], found.machine[7])
+    assert told == "its GPUs are on several nodes: it is placed on all of these"
 
 
 def test_an_amd_launchers_ids_count_what_rocr_leaves() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,3 +120,17 @@ def test_any_value_parses_or_is_refused_by_name(name: str, text: str) -> None:
         read({name: text})
     except SettingsError as refused:
         assert name in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("strategies", "libnuma"), ("strategies", ["libnuma"]), ("policy", None), ("memory", "bind"), ("nodes", [0, 1]),
+        ("nodes", (-1,)), ("auto", 1), ("required", "required"), ("devices", "pci"), ("cpus", ("0-1",)), ("smt", "on"),
+        ("scope", "machine"), ("reserve", -1), ("reserve", "2"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_refused_where_it_is_built(field: str, value: object) -> None:
+    """In code, as in a variable: which field, what was found, what is expected."""
+    with pytest.raises(SettingsError, match=rf"Settings\({field}={re.escape(repr(value))}\): expected "):
+        Settings(**{field: value})  # type: ignore[arg-type]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -134,8 +136,8 @@ def test_the_concurrency_groups_of_an_async_actor_run_on_its_cpus(actors: Actors
     assert [mask for _, mask in found] == [[cpu_of(*ray.get(actor.gpu.remote()))]] * 2
 
 
-def test_several_gpus_of_one_actor_place_it_beside_all_and_the_report_says_so(actors: Actors) -> None:
-    """The union of their CPUs."""
+def test_several_gpus_of_one_actor_place_it_beside_all(actors: Actors) -> None:
+    """The union of their CPUs. That a report tells where their nodes differ: tests/test_gpus.py."""
     seen = ray.get(actors(Plain, num_gpus=2).seen.remote())
     assert len(seen["gpus"]) == 2
     assert bound_to(seen, {cpu_of(gpu) for gpu in seen["gpus"]})
@@ -175,13 +177,18 @@ class Engine:
         with affinity.spawning() as plan:
             return gpus(), str(plan.placement and plan.placement.cpus)
 
-    def forked(self) -> int:
-        """Exit status of a fork that binds itself, and of SIGALRM where that hangs."""
+    def forked(self, late: bool) -> int:
+        """Exit status of a fork that binds itself, and of SIGALRM where that hangs. late: it was the first to import
+        the package, and has a thread already."""
         child = os.fork()
         if not child:
             signal.alarm(20)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            made = affinity.bind(node=0)
+            if late:
+                for name in [name for name in sys.modules if name.startswith("affinity")]:
+                    del sys.modules[name]
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+            made = importlib.import_module("affinity").bind(node=0)
             os._exit(0 if made.launch.mode.value == "inline" else 3)
         return os.waitpid(child, 0)[1]
 
@@ -197,9 +204,10 @@ def test_a_worker_that_an_actor_spawns_goes_to_the_actors_gpu(actors: Actors) ->
         assert cpus == str(cpu_of(*mine))
 
 
-def test_a_fork_of_an_actor_binds_itself_and_asks_ray_nothing(actors: Actors) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_fork_of_an_actor_binds_itself_and_asks_ray_nothing(actors: Actors, late: bool) -> None:
     """Ray's connections do not work in a fork: a call would hang for ever."""
-    assert ray.get(actors(Engine).forked.remote(), timeout=40) == 0
+    assert ray.get(actors(Engine).forked.remote(late), timeout=40) == 0
 
 
 def test_a_report_can_leave_its_actor(actors: Actors) -> None:
@@ -318,3 +326,9 @@ def test_a_decorator_in_the_wrong_place_is_refused_saying_the_right_one() -> Non
         bound(ray.remote(Plain))
     with pytest.raises(affinity.UsageError, match="expected a class or a plain function"):
         bound(EVEN)
+
+    async def stream() -> Any:
+        yield
+
+    with pytest.raises(affinity.UsageError, match="expected a class or a plain function"):
+        bound(stream)

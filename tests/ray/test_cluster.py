@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -19,11 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers import EVEN, ODD, RAY, environment
 
 import affinity
-from affinity.integrations.ray import ActorAudit, audit, bound, survey
+from affinity.integrations.ray import ActorAudit, audit, bound, report, survey
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
 GPUS = (2, 1, 4)  # of the three nodes
+ON_ODD = affinity.Settings(policy="explicit", cpus=(affinity.CpuSet([ODD]),), nodes=(0,))
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +86,33 @@ class Scheduler:
         return os.getpid()
 
 
-def start(node: str, **options: Any) -> Any:
+class Loose:
+    """Binds by itself, and not in its `__init__`."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def bind_for_a_while(self) -> list[bool]:
+        with affinity.restored():
+            affinity.bind()
+            inside = report() is not None
+        return [inside, report() is None]
+
+    def bind_in_a_thread(self) -> None:
+        thread = threading.Thread(target=affinity.bind)
+        thread.start()
+        thread.join()
+
+    def bind_for_a_call(self) -> bool:
+        """Bound itself, it calls what is decorated for tasks."""
+        made = affinity.bind()
+        bound(lambda: None, settings=ON_ODD)()
+        return report() is made
+
+
+def start(node: str, cls: type = Scheduler, **options: Any) -> Any:
     here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_gpus=1, num_cpus=0, **options)(Scheduler).options(scheduling_strategy=here).remote()
+    return ray.remote(num_gpus=1, num_cpus=0, **options)(cls).options(scheduling_strategy=here).remote()
 
 
 def by_gpus() -> dict[int, str]:
@@ -159,6 +185,41 @@ def test_an_audit_counts_a_second_bind_and_a_failed_one(cluster: Cluster) -> Non
     ray.kill(actor)
 
 
+def test_a_bind_that_was_undone_is_not_audited_and_one_from_any_thread_is(cluster: Cluster) -> None:
+    """`affinity.bind()` anywhere in the actor; what a block gives back is not in force."""
+    actor = start(by_gpus()[4], Loose)
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    assert ray.get(actor.bind_for_a_while.remote(), timeout=30) == [True, True]
+    assert [found for found in audit(timeout=30) if found.pid == pid] == []
+    ray.get(actor.bind_in_a_thread.remote(), timeout=30)
+    assert (of(pid).holds, of(pid).outside, of(pid).name) == (True, 0, "")
+    ray.kill(actor)
+
+
+@pytest.mark.skipif(EVEN == ODD, reason="one CPU: nothing can be outside")
+def test_a_bound_actor_that_calls_a_bound_function_stays_as_it_was(cluster: Cluster) -> None:
+    """Its own binding is in force again after the call, and so is its record."""
+    actor = start(by_gpus()[4], Loose)
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    assert ray.get(actor.bind_for_a_call.remote(), timeout=30)
+    assert (of(pid).holds, of(pid).outside, of(pid).report["requested"]["cpus"]) == (True, 0, str(EVEN))
+    ray.kill(actor)
+
+
+def test_a_record_that_was_written_meanwhile_is_not_dropped(cluster: Cluster) -> None:
+    """An actor that Ray restarts has the id of the one that has ended."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_list, _internal_kv_put
+
+    from affinity.integrations.ray._audit import _drop
+
+    for said, kept in ({"pid": 2}, True), ({"pid": 1}, False):
+        _internal_kv_put(b"actor", json.dumps(said).encode(), namespace=b"numa-affinity")
+        _drop("actor", {"pid": 1})
+        assert (b"actor" in _internal_kv_list(b"", namespace=b"numa-affinity")) is kept
+        _internal_kv_del(b"actor", namespace=b"numa-affinity")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which takes root; continuous integration is")
 def test_a_record_of_a_process_that_is_another_users_now_is_dropped() -> None:
     """As uid 65534: nothing of PID 1 may be read but when it started, and one such record hides no other."""
     text = """
@@ -206,6 +267,13 @@ def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
     (row,) = [line for line in told.stdout.splitlines() if "Scheduler" in line]
     assert str(pid) in row
     assert "yes" in row
+    told = command("audit", "--address", cluster.address, "--json")
+    assert told.returncode == 0, told.stderr
+    (found,) = (found for found in json.loads(told.stdout) if found["pid"] == pid)
+    assert found.keys() == {"version", *(field.name for field in attrs.fields(ActorAudit)), "local_share"}
+    assert (found["holds"], found["report"]["strategy"]) == (True, "libnuma")
+    ray.get(actor.bind_where_it_cannot.remote(), timeout=30)
+    assert command("audit", "--address", cluster.address).returncode == 1
     ray.kill(actor)
 
 
@@ -233,6 +301,8 @@ def test_a_silent_node_is_reported_and_not_waited_for(cluster: Cluster) -> None:
     (raylet,) = (p for n in cluster.worker_nodes if n.node_id == node for p in n.all_processes["raylet"])
     os.kill(raylet.process.pid, signal.SIGSTOP)
     try:
+        told = command("survey", "--address", cluster.address, "--timeout", "5")
+        assert (told.returncode, "no answer within 5 s" in told.stdout) == (1, True)
         began = time.monotonic()
         found = {answer.node: answer.error for answer in survey(timeout=10)}
         assert time.monotonic() - began < 30

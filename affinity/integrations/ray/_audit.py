@@ -24,10 +24,11 @@ from affinity.integrations.ray._record import STORE, started, who
 class ActorAudit:
     """One actor.
 
-    actor: Ray's id. name: its own, else its class's. node, host, pid: where it runs. report: what it found when it
-    bound, in the shape of docs/reference/json.md. threads: those it has now, and outside: how many of them may run on
-    CPUs that were not placed. resident: bytes of its own pages by node now, None where unreadable. holds: it was
-    put in force, and no more threads are outside than were then. error: why nothing could be learnt, "" where it could.
+    actor: Ray's id. name: its own, else its class's, else "" (it was bound outside its methods). node, host, pid: where
+    it runs. report: what it found when it bound, in the shape of docs/reference/json.md. threads: those it has now, and
+    outside: how many of them may run on CPUs that were not placed. resident: bytes of its own pages by node now, None
+    where unreadable. holds: what was to be done was (nothing, where it was placed nowhere), and no more threads are
+    outside than were then. error: why nothing could be learnt, "" where it could.
     """
 
     actor: str
@@ -56,20 +57,18 @@ def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
     timeout: seconds for all nodes; actors of a silent one are reported with `error`. The records of actors that
     have ended are dropped. Raises UsageError where this process is connected to no cluster.
     """
-    from ray.experimental.internal_kv import _internal_kv_del
-
     hosts = nodes.alive()
     by_node: dict[str, dict[str, dict[str, Any]]] = {}
     for actor, told in _records():
         by_node.setdefault(told["node"], {})[actor] = told
     for gone in by_node.keys() - hosts.keys():
-        for actor in by_node.pop(gone):
-            _internal_kv_del(actor.encode(), namespace=STORE)
+        for actor, told in by_node.pop(gone).items():
+            _drop(actor, told)
     for answer in nodes.ask({node: (_look, told) for node, told in by_node.items()}, hosts, timeout):
         for actor, told in by_node[answer.node].items():
             found = {"error": answer.error} if answer.said is None else answer.said[actor]
             if found is None:
-                _internal_kv_del(actor.encode(), namespace=STORE)
+                _drop(actor, told)
                 continue
             yield ActorAudit(actor, told["name"], answer.node, answer.host, told["pid"], told["report"], **found)
 
@@ -81,6 +80,15 @@ def _records() -> Iterator[tuple[str, dict[str, Any]]]:
         value = _internal_kv_get(key, namespace=STORE)
         if value is not None:  # else another audit has dropped it meanwhile
             yield key.decode(), json.loads(value)
+
+
+def _drop(actor: str, told: dict[str, Any]) -> None:
+    """Forget what a process that has ended left; not what the actor, restarted meanwhile, says of its new one."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get
+
+    value = _internal_kv_get(actor.encode(), namespace=STORE)
+    if value is not None and json.loads(value) == told:
+        _internal_kv_del(actor.encode(), namespace=STORE)
 
 
 def _look(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
@@ -101,7 +109,9 @@ def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     except PermissionError as refused:  # it is another user's: by its start time, the actor or who came after it
-        return None if started(directory) != told["who"][1] else {"error": str(refused)}
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return None if started(directory) != told["who"][1] else {"error": str(refused)}
+        return None
     requested = told["report"]["requested"]
     cpus = CpuSet.parse(requested["cpus"]) if requested and requested["cpus"] is not None else None
     outside = sum(not mask <= cpus for mask in masks) if cpus is not None else 0

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 STORE = b"numa-affinity"
 
 
-def tell(made: BindReport) -> None:
-    """Leave the record of this actor's bind, in the place of an earlier one; nothing where this is no actor."""
+def tell(made: BindReport | None) -> None:
+    """Leave the record of this actor's bind, in the place of an earlier one; nothing where this is no actor.
+
+    None: nothing is bound any more, and no record is left.
+    """
     import json
 
-    from ray.experimental.internal_kv import _internal_kv_put
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
     from affinity import shape
     from affinity.integrations.ray._worker import worker_context
@@ -27,8 +30,12 @@ def tell(made: BindReport) -> None:
     actor = context.get_actor_id() if context else None
     if actor is None:
         return
+    if made is None:
+        _internal_kv_del(actor.encode(), namespace=STORE)
+        return
+    _, _, function = context.get_task_function_name().rpartition(".")[0].rpartition(".")  # "" in a thread of its own
     told = {
-        "name": context.get_actor_name() or context.get_task_function_name().split(".")[-2],
+        "name": context.get_actor_name() or function,
         "node": context.get_node_id(),
         "pid": os.getpid(),
         "who": who("/proc/self"),

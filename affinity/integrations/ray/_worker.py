@@ -65,9 +65,18 @@ _IMPORTED_BY = os.getpid()
 def _is_fork() -> bool:
     """Whether this is a fork of a worker: it inherits Ray's state, but a call through it would hang for ever.
 
-    One that was forked before this module was there has lost the threads without which no worker is.
+    One that was forked before this module was there is known by its parent: the same program, started by the same
+    raylet, while a worker's parent is the raylet, or what a runtime environment puts between them.
     """
-    return os.getpid() != _IMPORTED_BY or len(os.listdir("/proc/self/task")) == 1
+    if os.getpid() != _IMPORTED_BY or len(os.listdir("/proc/self/task")) == 1:
+        return True
+    raylet = f"RAY_RAYLET_PID={os.environ.get('RAY_RAYLET_PID')}".encode()
+    parent = f"/proc/{os.getppid()}"
+    try:
+        with open(f"{parent}/environ", "rb") as environ:
+            return raylet in environ.read().split(b"\0") and os.path.samefile(f"{parent}/exe", "/proc/self/exe")
+    except OSError:  # another user's, or not in this container
+        return False
 
 
 @overload
@@ -103,7 +112,7 @@ def _bound(target: Any, **where: Unpack[Where]) -> Any:
                 yield from target(*args, **kwargs)
 
         return stream
-    if inspect.isfunction(target) and not inspect.iscoroutinefunction(target):
+    if inspect.isfunction(target) and not (inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target)):
 
         @functools.wraps(target)
         def task(*args: Any, **kwargs: Any) -> Any:
@@ -154,12 +163,10 @@ def _for_this_instance(instance: object, where: Where) -> Iterator[None]:
 def _for_this_task(where: Where) -> Iterator[None]:
     from affinity.api import bind
 
-    global _report
     made = bind(**where)
     try:
         yield
     finally:
-        _report = None
         try:
             made.undo()
         except CannotBind as refused:  # a cpuset that was narrowed meanwhile; what the task gave is worth more
@@ -167,13 +174,14 @@ def _for_this_task(where: Where) -> Iterator[None]:
 
 
 def report() -> BindReport | None:
-    """What the last `affinity.bind()` of this Ray worker found; None where it has not bound, or its `@bound` task has
-    ended."""
+    """What the last `affinity.bind()` of this Ray worker found; None where there is none that is not undone."""
     return _report
 
 
-def record(made: BindReport) -> None:
+def record(made: BindReport | None) -> None:
     """Called by `affinity.bind()` in a Ray worker: keeps the report, and tells the cluster of an actor's.
+
+    Also where a bind is undone: with the report before it, or None.
 
     The cluster keeps it in its key-value store, for `audit`. A store that refuses is a warning: the worker is bound.
     """
