@@ -58,10 +58,16 @@ class Visit:
     outcomes: dict[str, Outcome]
     trouble: str
     seconds: float
+    console: str = ""
 
     def outcome(self, test: str) -> Outcome:
-        missing = Outcome("failed", f"the machine did not report on it\n{self.trouble}")
-        return self.outcomes.get(test, missing)
+        """What came of a test; of one that failed, with what stood on the machine's console."""
+        found = self.outcomes.get(test)
+        if found is None:
+            return Outcome("failed", f"the machine did not report on it\n{self.trouble}")
+        if found.outcome == "failed" and self.console:
+            found.sections["the machine's console"] = self.console
+        return found
 
 
 def list_tests() -> dict[str, list[str]]:
@@ -90,7 +96,8 @@ def visit(machine: str, tests: Iterable[str], results: Path, stop: threading.Eve
     for boots in (1, 2):
         try:
             result = run(MACHINES[machine], command, results, environment=QUIET, stop=stop)
-            return Visit(read_report(results), trouble(result), result.seconds)
+            console = "\n".join(result.console.splitlines()[-40:]).strip()
+            return Visit(read_report(results), trouble(result), result.seconds, console)
         except BootError as error:
             told = f"boot {boots}: {error}"
             if error.started or stop.is_set():

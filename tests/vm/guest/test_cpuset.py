@@ -239,6 +239,18 @@ def test_a_bound_process_moves_to_another_node_but_never_out_of_its_cpuset() -> 
     assert "no CPU of node 0 (0-1) is allowed here (allowed: 2-7)" in third
 
 
+def test_a_cpuset_that_changed_after_a_bind_does_not_make_our_policy_an_outsiders() -> None:
+    """The kernel resets the mask to the cpuset, and leaves preferred:3: the next bind acts all the same."""
+
+    def work() -> list[Any]:
+        bound(node=3)
+        group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2])
+        (group / "cpuset.cpus").write_text("3-7")
+        return [now(), bound(node=1, settings=REQUIRED)["now"]]
+
+    assert confined(work, cpus="2-7") == [["3-7", "preferred:3"], ["3", "preferred:1"]]
+
+
 # ---------------------------------------------------------------- between plan and bind
 
 
