@@ -139,6 +139,8 @@ class BindReport:
             lines.append(f"requested: {self.requested.words} ({self.requested.reason})")
         mask = self.observed.threads.get(self.observed.caller)
         lines.append(f"in force: CPUs {mask}, memory policy {self.observed.policy or 'unknown'}")
+        if self.outcome.moved:
+            lines.append(f"moved: {self.outcome.moved / 2**20:.1f} MiB touched before, in {self.outcome.seconds:.2f} s")
         if outside := self.unbound_threads:
             lines.append(f"left alone: {outside} of {len(self.observed.threads)} threads may run elsewhere")
         lines += [f"given up: {d}" for d in self.degradations]

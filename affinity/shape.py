@@ -191,6 +191,7 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
             "local_share": now.local_share(bound.requested) if bound.requested else None,
         },
         "moved": bound.outcome.moved,
+        "move_seconds": bound.outcome.seconds,
         "left": bound.outcome.left,
         "degradations": [
             {"tried": d.tried, "errno": d.errno or None, "said": d.said, "remedy": d.remedy or None}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import CannotBind, CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Placement, Settings
+from affinity import CannotBind, CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Placement, Settings, shape
 from affinity.host.kernel import LINUX, LinuxKernel
 from affinity.ladder import Step, descend
 from affinity.plugins import Plugins
@@ -374,6 +374,8 @@ def test_pages_are_left_where_they_are_if_asked(migrate: bool) -> None:
     assert fake.kernel.places == {int(migrate): 1 << 20}
     assert report.outcome.moved == migrate << 20
     assert (report.outcome.seconds > 0) is migrate
+    assert ("moved: 1.0 MiB touched before, in 0." in str(report)) is migrate
+    assert (shape.report(report)["move_seconds"] > 0) is migrate
     assert ("migrate_pages" in {call.name for call in fake.kernel.log}) is migrate
 
 

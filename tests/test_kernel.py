@@ -74,7 +74,7 @@ def test_a_policy_on_a_node_that_is_not_there_is_refused() -> None:
 
 
 def test_libnuma_is_never_asked_for_a_node_beyond_its_mask(python) -> None:  # type: ignore[no-untyped-def]
-    """libnuma would write past its mask, or end the process: the bit is not set and nothing is bound there."""
+    """Some of py-libnuma's calls would end the process: the bit is not set, and nothing is bound there."""
     text = (
         "from affinity import *; from affinity.host.kernel import LINUX\n"
         "LINUX.set_mempolicy_libnuma(MemoryPolicy(MemoryMode.BIND, NodeSet([0, 60000])))\n"

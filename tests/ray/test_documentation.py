@@ -55,6 +55,7 @@ def test_the_tutorials_scheduler_is_built_with_every_thread_bound() -> None:
 @pytest.mark.skipif(EVEN == ODD, reason="one CPU: nothing can be left behind")
 def test_the_tutorials_scheduler_is_bound_by_the_first_generation_where_that_is_asked_for() -> None:
     """SGLANG_NUMA_BIND_V2=0: legacy, the calling thread alone, and the same bind() did it."""
+    assert TUTORIAL.read_text().count("bind(") == 1  # for either flag: never two, never none
     found = infos(SGLANG_NUMA_BIND_V2="0")
     assert [info["strategy"] for info in found] == ["legacy"] * 2
     assert sorted(info["cpus"] for info in found) == sorted([str(EVEN), str(ODD)])

@@ -13,7 +13,7 @@ from affinity import CpuSet
 
 from ..machines import Gpu, Machine
 
-pytestmark = pytest.mark.machine("grace", "memoryless", "sparse", "single", "numa-off", "no-numa")
+pytestmark = pytest.mark.machine("grace", "memoryless", "sparse", "single", "no-numa")
 
 
 def expected(machine: Machine, gpu: Gpu) -> tuple[str, str, str]:
@@ -48,6 +48,7 @@ print(LINUX.get_affinity(), LINUX.get_mempolicy())
     assert after == f"{CpuSet(machine.online_cpus)} default"
 
 
+@pytest.mark.machine("grace")
 def test_a_command_runs_beside_its_gpu(machine: Machine) -> None:
     """Through numactl where it binds."""
     gpu = machine.visible_gpus[-1]
