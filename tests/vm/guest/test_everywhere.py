@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 
+import affinity
 from affinity import CpuSet
+from affinity.host.kernel import LINUX
 
 from ..machines import Gpu, Machine
 
 pytestmark = pytest.mark.machine("grace", "memoryless", "sparse", "single", "no-numa")
+
+
+def state() -> tuple[str, str]:
+    """The calling thread's CPUs and memory policy."""
+    return str(LINUX.get_affinity()), str(LINUX.get_mempolicy())
 
 
 def expected(machine: Machine, gpu: Gpu) -> tuple[str, str, str]:
@@ -26,36 +33,16 @@ def expected(machine: Machine, gpu: Gpu) -> tuple[str, str, str]:
     return str(CpuSet(machine.cpus(here))), f"preferred:{here.number}" if here.memory else "default", "libnuma"
 
 
-def test_each_gpus_worker_binds_itself_and_goes_back(machine: Machine, tmp_path: Path) -> None:
+def test_each_gpus_worker_binds_itself_and_goes_back(machine: Machine) -> None:
     """By PCI address; where there is nothing to gain, nothing is touched. The undo is verified by the call itself."""
-    script = tmp_path / "workers.py"
-    script.write_text(
-        """
-import sys, affinity
-from affinity.host.kernel import LINUX
-for address in sys.argv[1:]:
-    report = affinity.bind(gpu=address)
-    print(LINUX.get_affinity(), LINUX.get_mempolicy(), report.strategy, *report.degradations)
-    report.undo()
-print(LINUX.get_affinity(), LINUX.get_mempolicy())
-"""
-    )
-    gpus = machine.visible_gpus
-    command = [sys.executable, str(script), *(gpu.address for gpu in gpus)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    *each, after = done.stdout.splitlines() or [done.stderr]
-    assert each == [" ".join(expected(machine, gpu)) for gpu in gpus]
-    assert after == f"{CpuSet(machine.online_cpus)} default"
-
-
-@pytest.mark.machine("grace")
-def test_a_command_runs_beside_its_gpu(machine: Machine) -> None:
-    """Through numactl where it binds."""
-    gpu = machine.visible_gpus[-1]
-    look = "import affinity; from affinity.host.kernel import LINUX as k; print(k.get_affinity(), k.get_mempolicy())"
-    command = [sys.executable, "-m", "affinity", "run", "--gpu", gpu.address, "--", sys.executable, "-c", look]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert (done.stdout, done.stderr) == (" ".join(expected(machine, gpu)[:2]) + "\n", "")
+    before = state()
+    assert before == (str(CpuSet(machine.online_cpus)), "default")
+    for gpu in machine.visible_gpus:
+        report = affinity.bind(gpu=gpu.address)
+        assert (*state(), report.strategy) == expected(machine, gpu)
+        assert report.degradations == ()
+        report.undo()
+        assert state() == before
 
 
 @pytest.mark.machine("grace")
