@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from affinity.api import plan_each as plan_each
     from affinity.api import spawning as spawning
     from affinity.degradation import Degradation as Degradation
+    from affinity.devices.gpu import (
+        DeviceProvider as DeviceProvider,
+    )
+    from affinity.devices.gpu import (
+        Evidence as Evidence,
+    )
+    from affinity.devices.gpu import (
+        Gpu as Gpu,
+    )
+    from affinity.devices.gpu import (
+        Source as Source,
+    )
     from affinity.errors import (
         AffinityError as AffinityError,
     )
@@ -49,99 +61,87 @@ if TYPE_CHECKING:
     from affinity.errors import (
         UsageError as UsageError,
     )
-    from affinity.host.cpuset import CpuSet as CpuSet
-    from affinity.host.cpuset import NodeSet as NodeSet
-    from affinity.host.devices import (
-        DeviceProvider as DeviceProvider,
-    )
-    from affinity.host.devices import (
-        Evidence as Evidence,
-    )
-    from affinity.host.devices import (
-        Gpu as Gpu,
-    )
-    from affinity.host.devices import (
-        Source as Source,
-    )
-    from affinity.host.host import Host as Host
-    from affinity.host.kernel import Kernel as Kernel
-    from affinity.host.memory import MemoryMode as MemoryMode
-    from affinity.host.memory import MemoryPolicy as MemoryPolicy
-    from affinity.host.topology import (
-        Cpu as Cpu,
-    )
-    from affinity.host.topology import (
-        Node as Node,
-    )
-    from affinity.host.topology import (
-        Origin as Origin,
-    )
-    from affinity.host.topology import (
-        PciAddress as PciAddress,
-    )
-    from affinity.host.topology import (
-        PciDevice as PciDevice,
-    )
-    from affinity.host.topology import (
-        Topology as Topology,
-    )
-    from affinity.inprocess import bind_process as bind_process
-    from affinity.inprocess import set_and_read_back as set_and_read_back
-    from affinity.launch import RUNNING as RUNNING
-    from affinity.launch import Launch as Launch
-    from affinity.launch import LaunchMode as LaunchMode
-    from affinity.policy import (
+    from affinity.host import Host as Host
+    from affinity.kernel.linux import Kernel as Kernel
+    from affinity.kernel.mempolicy import MemoryMode as MemoryMode
+    from affinity.kernel.mempolicy import MemoryPolicy as MemoryPolicy
+    from affinity.launchers.launch import RUNNING as RUNNING
+    from affinity.launchers.launch import Launch as Launch
+    from affinity.launchers.launch import LaunchMode as LaunchMode
+    from affinity.policies.policy import (
         Placement as Placement,
     )
-    from affinity.policy import (
+    from affinity.policies.policy import (
         PlacementPolicy as PlacementPolicy,
     )
-    from affinity.policy import (
+    from affinity.policies.policy import (
         allowed_on as allowed_on,
     )
-    from affinity.policy import (
+    from affinity.policies.policy import (
         memory_beside as memory_beside,
     )
-    from affinity.report import BindReport as BindReport
-    from affinity.report import Observed as Observed
-    from affinity.restore import restored as restored
+    from affinity.policies.split import SplitPolicy as SplitPolicy
+    from affinity.policies.split import contiguous as contiguous
+    from affinity.policies.split import gpu_places as gpu_places
+    from affinity.policies.split import l3_domains as l3_domains
+    from affinity.policies.split import package_nodes as package_nodes
+    from affinity.policies.split import physical_cores as physical_cores
+    from affinity.policies.split import usable_cores as usable_cores
+    from affinity.policies.split import usable_cpus as usable_cpus
+    from affinity.policies.split import whole_nodes as whole_nodes
+    from affinity.policies.split import with_package as with_package
+    from affinity.report.report import BindReport as BindReport
+    from affinity.report.report import Observed as Observed
+    from affinity.report.restore import restored as restored
     from affinity.settings import Settings as Settings
-    from affinity.spawn import starting as starting
-    from affinity.split import SplitPolicy as SplitPolicy
-    from affinity.split import contiguous as contiguous
-    from affinity.split import gpu_places as gpu_places
-    from affinity.split import l3_domains as l3_domains
-    from affinity.split import package_nodes as package_nodes
-    from affinity.split import physical_cores as physical_cores
-    from affinity.split import usable_cores as usable_cores
-    from affinity.split import usable_cpus as usable_cpus
-    from affinity.split import whole_nodes as whole_nodes
-    from affinity.split import with_package as with_package
-    from affinity.strategy import AffinityStrategy as AffinityStrategy
-    from affinity.strategy import Outcome as Outcome
+    from affinity.strategies.process import bind_process as bind_process
+    from affinity.strategies.process import set_and_read_back as set_and_read_back
+    from affinity.strategies.start import starting as starting
+    from affinity.strategies.strategy import AffinityStrategy as AffinityStrategy
+    from affinity.strategies.strategy import Outcome as Outcome
     from affinity.support import Support as Support
+    from affinity.topology.cpuset import CpuSet as CpuSet
+    from affinity.topology.cpuset import NodeSet as NodeSet
+    from affinity.topology.model import (
+        Cpu as Cpu,
+    )
+    from affinity.topology.model import (
+        Node as Node,
+    )
+    from affinity.topology.model import (
+        Origin as Origin,
+    )
+    from affinity.topology.model import (
+        PciAddress as PciAddress,
+    )
+    from affinity.topology.model import (
+        PciDevice as PciDevice,
+    )
+    from affinity.topology.model import (
+        Topology as Topology,
+    )
 
 _HOME = {
     "api": "Plan bind plan plan_each spawning",
     "degradation": "Degradation",
     "errors": "AffinityError CannotBind DeviceError ForeignHost PlacementError PluginError SettingsError "
     "TopologyError UnknownGpu UsageError",
-    "host.cpuset": "CpuSet NodeSet",
-    "host.devices": "DeviceProvider Evidence Gpu Source",
-    "host.host": "Host",
-    "host.kernel": "Kernel",
-    "host.memory": "MemoryMode MemoryPolicy",
-    "host.topology": "Cpu Node Origin PciAddress PciDevice Topology",
-    "inprocess": "bind_process set_and_read_back",
-    "launch": "RUNNING Launch LaunchMode",
-    "policy": "Placement PlacementPolicy allowed_on memory_beside",
-    "report": "BindReport Observed",
-    "restore": "restored",
+    "topology.cpuset": "CpuSet NodeSet",
+    "devices.gpu": "DeviceProvider Evidence Gpu Source",
+    "host": "Host",
+    "kernel.linux": "Kernel",
+    "kernel.mempolicy": "MemoryMode MemoryPolicy",
+    "topology.model": "Cpu Node Origin PciAddress PciDevice Topology",
+    "strategies.process": "bind_process set_and_read_back",
+    "launchers.launch": "RUNNING Launch LaunchMode",
+    "policies.policy": "Placement PlacementPolicy allowed_on memory_beside",
+    "report.report": "BindReport Observed",
+    "report.restore": "restored",
     "settings": "Settings",
-    "spawn": "starting",
-    "split": "SplitPolicy contiguous gpu_places l3_domains package_nodes physical_cores usable_cores usable_cpus "
-    "whole_nodes with_package",
-    "strategy": "AffinityStrategy Outcome",
+    "strategies.start": "starting",
+    "policies.split": "SplitPolicy contiguous gpu_places l3_domains package_nodes physical_cores usable_cores "
+    "usable_cpus whole_nodes with_package",
+    "strategies.strategy": "AffinityStrategy Outcome",
     "support": "Support",
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, NoReturn
 import attrs
 
 from affinity.errors import CannotBind, PlacementError, UsageError
-from affinity.host.cpuset import CpuSet
-from affinity.host.host import Host
-from affinity.host.origin import VARIABLE, Note, forked, remember
-from affinity.ladder import Step, descend
-from affinity.launch import Launch, LaunchMode
+from affinity.handoff import VARIABLE, Note, forked, remember
+from affinity.host import Host
+from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observe import GpuRef, Seen, observe
-from affinity.policy import Placement, without_memory
-from affinity.selector import Case, Selection, select
+from affinity.policies.policy import Placement, without_memory
+from affinity.selection.fallback import Step, descend
+from affinity.selection.rules import Case, Selection, select
 from affinity.settings import Settings
+from affinity.topology.cpuset import CpuSet
 
 if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: what only `bind` needs, it imports
-    from affinity.report import BindReport, Observed
-    from affinity.restore import State
-    from affinity.strategy import AffinityStrategy, Outcome
+    from affinity.report.report import BindReport, Observed
+    from affinity.report.restore import State
+    from affinity.strategies.strategy import AffinityStrategy, Outcome
 
 _binding = threading.RLock()  # two threads that bind one process at once do so one after the other
 
@@ -101,8 +101,8 @@ def bind(
     had is put in force and the report says what was given up; under `AFFINITY_ENFORCE=required` (settings.required)
     anything less than what was asked for is undone and raises CannotBind.
     """
-    from affinity.report import verify
-    from affinity.restore import State
+    from affinity.report.report import verify
+    from affinity.report.restore import State
 
     with _binding:
         seen = observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
@@ -147,7 +147,7 @@ def spawning(
     as `plan`; UsageError at `start()` for a start method that cannot be bound this way. Gives the plan, its
     selection naming the strategy that was really entered.
     """
-    from affinity.spawn import starting
+    from affinity.strategies.start import starting
 
     seen = observe(gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
     seen.host.refuse_foreign()

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import attrs
 
 from affinity.errors import UsageError
-from affinity.host.cpuset import NodeSet
-from affinity.host.host import Host
-from affinity.host.kernel import LinuxKernel
-from affinity.host.origin import spawn_note
-from affinity.launch import Launch, LaunchMode
+from affinity.handoff import spawn_note
+from affinity.host import Host
+from affinity.kernel.linux import LinuxKernel
+from affinity.launchers.launch import Launch, LaunchMode
 from affinity.plugins import Plugins
 from affinity.settings import Settings
+from affinity.topology.cpuset import NodeSet
 
 if TYPE_CHECKING:
-    from affinity.gpus import Inventory
-    from affinity.host.devices import Gpu
+    from affinity.devices.gpu import Gpu
+    from affinity.devices.inventory import Inventory
 
-#: What a caller may say a GPU is: a reference (see affinity.references.resolve), or several.
+#: What a caller may say a GPU is: a reference (see affinity.devices.references.resolve), or several.
 GpuRef = str | int | Sequence[str | int] | None
 
 
@@ -65,7 +65,7 @@ def observe(
         gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
     if nodes is not None:
         return Seen(host, attrs.evolve(launch, nodes=nodes or None), settings, plugins)
-    from affinity.gpus import Inventory  # a worker that is given a node needs no GPU
+    from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
     if gpu is None and assigned is not None:
@@ -119,8 +119,8 @@ def _ray_ids(environ: Mapping[str, str]) -> list[str] | None:
 
 def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> tuple[tuple[Gpu, ...], str]:
     """Ray may count GPUs that nobody can list (ray.init(num_gpus=…)): an error only where binding is required."""
+    from affinity.devices.references import resolve_physical
     from affinity.errors import UnknownGpu
-    from affinity.references import resolve_physical
 
     if not ids:
         return (), "Ray gave this worker no GPU: ask for one (num_gpus=1) or name it (gpu=…)"
@@ -145,7 +145,7 @@ def _several(gpus: Sequence[Gpu], whose: str) -> str:
 
 def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
     """This worker's GPUs: those named, else the launcher's rank, else all it can see."""
-    from affinity.references import resolve
+    from affinity.devices.references import resolve
 
     if gpu is None and launch.local_rank is not None and launch.local_rank >= len(found.visible) > 1:
         return (), f"local rank {launch.local_rank} of more than the {len(found.visible)} GPUs: name its GPU (gpu=…)"

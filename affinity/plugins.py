@@ -6,13 +6,13 @@ from collections.abc import Set
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from affinity.launch import LaunchMode
-from affinity.policy import PlacementPolicy
+from affinity.launchers.launch import LaunchMode
+from affinity.policies.policy import PlacementPolicy
 from affinity.registry import Registry, installed
-from affinity.strategy import AffinityStrategy
+from affinity.strategies.strategy import AffinityStrategy
 
 if TYPE_CHECKING:
-    from affinity.host.devices import DeviceProvider
+    from affinity.devices.gpu import DeviceProvider
 
 
 class Plugins:
@@ -31,7 +31,7 @@ class Plugins:
 
     @cached_property
     def devices(self) -> Registry[DeviceProvider]:
-        from affinity.host.devices import DeviceProvider
+        from affinity.devices.gpu import DeviceProvider
 
         return Registry("affinity.devices", DeviceProvider, self._found)  # type: ignore[type-abstract]
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import attrs
 
 from affinity.errors import ListFormatError, SettingsError
-from affinity.host.cpuset import MAX_ID, CpuSet
-from affinity.host.memory import MemoryMode
+from affinity.kernel.mempolicy import MemoryMode
+from affinity.topology.cpuset import MAX_ID, CpuSet
 
 
 def _checked(default: Any, expected: str, check: Callable[[Any], bool]) -> Any:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from affinity import CpuSet, Host, Kernel, MemoryMode, MemoryPolicy, NodeSet, Topology
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 from affinity.testing import SimulatedKernel
 
 SIZE = 2 << 20

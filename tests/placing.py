@@ -24,9 +24,9 @@ from affinity import (
     Settings,
     Topology,
 )
-from affinity.host.host import ForeignKernel
-from affinity.host.synthetic import StaticSource
+from affinity.host import ForeignKernel
 from affinity.registry import Registry
+from affinity.topology.synthetic import StaticSource
 
 POLICIES: Registry[PlacementPolicy] = Registry("affinity.policies", PlacementPolicy)  # type: ignore[type-abstract]
 

@@ -12,8 +12,8 @@ import pytest
 
 import affinity
 from affinity import CpuSet, ForeignHost, Host, LaunchMode, Observed, Placement, UsageError
-from affinity.host.kernel import LINUX
-from affinity.host.synthetic import load
+from affinity.kernel.linux import LINUX
+from affinity.topology.synthetic import load
 
 TWO_CPUS = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="a narrower mask needs two CPUs; continuous integration has them"
@@ -23,7 +23,7 @@ TWO_CPUS = pytest.mark.skipif(
 HEAD = """
 import os, threading, affinity
 from affinity import CpuSet, Settings
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 stop = threading.Event()
 threads = [threading.Thread(target=stop.wait, daemon=True) for _ in range(8)]
 for t in threads: t.start()
@@ -66,7 +66,7 @@ def test_a_policy_that_other_threads_cannot_be_given_is_told(python, memory: str
     out = child(
         python,
         f"""
-        from affinity.host.memory import MemoryMode
+        from affinity.kernel.mempolicy import MemoryMode
         report = affinity.bind(settings=to(FIRST, memory=MemoryMode.{memory}))
         print(report.satisfied, [d.said for d in report.degradations])
         affinity.bind(settings=to(FIRST, memory=None)).undo()
@@ -103,7 +103,7 @@ def test_a_thread_that_the_kernel_keeps_is_told_and_the_others_are_bound(python)
         python,
         """
         import errno
-        from affinity.host.kernel import LinuxKernel
+        from affinity.kernel.linux import LinuxKernel
         class Keeping(LinuxKernel):
             def set_affinity(self, tid, cpus):
                 if tid == threads[3].native_id: raise OSError(errno.EINVAL, "Invalid argument", "sched_setaffinity")
@@ -364,7 +364,7 @@ def test_legacy_steps_down_to_the_one_node_it_knows() -> None:
 
 def test_without_libnuma_the_system_calls_do_it() -> None:
     """Automatic choice goes on, saying what to install; the named strategy is an error."""
-    from affinity.host.kernel import LinuxKernel
+    from affinity.kernel.linux import LinuxKernel
 
     class Bare(LinuxKernel):
         def libnuma_missing(self) -> str:

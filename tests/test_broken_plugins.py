@@ -14,9 +14,9 @@ import pytest
 import affinity
 from affinity import CannotBind, CpuSet, Host, Launch, LaunchMode, PluginError, Settings
 from affinity.api import become
-from affinity.gpus import Inventory
+from affinity.devices.inventory import Inventory
 from affinity.plugins import Plugins
-from affinity.selector import can_act
+from affinity.selection.rules import can_act
 from affinity.testing import Executed, FakeHost
 
 DISTS = Path(__file__).parent / "dists"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from affinity import CpuSet, NodeSet
 from affinity.errors import ListFormatError
-from affinity.host.cpuset import MAX_ID
+from affinity.topology.cpuset import MAX_ID
 
 ids = st.sets(st.integers(0, 300), max_size=40)
 

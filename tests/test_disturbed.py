@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import CannotBind, CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Placement, Settings, shape
-from affinity.host.kernel import LINUX, LinuxKernel
-from affinity.ladder import Step, descend
+from affinity import CannotBind, CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Placement, Settings
+from affinity.kernel.linux import LINUX, LinuxKernel
 from affinity.plugins import Plugins
-from affinity.selector import Selection
+from affinity.render import serialize
+from affinity.selection.fallback import Step, descend
+from affinity.selection.rules import Selection
 from affinity.testing import FakeHost
 
 #: Two packages of one node each, CPUs 0-3 and 4-7; the worker's GPU is on node 1.
@@ -375,7 +376,7 @@ def test_pages_are_left_where_they_are_if_asked(migrate: bool) -> None:
     assert report.outcome.moved == migrate << 20
     assert (report.outcome.seconds > 0) is migrate
     assert ("moved: 1.0 MiB touched before, in 0." in str(report)) is migrate
-    assert (shape.report(report)["move_seconds"] > 0) is migrate
+    assert (serialize.report(report)["move_seconds"] > 0) is migrate
     assert ("migrate_pages" in {call.name for call in fake.kernel.log}) is migrate
 
 

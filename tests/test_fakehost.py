@@ -190,7 +190,7 @@ def test_numactl_refuses_here_what_it_refuses_there(options: list[str], allowed:
 def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options: list[str]) -> None:
     """The same command line, on this machine and on a simulation of it."""
     host = Host.live()
-    told = "from kernel_cases import state; from affinity.host.kernel import LINUX; print(state(LINUX))"
+    told = "from kernel_cases import state; from affinity.kernel.linux import LINUX; print(state(LINUX))"
     real = subprocess.run(
         ["numactl", *options, sys.executable, "-c", told],
         capture_output=True,

@@ -18,12 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from affinity import AffinityError, CpuSet, Host, NodeSet, Settings, shape
+from affinity import AffinityError, CpuSet, Host, NodeSet, Settings
 from affinity.api import Plan, plan, plan_each
-from affinity.host import synthetic
-from affinity.host.origin import Note
+from affinity.handoff import Note
+from affinity.render import serialize
 from affinity.settings import ALIASES, VARIABLES
 from affinity.testing import machines, trees
+from affinity.topology import synthetic
 
 EXAMPLES = 120
 
@@ -43,7 +44,7 @@ def answer(ask: Callable[[], object]) -> object:
 def as_json(planned: Plan | None) -> None:
     """A plan can be printed, and read again."""
     if planned is not None:
-        assert json.loads(json.dumps(shape.plan(planned), allow_nan=False))["version"] == shape.VERSION
+        assert json.loads(json.dumps(serialize.plan(planned), allow_nan=False))["version"] == serialize.VERSION
 
 
 #: Numbers at the edges: of ids, of machine words, of Python's own limit on digits.
@@ -205,7 +206,7 @@ def test_each_kind_of_file_in_each_odd_state(tree: tuple[Path, Path]) -> None:
     errors = 0
     for paths, how in itertools.product(kinds(root).values(), ODD):
         with damaged(root, parked, {paths[0]: how}):
-            shown = answer(lambda: shape.machine(Host.from_root(str(root)), (), (), ()))
+            shown = answer(lambda: serialize.machine(Host.from_root(str(root)), (), (), ()))
             answer(lambda: Host.from_root(str(root)).topology.pci_devices)
             errors += shown is None
     assert errors > 100
@@ -219,7 +220,7 @@ def test_directories_with_odd_numbers(tree: tuple[Path, Path], name: str) -> Non
     for place in odd:
         place.mkdir()
     try:
-        answer(lambda: shape.machine(Host.from_root(str(root)), (), (), ()))
+        answer(lambda: serialize.machine(Host.from_root(str(root)), (), (), ()))
     finally:
         for place in odd:
             place.rmdir()
@@ -242,7 +243,7 @@ def test_captured_machines(tree: tuple[Path, Path], data: st.DataObject) -> None
         for planned in answer(lambda: plan_each(gpu="all", host=host, settings=options)) or ():  # type: ignore[attr-defined]
             as_json(planned)
         as_json(answer(lambda: plan(node=1, host=host, settings=options)))  # type: ignore[arg-type]
-        shown = answer(lambda: shape.machine(host, (), (), ()))
+        shown = answer(lambda: serialize.machine(host, (), (), ()))
         assert shown is None or json.dumps(shown)
 
 
@@ -250,7 +251,7 @@ def test_nothing_hostile_costs_memory_or_time(python) -> None:  # type: ignore[n
     """A process that may take 600 MiB of addresses and 10 s of processor answers all of these."""
     text = """
 import resource, sys, affinity, affinity.api
-from affinity.host import synthetic
+from affinity.topology import synthetic
 from affinity.testing import FakeHost
 resource.setrlimit(resource.RLIMIT_AS, (600 << 20,) * 2); resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
 nines = "9" * 100_000

@@ -13,9 +13,9 @@ import pytest
 from test_machines import facts
 
 from affinity import CpuSet, Host, NodeSet, TopologyError
-from affinity.host.capture import gather
 from affinity.testing import machines, trees
 from affinity.testing.machines import Machine
+from affinity.topology.archive import gather
 
 SECRET = "serial-4711"
 

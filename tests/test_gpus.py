@@ -27,16 +27,16 @@ from affinity import (
     Support,
     UnknownGpu,
 )
+from affinity.devices.inventory import Inventory, nvidia_nodes
+from affinity.devices.references import resolve, resolve_physical
 from affinity.errors import DeviceError
-from affinity.gpus import Inventory, nvidia_nodes
-from affinity.host.host import ForeignKernel
-from affinity.host.synthetic import StaticSource
-from affinity.host.topology import Origin, Topology
+from affinity.host import ForeignKernel
 from affinity.observe import _given_by_ray, _several
 from affinity.plugins import Plugins
-from affinity.references import resolve, resolve_physical
 from affinity.registry import Registry
 from affinity.testing import machines, trees
+from affinity.topology.model import Origin, Topology
+from affinity.topology.synthetic import StaticSource
 
 INSTALLED = Plugins()
 

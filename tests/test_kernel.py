@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from affinity import CpuSet, MemoryMode, MemoryPolicy, NodeSet
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 
 
 def test_the_mask_is_the_schedulers() -> None:
@@ -76,7 +76,7 @@ def test_a_policy_on_a_node_that_is_not_there_is_refused() -> None:
 def test_libnuma_is_never_asked_for_a_node_beyond_its_mask(python) -> None:  # type: ignore[no-untyped-def]
     """Some of py-libnuma's calls would end the process: the bit is not set, and nothing is bound there."""
     text = (
-        "from affinity import *; from affinity.host.kernel import LINUX\n"
+        "from affinity import *; from affinity.kernel.linux import LINUX\n"
         "LINUX.set_mempolicy_libnuma(MemoryPolicy(MemoryMode.BIND, NodeSet([0, 60000])))\n"
         "print(LINUX.get_mempolicy())"
     )
@@ -106,7 +106,7 @@ def test_migrating_to_the_only_node_leaves_nothing_behind() -> None:
 
 def test_age_is_that_of_the_process(python) -> None:  # type: ignore[no-untyped-def]
     """Seconds, from the start of the process."""
-    text = "import time; time.sleep(0.3); from affinity.host.kernel import LINUX; print(LINUX.age())"
+    text = "import time; time.sleep(0.3); from affinity.kernel.linux import LINUX; print(LINUX.age())"
     assert 0.3 <= float(python(text).stdout) < 30
 
 

@@ -19,16 +19,17 @@ PACKAGE = ROOT / "affinity"
 #: Each module may import, from this package, only what stands above it.
 ORDER = [
     "errors", "support", "degradation",
-    "host.cpuset", "host.topology", "host.sysfs", "host.synthetic", "host.memory",
-    "host.libnuma", "host.probe", "host.capability", "host.kernel", "host.origin", "host.capture",
-    "host.host", "host.devices", "host.locate", "host.visible",
-    "settings", "launch", "policy", "split", "strategy", "registry", "gpus", "references",
+    "topology.cpuset", "topology.model", "topology.sysfs", "topology.synthetic", "topology.archive",
+    "kernel.mempolicy", "kernel.libnuma", "kernel.command", "kernel.capability", "kernel.linux",
+    "handoff", "host", "devices.gpu", "devices.numa_node", "devices.ordinals",
+    "settings", "launchers.launch", "policies.policy", "policies.split", "strategies.strategy", "registry",
+    "devices.inventory", "devices.references",
     "plugins", "observe",
-    "selector",
-    "inprocess", "spawn", "ladder",
-    "report", "restore",
+    "selection.rules",
+    "strategies.process", "strategies.start", "selection.fallback",
+    "report.report", "report.restore",
     "api",
-    "shape",
+    "render.serialize",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affinity import CpuSet, Evidence, Gpu, NodeSet, PciAddress, Source
-from affinity.host.locate import locate
+from affinity.devices.numa_node import locate
 from affinity.testing import machines
 
 TWO = machines.load("pack:2 numa:1 core:4")

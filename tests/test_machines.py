@@ -10,9 +10,9 @@ import pytest
 import affinity
 from affinity import CpuSet, Host, NodeSet, UsageError
 from affinity.api import plan_each
-from affinity.host import sysfs
 from affinity.testing import FakeHost, machines, trees
 from affinity.testing.machines import Machine, MachineNode, Smt
+from affinity.topology import sysfs
 
 #: The nodes that vendors and users report, GPU by GPU, in PCI order.
 GPU_NODES = {

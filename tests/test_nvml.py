@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from affinity import Host, Settings
-from affinity.gpus import Inventory
+from affinity.devices.inventory import Inventory
 from affinity.plugins import Plugins
 from affinity.testing import machines, trees
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affinity import CpuSet
-from affinity.host.origin import Note, allowed_before
+from affinity.handoff import Note, allowed_before
 
 
 class Process:

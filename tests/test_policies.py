@@ -22,7 +22,7 @@ from affinity import (
     Settings,
     SettingsError,
 )
-from affinity.gpus import stand_in
+from affinity.devices.inventory import stand_in
 
 BUILT_IN = ("core-complex", "even", "exclusive", "explicit", "interleaved", "node", "single-core", "socket")
 

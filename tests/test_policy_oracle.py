@@ -16,8 +16,8 @@ import pytest
 
 import affinity
 from affinity import CpuSet, Host, Settings
-from affinity.host.host import ForeignKernel
-from affinity.host.synthetic import StaticSource
+from affinity.host import ForeignKernel
+from affinity.topology.synthetic import StaticSource
 
 HERE = Path(__file__).parent
 MACHINES: list[dict[str, Any]] = json.loads((HERE / "data/torch_numa_oracle.json").read_text())["machines"]

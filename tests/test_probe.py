@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from affinity.host.probe import probe
+from affinity.kernel.command import probe
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_process_that_reaps_its_children_itself_is_no_failure(python: Callable
     """Under SIGCHLD ignored the status is lost; what could be heard was heard."""
     python(
         "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-        "from affinity.host.probe import probe\n"
+        "from affinity.kernel.command import probe\n"
         "assert probe(['true'], 20) is None"
     )
 
@@ -89,7 +89,7 @@ def test_it_imports_no_subprocess(python: Callable[..., object]) -> None:
     """That is its point."""
     python(
         "import sys; before = set(sys.modules)\n"
-        "from affinity.host.probe import probe\n"
+        "from affinity.kernel.command import probe\n"
         f"assert probe([{sys.executable!r}, '-c', ''], 60) is None\n"
         "assert not {'subprocess', 'signal', 'multiprocessing'} & (set(sys.modules) - before)"
     )

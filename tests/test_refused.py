@@ -35,7 +35,7 @@ pytestmark = [
 #: One GPU-less worker for CPU ONE and the memory of node 0.
 SETTINGS = f"""
 import affinity, json, os
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 
 def to(*strategies, **more):
     return affinity.Settings(strategies=strategies, policy="explicit", cpus=(affinity.CpuSet([{ONE}]),), nodes=(0,),
@@ -336,7 +336,7 @@ def test_required_is_an_error_before_a_worker_is_started(
 
 # ---------------------------------------------------------------- affinity run
 
-SHOW = "import os; from affinity.host.kernel import LINUX as k; print(k.get_affinity(), k.get_mempolicy())"
+SHOW = "import os; from affinity.kernel.linux import LINUX as k; print(k.get_affinity(), k.get_mempolicy())"
 
 
 def run(number: str, *calls: str, **environ: str) -> subprocess.CompletedProcess[str]:

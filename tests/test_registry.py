@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import AffinityStrategy, DeviceProvider, Host, PlacementPolicy, PluginError, Settings, shape
+from affinity import AffinityStrategy, DeviceProvider, Host, PlacementPolicy, PluginError, Settings
 from affinity.plugins import Plugins
 from affinity.registry import OWN, Found, Registry, installed
+from affinity.render import serialize
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,7 +72,7 @@ def test_the_versions_are_those_that_the_reference_page_promises() -> None:
     for kind in (AffinityStrategy, PlacementPolicy, DeviceProvider):
         name = kind.__name__
         assert f"| `{name}` | {kind.interface_version} | `{name}.interface_version` |" in page
-    assert f"| the JSON of `--json` | {shape.VERSION} |" in page
+    assert f"| the JSON of `--json` | {serialize.VERSION} |" in page
 
 
 def test_a_plugin_is_made_once() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 import affinity
 from affinity import CannotBind, CpuSet, Host, LaunchMode, PlacementError, PluginError, Settings
-from affinity.selector import RULES
+from affinity.selection.rules import RULES
 
 TWO = "numa:2 core:2 gpu:1"
 ONE = "numa:1 core:2 gpu:2"
@@ -95,7 +95,7 @@ def test_no_gpu_at_all_leaves_the_worker_alone() -> None:
 
 def test_numactl_missing_falls_to_inherit() -> None:
     """On this machine, with a PATH that has no numactl."""
-    from affinity.host.kernel import LinuxKernel
+    from affinity.kernel.linux import LinuxKernel
 
     class Pathless(LinuxKernel):
         @property

@@ -18,7 +18,7 @@ import pytest
 
 import affinity
 from affinity import CannotBind, Host, Settings, UsageError, starting
-from affinity.host.kernel import LinuxKernel
+from affinity.kernel.linux import LinuxKernel
 
 HERE = os.sched_getaffinity(0)
 spawn = multiprocessing.get_context("spawn")
@@ -26,7 +26,7 @@ spawn = multiprocessing.get_context("spawn")
 
 def observe(queue: object, arguments: dict[str, object]) -> None:
     """What the worker sees before and after it binds itself."""
-    from affinity.host.kernel import LINUX
+    from affinity.kernel.linux import LINUX
 
     born, environ = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy())), dict(os.environ)
     report = affinity.bind(**arguments)  # type: ignore[arg-type]
@@ -300,7 +300,7 @@ if __name__ == "__main__":
 
 def test_inherit_serves_subprocess() -> None:
     """Any child that the calling thread starts inside the block inherits; the thread takes its own back."""
-    look = "from affinity.host.kernel import LINUX; print(LINUX.get_affinity(), LINUX.get_mempolicy())"
+    look = "from affinity.kernel.linux import LINUX; print(LINUX.get_affinity(), LINUX.get_mempolicy())"
     with affinity.spawning(node=0, settings=Settings(strategies=("inherit",))):
         inside = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
     after = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
@@ -310,7 +310,7 @@ def test_inherit_serves_subprocess() -> None:
 
 def test_inherit_gives_back_under_a_debuggers_trace() -> None:
     """A trace function sees every line, and the block raises."""
-    from affinity.host.kernel import LINUX
+    from affinity.kernel.linux import LINUX
 
     def trace(frame: object, event: str, argument: object) -> object:
         return trace
@@ -334,7 +334,7 @@ def test_inherit_gives_back_under_a_debuggers_trace() -> None:
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
 def test_the_parent_is_as_it_was_when_the_block_raises(strategy: str, error: type[BaseException]) -> None:
     """Mask, policy and multiprocessing."""
-    from affinity.host.kernel import LINUX
+    from affinity.kernel.linux import LINUX
 
     before = (LINUX.get_affinity(), LINUX.get_mempolicy())
     with pytest.raises(error), affinity.spawning(node=0, settings=Settings(strategies=(strategy,))):

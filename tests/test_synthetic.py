@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from affinity import CpuSet, NodeSet
 from affinity.errors import SyntheticError
-from affinity.host.synthetic import load
+from affinity.topology.synthetic import load
 
 
 def test_the_documented_example() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from affinity import CpuSet, Host, NodeSet, TopologyError
-from affinity.host import sysfs
+from affinity.topology import sysfs
 
 Tree = Callable[..., str]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affinity import Gpu, PciAddress
-from affinity.host.visible import (
+from affinity.devices.ordinals import (
     DriverOrdinal,
     Order,
     PhysicalOrdinal,

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _plainly(node: int | None, gpu: str | None, command: list[str]) -> None:
     from affinity.cli._run import run
     from affinity.errors import AffinityError
-    from affinity.host.host import Host
+    from affinity.host import Host
 
     try:
         run(command, gpu=gpu, node=node, host=Host.live())

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from affinity.host.cpuset import CpuSet, NodeSet
-    from affinity.host.host import Host
+    from affinity.host import Host
+    from affinity.topology.cpuset import CpuSet, NodeSet
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", "CpuSet", "NodeSet")
@@ -51,8 +51,8 @@ def machine(command: F) -> F:
 
 def _host(root: str | None, synthetic: str | None, allowed_cpus: str | None, allowed_nodes: str | None) -> Host:
     from affinity.errors import UsageError
-    from affinity.host.cpuset import CpuSet, NodeSet
-    from affinity.host.host import Host
+    from affinity.host import Host
+    from affinity.topology.cpuset import CpuSet, NodeSet
 
     cpus = _list(CpuSet, "--allowed-cpus", allowed_cpus)
     nodes = _list(NodeSet, "--allowed-nodes", allowed_nodes)

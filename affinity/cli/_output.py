@@ -31,7 +31,7 @@ def _cell(value: object) -> str:
 
 
 def json(value: object) -> None:
-    """Print a value of affinity.shape."""
+    """Print a value of affinity.render.serialize."""
     from json import dumps
 
     print(dumps(value, indent=2))

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from affinity.cli import _checks
+from affinity.cli import _validate
 
 if TYPE_CHECKING:
-    from affinity.host.host import Host
+    from affinity.host import Host
 
 #: What shells exit with where a command is found and cannot be executed, and where it is not found.
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
@@ -21,10 +21,10 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
     """Returns only by an error: AffinityError, or SystemExit with a shell's status."""
     from affinity.api import become, plan
 
-    _checks.not_here(host, "run")
-    _checks.one_of(gpu, node, needed=True)
-    _checks.known_node(host, node)
-    planned = plan(gpu=gpu, node=node, launch_mode="command", settings=_checks.settings(), host=host)
+    _validate.not_here(host, "run")
+    _validate.one_of(gpu, node, needed=True)
+    _validate.known_node(host, node)
+    planned = plan(gpu=gpu, node=node, launch_mode="command", settings=_validate.settings(), host=host)
     if planned.problem:
         print(f"affinity: not bound: {planned.problem}", file=sys.stderr)
     _executable(command[0])

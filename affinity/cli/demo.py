@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from affinity.cli import _checks, _options, _output
+from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from affinity.host.host import Host
+    from affinity.host import Host
 
     Shape = dict[str, Any]
 
@@ -44,9 +44,9 @@ class Scheduler:
 def work(place: dict[str, Any]) -> Shape:
     """A worker's life: bind, build the scheduler, tell what the kernel shows now. place: arguments of `bind`."""
     import affinity
-    from affinity import shape
     from affinity.errors import AffinityError
-    from affinity.report import Observed
+    from affinity.render import serialize
+    from affinity.report.report import Observed
 
     try:
         report = affinity.bind(**place)
@@ -54,7 +54,7 @@ def work(place: dict[str, Any]) -> Shape:
         return {"error": str(error)}
     scheduler = Scheduler()
     try:
-        return shape.report(report, Observed.read(affinity.Host.live().kernel))
+        return serialize.report(report, Observed.read(affinity.Host.live().kernel))
     finally:
         scheduler.close()
 
@@ -81,11 +81,11 @@ def command(*, host: Host, as_json: bool) -> None:
     scheduler that binds before it is built. On a machine without GPUs a stand-in takes the place of one on each node
     that has CPUs.
     """
-    from affinity import shape
     from affinity.observe import observe
+    from affinity.render import serialize
 
-    _checks.not_here(host, "demo")
-    seen = observe(gpu="all", settings=_checks.settings(), host=host)
+    _validate.not_here(host, "demo")
+    seen = observe(gpu="all", settings=_validate.settings(), host=host)
     places: list[tuple[str, dict[str, Any]]] = [
         (f"GPU {gpu}", {"gpu": str(gpu.pci)}) if gpu.pci is not None else (f"{gpu}", {"node": gpu.node})
         for gpu in seen.launch.gpus
@@ -98,7 +98,7 @@ def command(*, host: Host, as_json: bool) -> None:
     reports += [{"worker": name, "started_by": "a plain subprocess", **_inline(place)} for name, place in places[-1:]]
     if as_json:
         notes = list(seen.launch.notes)
-        _output.json({"version": shape.VERSION, "stand_ins": stand_ins, "workers": reports, "notes": notes})
+        _output.json({"version": serialize.VERSION, "stand_ins": stand_ins, "workers": reports, "notes": notes})
     else:
         _print(reports, stand_ins)
         _output.lines("note", seen.launch.notes)

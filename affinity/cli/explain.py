@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from affinity.cli import _checks, _options, _output
+from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
     from affinity.api import Plan
-    from affinity.host.host import Host
+    from affinity.host import Host
 
 
 @click.command()
@@ -24,19 +24,19 @@ def command(
     *, gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
 ) -> None:
     """The rule table with each line's verdict for this launch, and which variable decided each setting."""
-    from affinity import shape
     from affinity.api import plan
+    from affinity.render import serialize
     from affinity.settings import ALIASES, VARIABLES
 
-    _checks.one_of(gpu, node)
-    _checks.known_node(host, node)
-    settings = _checks.settings(policy)
-    planned = plan(gpu=gpu, node=node, launch_mode=_checks.mode(launch_mode, host), settings=settings, host=host)
+    _validate.one_of(gpu, node)
+    _validate.known_node(host, node)
+    settings = _validate.settings(policy)
+    planned = plan(gpu=gpu, node=node, launch_mode=_validate.mode(launch_mode, host), settings=settings, host=host)
     own = {v.field for v in VARIABLES}
     variables = (*VARIABLES, *(v for v in ALIASES if v.field not in own))
-    decided = [shape.setting(v, settings) for v in variables]
+    decided = [serialize.setting(v, settings) for v in variables]
     if as_json:
-        _output.json(shape.explanation(planned, decided))
+        _output.json(serialize.explanation(planned, decided))
     else:
         _print(planned, decided)
 

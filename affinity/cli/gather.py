@@ -15,8 +15,8 @@ def command(*, archive: str, root: str) -> None:
     `affinity.testing.machines.load("ARCHIVE")`.
     """
     from affinity.errors import UsageError
-    from affinity.host.capture import gather
-    from affinity.host.host import Host
+    from affinity.host import Host
+    from affinity.topology.archive import gather
 
     try:
         paths = gather(archive, root)

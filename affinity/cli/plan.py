@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from affinity.cli import _checks, _options, _output
+from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
-    from affinity.host.host import Host
+    from affinity.host import Host
 
 
 @click.command()
@@ -24,13 +24,13 @@ def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, hos
     One row a GPU: those that --gpu names, by default all that are visible. The launch mode is this process's own;
     for a machine that is not this one, spawn.
     """
-    from affinity import shape
     from affinity.api import plan_each
+    from affinity.render import serialize
 
-    mode = _checks.mode(launch_mode, host)
-    plans = plan_each(gpu=gpu or "all", launch_mode=mode, settings=_checks.settings(policy), host=host)
+    mode = _validate.mode(launch_mode, host)
+    plans = plan_each(gpu=gpu or "all", launch_mode=mode, settings=_validate.settings(policy), host=host)
     if as_json:
-        _output.json([shape.plan(p) for p in plans])
+        _output.json([serialize.plan(p) for p in plans])
     elif not plans:
         print("no GPU is visible here: there is nothing to plan (AFFINITY_NODES=0,1 plans for two stand-ins)")
     else:

@@ -113,7 +113,7 @@ def _row(actor: ActorAudit) -> tuple[object, ...]:
 def _node_shape(node: NodeSurvey) -> dict[str, Any]:
     import attrs
 
-    from affinity.shape import VERSION
+    from affinity.render.serialize import VERSION
 
     return {"version": VERSION, **attrs.asdict(node)}
 
@@ -121,6 +121,6 @@ def _node_shape(node: NodeSurvey) -> dict[str, Any]:
 def _actor_shape(actor: ActorAudit) -> dict[str, Any]:
     import attrs
 
-    from affinity.shape import VERSION
+    from affinity.render.serialize import VERSION
 
     return {"version": VERSION, **attrs.asdict(actor), "local_share": actor.local_share}

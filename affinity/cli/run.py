@@ -9,7 +9,7 @@ import click
 from affinity.cli import _options, _run
 
 if TYPE_CHECKING:
-    from affinity.host.host import Host
+    from affinity.host import Host
 
 
 @click.command(context_settings={"allow_interspersed_args": False})

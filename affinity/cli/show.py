@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from affinity.cli import _checks, _options, _output
+from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
-    from affinity.host.host import Host
+    from affinity.host import Host
 
 
 @click.command()
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @_options.as_json
 def command(*, host: Host, as_json: bool) -> None:
     """The machine: packages, NUMA nodes, CPUs, GPUs, distances, and what is allowed here."""
-    from affinity import shape
     from affinity.observe import observe
+    from affinity.render import serialize
 
-    seen = observe(gpu="all", settings=_checks.settings(), host=host)
-    machine = shape.machine(host, seen.launch.peers, seen.launch.gpus, seen.launch.notes)
+    seen = observe(gpu="all", settings=_validate.settings(), host=host)
+    machine = serialize.machine(host, seen.launch.peers, seen.launch.gpus, seen.launch.notes)
     if as_json:
         _output.json(machine)
     else:
@@ -68,7 +68,7 @@ def _print(machine: dict[str, Any]) -> None:
 
 
 def _ids(nodes: list[int]) -> str:
-    from affinity.host.cpuset import NodeSet
+    from affinity.topology.cpuset import NodeSet
 
     return str(NodeSet(nodes)) or "none"
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from affinity.cli import _checks, _options, _output
+from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
-    from affinity.host.host import Host
-    from affinity.launch import Launch
+    from affinity.host import Host
+    from affinity.launchers.launch import Launch
     from affinity.plugins import Plugins
-    from affinity.strategy import AffinityStrategy
+    from affinity.strategies.strategy import AffinityStrategy
     from affinity.support import Support
 
 
@@ -27,12 +27,12 @@ def command(*, host: Host, as_json: bool) -> None:
     """
     from affinity.observe import observe
 
-    seen = observe(gpu="all", settings=_checks.settings(), host=host)
+    seen = observe(gpu="all", settings=_validate.settings(), host=host)
     groups = _groups(seen.plugins, seen.launch, host)
     if as_json:
-        from affinity import shape
+        from affinity.render import serialize
 
-        return _output.json({"version": shape.VERSION, **groups})
+        return _output.json({"version": serialize.VERSION, **groups})
     for group, plugins in groups.items():
         modes = ("launch modes",) if group == "strategies" else ()
         _output.table(
@@ -47,20 +47,20 @@ def command(*, host: Host, as_json: bool) -> None:
 
 
 def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict[str, object]]]:
-    from affinity import shape
+    from affinity.render import serialize
     from affinity.support import asked
 
     strategies = []
     for info in plugins.strategies.catalog():
         if info.error:
-            strategies.append(shape.plugin(info, launch_modes=[]))
+            strategies.append(serialize.plugin(info, launch_modes=[]))
             continue
         strategy = plugins.strategies.get(info.name)
         modes = sorted(mode.value for mode in strategy.launch_modes)
-        strategies.append(shape.plugin(info, launch_modes=modes, support=_support(strategy, launch, host)))
-    policies = [shape.plugin(info) for info in plugins.policies.catalog()]
+        strategies.append(serialize.plugin(info, launch_modes=modes, support=_support(strategy, launch, host)))
+    policies = [serialize.plugin(info) for info in plugins.policies.catalog()]
     devices = [
-        shape.plugin(info, support=None if info.error else asked(plugins.devices.get(info.name).supports, host))
+        serialize.plugin(info, support=None if info.error else asked(plugins.devices.get(info.name).supports, host))
         for info in plugins.devices.catalog()
     ]
     return {"strategies": strategies, "policies": policies, "devices": devices}
@@ -68,7 +68,7 @@ def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict
 
 def _support(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
     """Its answer for this process's launch, or, where it serves others only, for the first of those."""
-    from affinity.selector import can_act
+    from affinity.selection.rules import can_act
 
     if launch.mode not in strategy.launch_modes and strategy.launch_modes:
         launch = attrs.evolve(launch, mode=min(strategy.launch_modes, key=lambda m: m.value))

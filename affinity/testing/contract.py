@@ -88,7 +88,7 @@ class StrategyContract(ABC):
     @pytest.fixture(autouse=True)
     def _this_process_is_left_alone(self) -> Iterator[None]:
         """All contact with the system goes through `host.kernel`: this very process must not notice."""
-        from affinity.host.kernel import LINUX as kernel
+        from affinity.kernel.linux import LINUX as kernel
 
         before = kernel.get_affinity(), kernel.get_mempolicy()
         yield
@@ -385,7 +385,7 @@ def _check(placement: Placement | AffinityError, host: Host) -> None:
 
 def _launches(host: Host, settings: Settings) -> list[Launch]:
     """One launch a GPU, as each of their workers sees it."""
-    from affinity.gpus import Inventory
+    from affinity.devices.inventory import Inventory
     from affinity.plugins import Plugins
 
     gpus = Inventory(host, settings, {}, Plugins().devices).devices

@@ -68,7 +68,7 @@ class FakeHost:
     @property
     def host(self) -> Host:
         """What this process sees now: pass it to `affinity.bind(host=…)`, `affinity.plan` or a strategy."""
-        from affinity.host.origin import allowed_before
+        from affinity.handoff import allowed_before
 
         cpus = allowed_before(self.kernel) & self.topology.online
         return Host(self.topology, self.kernel, cpus, self.kernel.allowed_nodes())
@@ -79,7 +79,7 @@ class FakeHost:
         Inside `affinity.spawning(host=fake.host)` or a strategy's `spawning` its command is rewritten as theirs.
         Raises affinity.testing.programs.Failed where the rewritten command fails.
         """
-        from affinity.spawn import rewritten
+        from affinity.strategies.start import rewritten
 
         main = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)"
         child = object.__new__(FakeHost)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import attrs
 
-from affinity.host.cpuset import CpuSet, NodeSet
-from affinity.host.topology import PciAddress
 from affinity.testing.machines.model import VENDORS, Machine, MachineGpu
+from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.model import PciAddress
 
 Put = Callable[[str, object], None]
 

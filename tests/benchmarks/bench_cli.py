@@ -16,9 +16,9 @@ from pathlib import Path
 
 from _timing import milliseconds, ratio, wall
 
-from affinity.host.topology import PciAddress
 from affinity.testing import trees
 from affinity.testing.machines.model import GiB, Machine, MachineGpu, even_nodes
+from affinity.topology.model import PciAddress
 
 AFFINITY = str(Path(sys.executable).parent / "affinity")
 PYTHON = 'import attrs, stevedore, click, os; os.execvp("true", ["true"])'

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 
 from affinity import CpuSet
-from affinity.host.kernel import LINUX
-from affinity.inprocess import bind_threads
+from affinity.kernel.linux import LINUX
+from affinity.strategies.process import bind_threads
 
 ROUNDS = 51
 

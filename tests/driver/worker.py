@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from affinity import Gpu, Host, Settings
+from affinity.devices.inventory import Inventory
+from affinity.devices.references import resolve, resolve_physical
 from affinity.errors import AffinityError
-from affinity.gpus import Inventory
-from affinity.host.host import ForeignKernel
+from affinity.host import ForeignKernel
 from affinity.plugins import Plugins
-from affinity.references import resolve, resolve_physical
 from affinity.testing import machines
 
 PLUGINS = Plugins()

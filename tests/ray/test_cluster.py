@@ -224,7 +224,7 @@ def test_a_record_of_a_process_that_is_another_users_now_is_dropped() -> None:
     """As uid 65534: nothing of PID 1 may be read but when it started, and one such record hides no other."""
     text = """
 import os
-import affinity.host.kernel
+import affinity.kernel.linux
 from affinity.integrations.ray._audit import _look
 from affinity.integrations.ray._record import started, who
 os.setuid(65534)

@@ -16,8 +16,8 @@ import ray
 from workers import cpu_of, gpus, masks
 
 import affinity
-from affinity.host.kernel import LINUX
 from affinity.integrations.ray import bound, report
+from affinity.kernel.linux import LINUX
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("node"), pytest.mark.timeout(60)]
 

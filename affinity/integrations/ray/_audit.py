@@ -15,9 +15,9 @@ from typing import Any
 
 import attrs
 
-from affinity.host.cpuset import CpuSet
 from affinity.integrations.ray import _nodes as nodes
 from affinity.integrations.ray._record import STORE, started, who
+from affinity.topology.cpuset import CpuSet
 
 
 @attrs.frozen
@@ -97,7 +97,7 @@ def _look(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None
 
 
 def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
-    from affinity.host.kernel import own_pages
+    from affinity.kernel.linux import own_pages
 
     directory = f"/proc/{told['pid']}"
     if who("/proc/self")[0] != told["who"][0]:

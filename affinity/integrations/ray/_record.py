@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from affinity.host.kernel import STARTED, stat
+from affinity.kernel.linux import STARTED, stat
 
 if TYPE_CHECKING:
-    from affinity.report import BindReport
+    from affinity.report.report import BindReport
 
 #: The store's namespace; a key is an actor's id.
 STORE = b"numa-affinity"
@@ -23,8 +23,8 @@ def tell(made: BindReport | None) -> None:
 
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    from affinity import shape
     from affinity.integrations.ray._worker import worker_context
+    from affinity.render import serialize
 
     context = worker_context()
     actor = context.get_actor_id() if context else None
@@ -40,7 +40,7 @@ def tell(made: BindReport | None) -> None:
         "pid": os.getpid(),
         "who": who("/proc/self"),
         "left_alone": made.unbound_threads,
-        "report": shape.report(made),
+        "report": serialize.report(made),
     }
     _internal_kv_put(actor.encode(), json.dumps(told).encode(), namespace=STORE)
 

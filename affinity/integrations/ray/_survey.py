@@ -40,15 +40,15 @@ def survey(*, timeout: float = 60) -> Iterator[NodeSurvey]:
 
 def _look(_: None) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """Runs on the node."""
-    from affinity import shape
     from affinity.api import plan_for
     from affinity.observe import observe
+    from affinity.render import serialize
 
     seen = observe(gpu="all", launch_mode="ray")
     launch, settings = (
         seen.launch,
         attrs.evolve(seen.settings, required=False),
     )  # an impossible plan is told, not raised
-    machine = shape.machine(seen.host, launch.peers, launch.gpus, launch.notes)
+    machine = serialize.machine(seen.host, launch.peers, launch.gpus, launch.notes)
     each = (attrs.evolve(seen, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,))) for gpu in launch.peers)
-    return machine, tuple(shape.plan(plan_for(worker)) for worker in each)
+    return machine, tuple(serialize.plan(plan_for(worker)) for worker in each)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from affinity.observe import GpuRef
-    from affinity.report import BindReport
+    from affinity.report.report import BindReport
     from affinity.settings import Settings
 
 T = TypeVar("T", bound=Callable[..., Any])

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import attrs
 
 from affinity.errors import UsageError
-from affinity.host.topology import Topology
 from affinity.testing.machines import nvidia, others, virtual
 from affinity.testing.machines.model import Machine, MachineGpu, MachineNode, Smt
+from affinity.topology.model import Topology
 
 __all__ = ["Machine", "MachineGpu", "MachineNode", "Smt", "get", "load", "names"]
 
@@ -49,11 +49,11 @@ def load(what: str) -> Topology:
     if what in _MAKERS:
         return get(what).topology()
     if os.path.exists(what):
-        from affinity.host.host import Host
+        from affinity.host import Host
 
         return Host.from_root(what).topology
     if ":" in what:
-        from affinity.host import synthetic
+        from affinity.topology import synthetic
 
         return synthetic.load(what)
     return get(what).topology()

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import attrs
 
-from affinity.host.cpuset import CpuSet, NodeSet
-from affinity.host.synthetic import StaticSource
-from affinity.host.topology import Cpu, Node, Origin, PciAddress, PciDevice, Topology
+from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.model import Cpu, Node, Origin, PciAddress, PciDevice, Topology
+from affinity.topology.synthetic import StaticSource
 
 GiB = 1 << 30
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import attrs
 
-from affinity.host.cpuset import CpuSet, NodeSet
-from affinity.host.topology import PciAddress
 from affinity.testing.machines.model import GiB, Machine, MachineGpu, MachineNode, Smt, even_nodes, gpus_at, levels
+from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.model import PciAddress
 
 _HALVES = (0, 0, 0, 0, 1, 1, 1, 1)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from affinity.host.cpuset import CpuSet
 from affinity.testing.machines.model import GiB, Machine, MachineNode, even_nodes, gpus_at, levels
+from affinity.topology.cpuset import CpuSet
 
 
 def mi250x() -> Machine:

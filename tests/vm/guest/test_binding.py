@@ -65,7 +65,7 @@ def test_each_launch_mode_that_has_started_the_worker(tmp_path: Path) -> None:
     script.write_text(
         """
 import json, os, sys, affinity
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 launchers = json.loads(sys.argv[1])
 known = {name for variables in launchers.values() for name in variables}
 for mode, variables in launchers.items():
@@ -160,7 +160,7 @@ def test_four_workers_at_once_for_four_gpus(tmp_path: Path) -> None:
     script.write_text(
         """
 import multiprocessing, threading, affinity
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 def work(queue, gpu):
     born = str(LINUX.get_affinity()), str(LINUX.get_mempolicy())
     report = affinity.bind()
@@ -215,7 +215,7 @@ def test_a_worker_for_another_gpu_of_an_engine_core_that_is_bound(tmp_path: Path
     script.write_text(
         """
 import multiprocessing, affinity
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 def work(queue):
     report = affinity.bind(node=3)
     queue.put(f"{LINUX.get_affinity()} {LINUX.get_mempolicy()} {report.satisfied}")
@@ -242,7 +242,7 @@ def test_undo_is_verified_by_the_kernel(tmp_path: Path) -> None:
     script.write_text(
         """
 import os, threading, affinity
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 stop = threading.Event()
 for _ in range(5): threading.Thread(target=stop.wait, daemon=True).start()
 def state(): return {str(LINUX.get_affinity(t)) for t in LINUX.threads()}, str(LINUX.get_mempolicy())

@@ -19,8 +19,8 @@ import pytest
 
 import affinity
 from affinity import CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Settings
-from affinity.host.kernel import LINUX
-from affinity.spawn import rewritten
+from affinity.kernel.linux import LINUX
+from affinity.strategies.start import rewritten
 
 from .confined import confined
 
@@ -139,7 +139,7 @@ def test_numactl_knows_no_preferred_many_without_node_0() -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _loaded() -> None:
     """What a bind imports is imported before the forks, and once."""
-    from affinity.host.libnuma import load
+    from affinity.kernel.libnuma import load
 
     load()
     affinity.plan(node=0)

@@ -11,7 +11,7 @@ import pytest
 
 import affinity
 from affinity import CpuSet
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 
 from ..machines import Gpu, Machine
 
@@ -52,7 +52,7 @@ def test_a_cpu_that_went_offline_after_a_bind_is_no_limit(tmp_path: Path) -> Non
     script.write_text(
         """
 import affinity, pathlib
-from affinity.host.kernel import LINUX
+from affinity.kernel.linux import LINUX
 affinity.bind(node=1)
 pathlib.Path("/sys/devices/system/cpu/cpu7/online").write_text("0")
 print(LINUX.get_affinity())

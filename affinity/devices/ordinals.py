@@ -1,0 +1,234 @@
+"""The order in which a vendor's runtime shows GPUs to this process: what its ordinals mean.
+
+There are four numberings of the same GPUs, and every engine has once taken one for another. Here each has a type of
+its own, and an `Order` is reached only by the ordinals it is made for.
+
+    PhysicalOrdinal   all GPUs of the machine in PCI order, whoever may use them
+    DriverOrdinal     those that the driver shows, before any variable: what an entry of CUDA_VISIBLE_DEVICES means
+    RocrOrdinal       AMD's, after ROCR_VISIBLE_DEVICES and before HIP_VISIBLE_DEVICES
+    VisibleOrdinal    after every variable: what `cuda:0` means
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, Self, TypeVar
+
+import attrs
+
+from affinity.devices.gpu import Gpu
+
+
+@attrs.frozen
+class Ordinal:
+    """A position from 0 in one numbering; two numberings never compare equal."""
+
+    value: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """None where the text is no plain decimal number."""
+        return cls(int(text)) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+class PhysicalOrdinal(Ordinal):
+    """Among all GPUs of the machine, in PCI order."""
+
+
+class DriverOrdinal(Ordinal):
+    """As an entry of CUDA_VISIBLE_DEVICES, or its like, counts: among those its runtime finds."""
+
+
+class RocrOrdinal(Ordinal):
+    """As an entry of ROCR_VISIBLE_DEVICES counts; HIP finds what these leave."""
+
+
+class VisibleOrdinal(Ordinal):
+    """Among those the runtime shows this process, in its order."""
+
+
+@attrs.frozen
+class Seat:
+    """A place in an order. gpu: who sits there. others: who may sit there instead, and `doubt` says why."""
+
+    gpu: Gpu
+    others: tuple[Gpu, ...] = ()
+    doubt: str = ""
+
+    def sure(self) -> Gpu:
+        """The GPU; one without an identity where those it may be are on different nodes.
+
+        A worker that is bound to the wrong GPU's node is worse off than one that is not bound.
+        """
+        if all(other.node == self.gpu.node for other in self.others):
+            return self.gpu
+        label = f"one of {', '.join(map(str, (self.gpu, *self.others)))}"
+        return Gpu(None, self.gpu.vendor, label=label, why=f"unknown: {self.doubt}")
+
+
+O = TypeVar("O", bound=Ordinal)  # noqa: E741
+
+
+@attrs.frozen
+class Order(Generic[O]):
+    """GPUs in one numbering."""
+
+    kind: type[O]
+    seats: tuple[Seat, ...] = ()
+
+    def at(self, ordinal: O) -> Seat | None:
+        """The place of this number, None beyond the end. TypeError for an ordinal of another numbering."""
+        if type(ordinal) is not self.kind:
+            raise TypeError(f"a {type(ordinal).__name__} is no position in an order of {self.kind.__name__}s")
+        return self.seats[ordinal.value] if ordinal.value < len(self.seats) else None
+
+    def seat(self, text: str) -> Seat | None:
+        """The place an entry of a variable names: an ordinal of this numbering, a UUID or its prefix, a MIG id."""
+        ordinal = self.kind.parse(text)
+        return self.at(ordinal) if ordinal is not None else self._by_uuid(text)
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All that are in this order. Who sits where does not matter where only places are exchanged."""
+        here = {s.gpu for s in self.seats}
+        return tuple(s.gpu if here.issuperset(s.others) else s.sure() for s in self.seats)
+
+    def _by_uuid(self, text: str) -> Seat | None:
+        wanted = text.lower()
+        mig = wanted.startswith("mig-")
+        if wanted.startswith("mig-gpu-"):  # MIG-GPU-<uuid>/<GPU instance>/<compute instance>, drivers before R470
+            wanted, mig = wanted[4:].partition("/")[0], False
+        if not mig and not wanted.startswith("gpu-"):
+            return None
+        every = [s.gpu for s in self.seats]
+        found = [g for g in every if any(u.lower().startswith(wanted) for u in (g.mig if mig else (g.uuid or "",)))]
+        if not found:
+            found = [g for g in every if g.uuid is None]  # of these the driver has not been asked: one of them, perhaps
+            doubt = f"whose {text} is cannot be told without the driver; name the GPU by its PCI address"
+            return Seat(found[0], tuple(found[1:]), doubt) if found else None
+        return Seat(found[0]) if len(found) == 1 else None
+
+
+def cuda(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+    """CUDA's order of these GPUs (in PCI order), before and after CUDA_VISIBLE_DEVICES.
+
+    Source: CUDA C++ Programming Guide, "CUDA Environment Variables": unset shows all; empty shows none; entries are
+    ordinals, UUIDs or unambiguous prefixes of them, and MIG ids, also mixed; the first invalid entry, such as -1,
+    ends the list. An entry that stands twice leaves no GPU at all (torch.cuda, `_parse_visible_devices`).
+    The default CUDA_DEVICE_ORDER, FASTEST_FIRST, is PCI order among GPUs of one model, and not told by anyone
+    else among different ones. NVIDIA_VISIBLE_DEVICES is the container runtime's: it decides which devices there
+    are, not their order.
+    """
+    driver = Order(DriverOrdinal, _fastest_first(gpus, environ) or _some_out_of_reach(gpus))
+    text = environ.get("CUDA_VISIBLE_DEVICES")
+    if text is None:
+        return driver, Order(VisibleOrdinal, driver.seats)
+    seats: dict[object, Seat] = {}
+    for entry in map(str.strip, text.split(",")):
+        seat = driver.seat(entry)
+        if seat is None:
+            break
+        # Two MIG devices of one GPU are two entries; so are two UUIDs of which only the driver knows the GPUs.
+        key = entry if seat.doubt or entry.lower().startswith("mig-") else seat.gpu
+        if key in seats:
+            return driver, Order(VisibleOrdinal)
+        seats[key] = seat
+    return driver, Order(VisibleOrdinal, tuple(seats.values()))
+
+
+def _fastest_first(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Seat, ...]:
+    """Everybody may sit anywhere; nobody where this does not apply."""
+    if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({g.device_id for g in gpus if g.device_id}) < 2:
+        return ()
+    doubt = (
+        "CUDA numbers GPUs of different models fastest first, so an ordinal does not tell which one is meant; "
+        "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID or PCI address"
+    )
+    return tuple(Seat(g, tuple(o for o in gpus if o != g), doubt) for g in gpus)
+
+
+def _some_out_of_reach(gpus: tuple[Gpu, ...]) -> tuple[Seat, ...]:
+    """In PCI order; behind a GPU that its driver cannot reach, CUDA may or may not have counted it."""
+    seats = []
+    lost: list[Gpu] = []
+    for i, gpu in enumerate(gpus):
+        lost += [gpu] if gpu.fault else []
+        later = tuple(g for g in gpus[i + 1 :] if not g.fault)[: len(lost)]
+        doubt = f"the driver cannot reach {lost[0]} ({lost[0].fault}), so CUDA may not count it" if lost else ""
+        seats.append(Seat(gpu, later, doubt if later else ""))
+    return tuple(seats)
+
+
+def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+    """HIP's order of these GPUs (in PCI order, in which amdgpu finds them), before and after HIP_VISIBLE_DEVICES.
+
+    ROCR_VISIBLE_DEVICES first: ordinals or UUIDs (`GPU-` and amdgpu's unique_id) or prefixes; empty hides all; an
+    entry that is invalid or stands twice ends the list. Source: ROCm, "GPU isolation techniques", and ROCR-Runtime,
+    core/runtime/amd_filter_device.cpp. Then HIP_VISIBLE_DEVICES, or where that is unset or empty
+    CUDA_VISIBLE_DEVICES, counts among what is left: an invalid entry ends the list, one that stands twice counts
+    once, empty shows all. Source: ROCm, "HIP environment variables", and clr, rocclr/device/rocm/rocdevice.cpp.
+    """
+    every = Order(RocrOrdinal, tuple(map(Seat, gpus)))
+    text = environ.get("ROCR_VISIBLE_DEVICES")
+    driver = Order(DriverOrdinal, every.seats if text is None else tuple(_until_repeated(every, text)))
+    text = environ.get("HIP_VISIBLE_DEVICES") or environ.get("CUDA_VISIBLE_DEVICES")
+    if not text:
+        return driver, Order(VisibleOrdinal, driver.seats)
+    return driver, Order(VisibleOrdinal, tuple(dict.fromkeys(_until_invalid(driver, text))))
+
+
+def _until_invalid(order: Order[O], text: str) -> Iterator[Seat]:
+    for entry in map(str.strip, text.split(",")):
+        seat = order.seat(entry)
+        if seat is None:
+            return
+        yield seat
+
+
+def _until_repeated(order: Order[O], text: str) -> Iterator[Seat]:
+    seen = set()
+    for seat in _until_invalid(order, text):
+        if seat in seen and not seat.doubt:
+            return
+        seen.add(seat)
+        yield seat
+
+
+#: PCI device ids of the Data Center GPU Max series, whose cards may have two tiles (Linux, include/drm/intel/pciids.h).
+_MAX_SERIES = range(0x0BD0, 0x0BF0)
+
+
+def level_zero(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+    """Level Zero's order of these GPUs (in PCI order), before and after ZE_AFFINITY_MASK.
+
+    Source: oneAPI Level Zero Specification, Core Programming Guide, "Affinity Mask" and "Device Hierarchy": the mask
+    holds ordinals of devices, or `device.subdevice`; it chooses and does not reorder; unset or empty shows all.
+    ZE_FLAT_DEVICE_HIERARCHY decides what a device is: a card (COMPOSITE), or each tile of a card (FLAT, the default,
+    and COMBINED). How many tiles a card has is not in its PCI address, so with cards that may have two, ordinals
+    are in doubt. The order is the driver's own unless ZE_ENABLE_PCI_ID_DEVICE_ORDER=1.
+    """
+    doubt = ""
+    if environ.get("ZE_FLAT_DEVICE_HIERARCHY", "FLAT") != "COMPOSITE" and any(g.device_id in _MAX_SERIES for g in gpus):
+        doubt = "Level Zero counts tiles, not cards; set ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE, or name PCI addresses"
+    elif environ.get("ZE_ENABLE_PCI_ID_DEVICE_ORDER") != "1" and len({g.device_id for g in gpus}) > 1:
+        doubt = "Level Zero's order of different models is its own; set ZE_ENABLE_PCI_ID_DEVICE_ORDER=1"
+    seats = tuple(Seat(g, tuple(o for o in gpus if o != g) if doubt else (), doubt) for g in gpus)
+    driver = Order(DriverOrdinal, seats)
+    text = environ.get("ZE_AFFINITY_MASK", "").strip()
+    if not text:
+        return driver, Order(VisibleOrdinal, seats)
+    chosen = {DriverOrdinal.parse(entry.strip().partition(".")[0]) for entry in text.split(",")}
+    kept = (seat for i, seat in enumerate(seats) if DriverOrdinal(i) in chosen)
+    return driver, Order(VisibleOrdinal, tuple(kept))
+
+
+Runtime = Callable[[tuple[Gpu, ...], Mapping[str, str]], tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]]
+
+#: By vendor; on a machine with several, an ordinal counts among the GPUs of the first that is there. "none": stand-ins.
+RUNTIMES: Mapping[str, Runtime] = {"nvidia": cuda, "amd": hip, "intel": level_zero, "none": cuda}
+
+
+def unknown(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+    """PCI order and no variable: for a vendor whose runtime is not known here."""
+    seats = tuple(map(Seat, gpus))
+    return Order(DriverOrdinal, seats), Order(VisibleOrdinal, seats)

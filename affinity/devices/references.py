@@ -1,0 +1,78 @@
+"""Which GPU is meant: the one grammar that refers to the members of an inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from affinity.devices.ordinals import PhysicalOrdinal, VisibleOrdinal
+from affinity.errors import UnknownGpu
+from affinity.topology.model import PciAddress
+
+if TYPE_CHECKING:
+    from affinity.devices.gpu import Gpu
+    from affinity.devices.inventory import Inventory
+
+
+def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
+    """The GPUs a reference names. Raises UnknownGpu, saying what is there.
+
+    `0`: an ordinal as the runtime counts (`cuda:0`); `GPU-8f2c…`, `MIG-…`: a UUID or an unambiguous prefix, the
+    latter for the GPU it is a part of; `0000:1b:00.0`: a PCI address, in any case, without its domain or with
+    NVML's of eight digits; `phys:3`: all GPUs of the machine in PCI order; `all`: those visible; several separated
+    by commas.
+    """
+    text = str(reference).strip()
+    if text == "all":
+        return among.visible
+    if "," in text:
+        return tuple(dict.fromkeys(gpu for part in text.split(",") for gpu in resolve(part, among)))
+    address = PciAddress.try_parse(text)
+    if address is not None:
+        return _one(text, [g for g in among.machine if g.pci == address], among)
+    if text.startswith("phys:"):
+        physical = PhysicalOrdinal.parse(text[5:])
+        seat = among.physical.at(physical) if physical is not None else None
+        return _one(text, [seat.gpu] if seat is not None else [], among)
+    visible = VisibleOrdinal.parse(text)
+    if visible is not None:
+        seat = among.visible_order.at(visible)
+        return _one(text, [among.settle(seat)] if seat is not None else [], among)
+    return _by_uuid(text, among)
+
+
+def resolve_physical(ids: Iterable[str | int], among: Inventory) -> tuple[Gpu, ...]:
+    """The GPUs of a launcher's ids, each as it would stand in CUDA_VISIBLE_DEVICES: the driver's ordinal or a UUID.
+
+    Ray's accelerator ids are such: it numbers a machine's GPUs from 0, or hands out the entries of the
+    CUDA_VISIBLE_DEVICES that it was started with. This process's own variable is not looked at.
+    Raises UnknownGpu, saying what is there.
+    """
+    found: list[Gpu] = []
+    for text in (str(i).strip() for i in ids):
+        seat = among.driver_order.seat(text)
+        found += _one(text, [among.settle(seat)] if seat is not None else [], among)
+    return tuple(dict.fromkeys(found))
+
+
+def _by_uuid(text: str, among: Inventory) -> tuple[Gpu, ...]:
+    wanted = text.lower()
+    if wanted.startswith("mig-gpu-"):
+        wanted = wanted[4:].partition("/")[0]
+    if not wanted.startswith(("gpu-", "mig-")):
+        return _one(text, [], among)
+    return _one(
+        text, [g for g in among.devices if any(u.lower().startswith(wanted) for u in (g.uuid or "", *g.mig))], among
+    )
+
+
+def _one(text: str, found: list[Gpu], among: Inventory) -> tuple[Gpu, ...]:
+    if len(found) == 1:
+        return (found[0],)
+    if found:
+        raise UnknownGpu(f"GPU {text!r} is ambiguous: it names {', '.join(map(str, found))}; give more of it")
+    here = ", ".join(str(g) for g in among.devices) or "none"
+    raise UnknownGpu(
+        f"GPU {text!r} is not here; GPUs: {here} ({len(among.visible)} visible). "
+        "Expected a visible ordinal (0), a UUID or prefix (GPU-…, MIG-…), a PCI address, phys:N or all"
+    )

@@ -1,1 +1,0 @@
-"""Observe: the machine (`Topology`), the operating system (`Kernel`), and both together (`Host`)."""

@@ -1,0 +1,115 @@
+"""`PlacementPolicy` and `Placement`: WHERE a worker goes. Pure: no policy reads or changes a system."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import attrs
+
+from affinity.errors import PlacementError
+from affinity.host import Host
+from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
+from affinity.launchers.launch import Launch
+from affinity.settings import Settings
+from affinity.topology.cpuset import CpuSet, NodeSet
+
+
+@attrs.frozen
+class Placement:
+    """Where a worker goes.
+
+    cpus: the exact mask, None to leave CPUs alone. memory: the policy, None to leave memory alone.
+    nodes: the nodes this is about, for people. reason: in words. migrate: move pages touched before the bind.
+    """
+
+    cpus: CpuSet | None
+    memory: MemoryPolicy | None
+    nodes: NodeSet = NodeSet()
+    reason: str = ""
+    migrate: bool = True
+
+    @property
+    def words(self) -> str:
+        """For messages: `CPUs 0-3 and memory preferred:0`."""
+        return f"CPUs {self.cpus or 'as they are'}" + (f" and memory {self.memory}" if self.memory else "")
+
+    def weaker(self) -> Placement | None:
+        """The next step down: bind, preferred, CPUs only, nothing (None)."""
+        match self.memory:
+            case MemoryPolicy(MemoryMode.BIND, nodes):
+                return attrs.evolve(self, memory=preferring(nodes))
+            case MemoryPolicy(MemoryMode.PREFERRED_MANY, nodes):
+                return attrs.evolve(self, memory=MemoryPolicy(MemoryMode.PREFERRED, NodeSet([nodes.first()])))
+            case MemoryPolicy():
+                return attrs.evolve(self, memory=None) if self.cpus is not None else None
+            case _:
+                return None
+
+
+class PlacementPolicy(ABC):
+    """Entry point group `affinity.policies`: which CPUs and memory a worker gets.
+
+    Write a class with a no-argument constructor and `place`. It is given the machine, this worker and the
+    operator's options, and must be pure: it may not call `host.kernel`. It must give a subset of
+    `host.allowed_cpus`, the same on every call, and work from this worker's view alone: compute the shares of
+    all `launch.peers`, take this worker's own. "I have no preference" is `Placement(None, None)`; "there is no
+    answer" is PlacementError, with the numbers; options that contradict the machine are SettingsError.
+    `memory_beside` gives the memory that follows from CPUs; `affinity.policies.split` has the rest of the toolbox.
+    """
+
+    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    interface_version: ClassVar[int] = 1
+
+    @abstractmethod
+    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+        """Where this worker goes. Raises PlacementError where no CPU is left for it."""
+
+
+def preferring(nodes: NodeSet) -> MemoryPolicy:
+    """`preferred` for one node, `preferred-many` (Linux 5.15) for several."""
+    return MemoryPolicy(MemoryMode.PREFERRED if len(nodes) == 1 else MemoryMode.PREFERRED_MANY, nodes)
+
+
+def memory_beside(cpus: CpuSet, host: Host, settings: Settings) -> MemoryPolicy | None:
+    """The memory policy that follows the CPUs: their nodes, as far as they have memory and are allowed.
+
+    None where the operator wants none or none of those nodes can give memory: then the kernel's own
+    first touch takes the nearest node that can.
+    """
+    if settings.memory is None:
+        return None
+    if settings.memory is MemoryMode.LOCAL:
+        return MemoryPolicy(MemoryMode.LOCAL)
+    nodes = host.topology.nodes_of(cpus) & host.topology.memory_nodes & host.allowed_nodes
+    if not nodes:
+        return None
+    return preferring(nodes) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, nodes)
+
+
+def without_memory(placement: Placement, host: Host, settings: Settings) -> str:
+    """Why CPUs got no memory though the operator wants some: it is outside the cpuset. "" where that is not so."""
+    if placement.cpus is None or placement.memory is not None or settings.memory is None:
+        return ""
+    missing = host.topology.nodes_of(placement.cpus) & host.topology.memory_nodes
+    if not missing:
+        return ""
+    return f"memory of node {missing} is not allowed here (allowed: {host.allowed_nodes}), so memory is left alone"
+
+
+def allowed_on(nodes: NodeSet, host: Host) -> CpuSet:
+    """The allowed CPUs of these nodes. Raises PlacementError, saying what is in the way, where there is none."""
+    missing = nodes - NodeSet(host.topology.by_id)
+    if missing:
+        there = NodeSet(host.topology.by_id)
+        raise PlacementError(f"node {missing} is not on this machine: online nodes are {there}")
+    there_cpus = host.topology.cpus_of(nodes)
+    if not there_cpus:
+        raise PlacementError(f"node {nodes} has no CPUs: nodes with CPUs are {host.topology.cpu_nodes}")
+    cpus = there_cpus & host.allowed_cpus
+    if not cpus:
+        raise PlacementError(
+            f"no CPU of node {nodes} ({there_cpus}) is allowed here (allowed: {host.allowed_cpus or 'none'}): "
+            "widen the cpuset, container or batch limit, or choose another GPU"
+        )
+    return cpus

@@ -1,0 +1,173 @@
+"""Sharing a machine out among its GPUs: what the split policies have in common, open to third parties' too.
+
+Every function works from one worker's view: the shares of all GPUs are computed, the worker's own is taken, so
+that workers who never talk to each other agree.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import ClassVar, final
+
+from affinity.errors import PlacementError
+from affinity.host import Host
+from affinity.launchers.launch import Launch
+from affinity.policies.policy import Placement, PlacementPolicy, allowed_on, memory_beside
+from affinity.settings import Settings
+from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.model import Topology
+
+
+class SplitPolicy(PlacementPolicy):
+    """A policy that splits what is next to a node among the GPUs of that node: write `deal`.
+
+    A worker with several GPUs gets the shares of all of them; one whose operator named a node instead of a GPU
+    gets the whole node, since nobody knows who else is there.
+    """
+
+    #: What one GPU gets, in words: "a contiguous share of the cores".
+    share: ClassVar[str] = "a share"
+
+    @abstractmethod
+    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+        """The shares of the `count` GPUs next to `node`, in PCI order. Raises PlacementError where they cannot be."""
+
+    @final
+    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+        if launch.nodes is not None:
+            return whole_nodes(launch.nodes, host, settings)
+        cpus, told = CpuSet(), []
+        for place in gpu_places(launch):
+            node = launch.peers[place].node
+            if node is None:
+                continue
+            there = [i for i, gpu in enumerate(launch.peers) if gpu.node == node]
+            mine = there.index(place)
+            cpus |= self.deal(node, len(there), host, launch, settings)[mine]
+            told.append(f"{self.share} of node {node} (GPU {mine + 1} of {len(there)} there)")
+        if not told:
+            return Placement(None, None, reason="no GPU's node is known")
+        reason = "; ".join(told) + _options(settings)
+        return Placement(cpus, memory_beside(cpus, host, settings), host.topology.nodes_of(cpus), reason)
+
+
+def whole_nodes(nodes: NodeSet, host: Host, settings: Settings) -> Placement:
+    """The placement on all usable CPUs of these nodes. Raises PlacementError where there is none."""
+    cpus = usable_cpus(nodes, host, settings)
+    reason = f"all allowed CPUs of node {nodes}{_options(settings)}"
+    return Placement(cpus, memory_beside(cpus, host, settings), nodes, reason)
+
+
+def usable_cpus(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
+    """The allowed CPUs of these nodes, less what AFFINITY_RESERVE and AFFINITY_SMT take away.
+
+    Raises PlacementError, with the numbers, where none is left.
+    """
+    allowed = allowed_on(nodes, host)
+    left = _left(nodes, host, settings)
+    if not left:
+        raise PlacementError(
+            f"AFFINITY_RESERVE={settings.reserve} leaves no core of node {nodes} "
+            f"(CPUs {host.topology.cpus_of(nodes)}, allowed: {allowed}): lower it or widen what is allowed"
+        )
+    return left
+
+
+def usable_cores(nodes: NodeSet, host: Host, settings: Settings, *, least: int) -> tuple[CpuSet, ...]:
+    """The usable physical cores of these nodes, node by node, each by its lowest CPU number.
+
+    Raises PlacementError, with the numbers, where there are fewer than `least`.
+    """
+    cpus = usable_cpus(nodes, host, settings)
+    cores = [core for node in nodes for core in physical_cores(cpus & host.topology.cpus_of(NodeSet([node])), host)]
+    if len(cores) < least:
+        raise PlacementError(
+            f"usable physical cores of node {nodes}: {len(cores)} (CPUs {cpus}) for {least} workers, each of which "
+            f"needs one{_options(settings)}: widen what is allowed, or choose a policy that shares "
+            "(node, socket, core-complex)"
+        )
+    return tuple(cores)
+
+
+def physical_cores(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
+    """These CPUs by physical core, the core with the lowest number first; a core may be there in part."""
+    return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].core))
+
+
+def l3_domains(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
+    """These CPUs by shared L3 cache, the domain with the lowest number first; a domain may be there in part."""
+    return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].l3))
+
+
+def contiguous(cores: Sequence[CpuSet], count: int) -> tuple[CpuSet, ...]:
+    """`count` runs of neighbouring cores of equal length; the first ones take one more of what is left over."""
+    length, over = divmod(len(cores), count)
+    starts = [i * length + min(i, over) for i in range(count + 1)]
+    return tuple(_union(cores[a:b]) for a, b in pairwise(starts))
+
+
+def with_package(cores: Sequence[CpuSet], host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+    """With AFFINITY_SCOPE=socket, the cores of one node together with what they bring along; else unchanged.
+
+    The package's cores on nodes without a GPU are dealt, in order, to its cores on nodes with one, which then
+    move as a unit. So a DGX A100, where only half of the nodes have GPUs, is used whole, and each GPU keeps its
+    own node's cores. Source: NVIDIA's gpu_affinity, scope SOCKET.
+    """
+    if settings.scope != "socket":
+        return cores
+    here = host.topology.nodes_of(_union(cores))
+    package = package_nodes(here, host.topology)
+    with_gpu = (here | NodeSet(gpu.node for gpu in launch.peers if gpu.node is not None)) & package
+    near = physical_cores(_left(with_gpu, host, settings), host)
+    bring = {core: core for core in near}
+    for i, core in enumerate(physical_cores(_left(package - with_gpu, host, settings), host)):
+        bring[near[i % len(near)]] |= core
+    return [bring[core] for core in cores]
+
+
+def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
+    """All nodes whose CPUs are on the packages (sockets) that the CPUs of these nodes are on."""
+    packages = {topology.cpus[cpu].package for cpu in topology.cpus_of(nodes)}
+    return NodeSet(n.id for n in topology.nodes if any(topology.cpus[cpu].package in packages for cpu in n.cpus))
+
+
+def gpu_places(launch: Launch) -> tuple[int, ...]:
+    """Where each of the worker's GPUs stands among all of the machine, in PCI order, from 0.
+
+    Raises PlacementError for one that is not there.
+    """
+    for gpu in launch.gpus:
+        if gpu not in launch.peers:
+            here = ", ".join(map(str, launch.peers)) or "none"
+            raise PlacementError(f"GPU {gpu} is not among the GPUs of this machine ({here}): its share cannot be known")
+    return tuple(launch.peers.index(gpu) for gpu in launch.gpus)
+
+
+def _union(sets: Iterable[CpuSet]) -> CpuSet:
+    return CpuSet(cpu for cpus in sets for cpu in cpus)
+
+
+def _left(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
+    cpus = host.topology.cpus_of(nodes) & host.allowed_cpus
+    if settings.reserve:
+        # The lowest cores of the node, allowed or not: everyone on the machine then leaves the same ones free.
+        for node in nodes:
+            cpus -= _union(physical_cores(host.topology.cpus_of(NodeSet([node])), host)[: settings.reserve])
+    if settings.smt == "one":
+        cpus = CpuSet(core.first() for core in physical_cores(cpus, host))
+    return cpus
+
+
+def _options(settings: Settings) -> str:
+    told = [f"AFFINITY_RESERVE={settings.reserve}"] if settings.reserve else []
+    told += [f"AFFINITY_SMT={settings.smt}"] if settings.smt != "all" else []
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _grouped(cpus: CpuSet, key: Callable[[int], int]) -> list[CpuSet]:
+    groups: dict[int, list[int]] = {}
+    for cpu in cpus:
+        groups.setdefault(key(cpu), []).append(cpu)
+    return [CpuSet(groups[first]) for first in sorted(groups)]

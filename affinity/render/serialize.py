@@ -1,0 +1,232 @@
+"""What `--json` prints: values as plain dicts, lists, numbers and text. Reference: docs/reference/json.md.
+
+Rules of the shape: CPUs are text in the kernel's list format (`0-3,8`), nodes are lists of numbers, sizes are bytes,
+times are seconds, null means "not known" or "left alone". Each top-level object carries `version`; within a version
+keys are only ever added.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from affinity.api import Plan
+    from affinity.devices.gpu import Gpu
+    from affinity.host import Host
+    from affinity.kernel.mempolicy import MemoryPolicy
+    from affinity.policies.policy import Placement
+    from affinity.registry import PluginInfo
+    from affinity.report.report import BindReport, Observed
+    from affinity.selection.rules import Verdict
+    from affinity.settings import Settings, Variable
+    from affinity.support import Support
+    from affinity.topology.cpuset import CpuSet, NodeSet
+
+#: Of every shape here. It changes only where a key changes its meaning or goes away.
+VERSION = 1
+
+Shape = dict[str, Any]
+
+
+def gpu(found: Gpu) -> Shape:
+    """One device, and the node it is next to."""
+    return {
+        "name": str(found),
+        "pci_bus_id": str(found.pci) if found.pci is not None else None,
+        "uuid": found.uuid,
+        "vendor": found.vendor,
+        "model": found.model,
+        "node": found.node,
+        "node_reason": found.why,
+    }
+
+
+def memory(policy: MemoryPolicy | None) -> Shape:
+    """A memory policy; mode `none` is one that is left alone."""
+    if policy is None:
+        return {"mode": "none", "nodes": []}
+    return {"mode": policy.mode.value, "nodes": ids(policy.nodes)}
+
+
+def placement(placed: Placement | None) -> Shape:
+    """Where a worker goes: `nodes`, `cpus`, `memory`, `placement_reason`."""
+    return {
+        "nodes": ids(placed.nodes) if placed else [],
+        "cpus": cpus(placed.cpus) if placed else None,
+        "memory": memory(placed.memory if placed else None),
+        "placement_reason": placed.reason if placed else "",
+    }
+
+
+def plan(planned: Plan) -> Shape:
+    """One worker: its GPU, where it goes, and which strategy puts it there."""
+    launch, selection = planned.launch, planned.selection
+    alone = launch.gpus[0] if len(launch.gpus) == 1 else None
+    node = alone.node if alone else None
+    if launch.nodes is not None and len(launch.nodes) == 1:
+        node = launch.nodes.first()
+    return {
+        "version": VERSION,
+        "gpu": gpu(alone) if alone else None,
+        "gpus": [gpu(g) for g in launch.gpus],
+        "node": node,
+        **placement(planned.placement),
+        "strategy": selection.strategy,
+        "fallbacks": list(selection.fallbacks),
+        "reason": selection.reason,
+        "problem": planned.problem or None,
+        "policy": planned.seen.settings.policy,
+        "launch_mode": launch.mode.value,
+        "launch_reason": launch.why,
+        "notes": list(launch.notes),
+    }
+
+
+def explanation(planned: Plan, settings: Sequence[Shape]) -> Shape:
+    """A plan, every rule's verdict, and what decided each setting."""
+    return {
+        **plan(planned),
+        "rules": [verdict(v) for v in planned.selection.verdicts],
+        "skipped": [{"strategy": name, "reason": reason} for name, reason in planned.selection.skipped],
+        "settings": list(settings),
+    }
+
+
+def verdict(line: Verdict) -> Shape:
+    return {"rule": line.rule, "condition": line.condition, "applies": line.applies, "reason": line.reason}
+
+
+def setting(variable: Variable, found: Settings) -> Shape:
+    """One setting. `decided_by`: the variable and its text, or the option; null where it is the default."""
+    value = getattr(found, variable.field)
+    return {
+        "setting": variable.field,
+        "variable": variable.name,
+        "meaning": variable.meaning,
+        "value": "none" if variable.field == "memory" and value is None else plain(value),
+        "decided_by": found.decided.get(variable.field),
+    }
+
+
+def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequence[str]) -> Shape:
+    """The machine, and what this process may use of it."""
+    topology = host.topology
+    packages: dict[int, int] = {}
+    for cpu in topology.cpus.values():
+        packages[cpu.package] = packages.get(cpu.package, 0) | 1 << cpu.id
+    whole = type(topology.online).from_bits
+    return {
+        "version": VERSION,
+        "origin": topology.origin.value,
+        "detail": topology.detail,
+        "online_cpus": cpus(topology.online),
+        "allowed_cpus": cpus(host.allowed_cpus),
+        "allowed_nodes": ids(host.allowed_nodes),
+        "packages": [
+            {
+                "id": package,
+                "cpus": cpus(whole(bits)),
+                "nodes": ids(topology.nodes_of(whole(bits))),
+                "cores": len({topology.cpus[c].core for c in whole(bits)}),
+            }
+            for package, bits in sorted(packages.items())
+        ],
+        "nodes": [
+            {
+                "id": node.id,
+                "cpus": cpus(node.cpus),
+                "allowed_cpus": cpus(node.cpus & host.allowed_cpus),
+                "memory": topology.memory.get(node.id),
+                "memory_allowed": node.has_memory and node.id in host.allowed_nodes,
+                "distances": {str(other): distance for other, distance in topology.distances.get(node.id, {}).items()},
+                "gpus": [str(g) for g in gpus if g.node == node.id],
+            }
+            for node in topology.nodes
+        ],
+        "gpus": [{**gpu(g), "visible": g in visible} for g in gpus],
+        "notes": list(notes),
+    }
+
+
+def plugin(info: PluginInfo, *, launch_modes: Sequence[str] | None = None, support: Support | None = None) -> Shape:
+    """One entry point; `can_act` is null where the question has no meaning (a policy), false where it is broken."""
+    can_act = None if support is None else support.ok
+    shape: Shape = {
+        "name": info.name,
+        "distribution": info.distribution,
+        "version": info.version,
+        "target": info.target,
+        "can_act": False if info.error else can_act,
+        "reason": info.error or ("" if support is None else support.reason),
+        "error": info.error or None,
+    }
+    if launch_modes is not None:
+        shape["launch_modes"] = list(launch_modes)
+    return shape
+
+
+def report(bound: BindReport, observed: Observed | None = None) -> Shape:
+    """What `affinity.bind()` found, with what the kernel shows: then, or `observed` at a later moment."""
+    now = observed or bound.observed
+    me = now.threads.get(now.caller)
+    wanted = bound.requested.cpus if bound.requested else None
+    return {
+        "version": VERSION,
+        "launch_mode": bound.launch.mode.value,
+        "gpus": [gpu(g) for g in bound.launch.gpus],
+        "strategy": bound.strategy,
+        "reason": bound.reason,
+        "requested": placement(bound.requested) if bound.requested else None,
+        "already": bound.already,
+        "satisfied": bound.satisfied,
+        "observed": {
+            "cpus": cpus(me),
+            "memory": memory(now.policy) if now.policy else None,
+            "threads": len(now.threads),
+            "threads_within": None if wanted is None else sum(mask <= wanted for mask in now.threads.values()),
+            "masks": masks(now),
+            "resident": None if now.resident is None else {str(n): size for n, size in sorted(now.resident.items())},
+            "local_share": now.local_share(bound.requested) if bound.requested else None,
+        },
+        "moved": bound.outcome.moved,
+        "move_seconds": bound.outcome.seconds,
+        "left": bound.outcome.left,
+        "degradations": [
+            {"tried": d.tried, "errno": d.errno or None, "said": d.said, "remedy": d.remedy or None}
+            for d in bound.degradations
+        ],
+        "seconds_since_start": round(bound.age, 3),
+    }
+
+
+def masks(now: Observed) -> dict[str, int]:
+    """How many threads have each mask."""
+    counted: dict[str, int] = {}
+    for mask in now.threads.values():
+        counted[str(mask)] = counted.get(str(mask), 0) + 1
+    return dict(sorted(counted.items()))
+
+
+def cpus(found: CpuSet | None) -> str | None:
+    return None if found is None else str(found)
+
+
+def ids(found: NodeSet) -> list[int]:
+    return list(found)
+
+
+def plain(value: object) -> object:
+    """A setting's value: enumerations by their value, sets in list format, the rest as it is."""
+    from enum import Enum
+
+    from affinity.topology.cpuset import IdSet
+
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, IdSet):
+        return str(value)
+    if isinstance(value, tuple):
+        return [plain(v) for v in value]
+    return value

@@ -1,0 +1,123 @@
+"""Binding a process that already runs: every thread's mask, the memory policy, the pages touched before.
+
+Public to strategies: `libnuma`, `inherit`, `numactl` and `legacy` differ only in what they use of it.
+Sources: sched_setaffinity(2) and set_mempolicy(2) (both per thread), migrate_pages(2) (whole process).
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable
+
+import attrs
+
+from affinity.errors import CannotBind
+from affinity.handoff import ours
+from affinity.host import Host
+from affinity.kernel.linux import Kernel
+from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
+from affinity.policies.policy import Placement
+from affinity.strategies.strategy import Outcome
+from affinity.topology.cpuset import CpuSet
+
+
+def bind_process(
+    placement: Placement, host: Host, *, set_memory: Callable[[MemoryPolicy], None] | None = None
+) -> Outcome:
+    """Put this process, with every thread it has, where the placement says.
+
+    set_memory: how to set the calling thread's policy; the system call itself by default.
+    Raises OSError (a refused call) or CannotBind; masks come first, so a failure there changes nothing else.
+    """
+    kernel = host.kernel
+    outcome = bind_threads(placement.cpus, kernel) if placement.cpus is not None else Outcome()
+    if placement.memory is not None:
+        set_and_read_back(placement.memory, kernel, set_memory or kernel.set_mempolicy)
+    return move_pages_after(placement, host, outcome) if placement.migrate else outcome
+
+
+def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
+    """Give the mask to every thread that has the process's old one; threads bound, left alone, and refused.
+
+    A thread with another mask was pinned by someone who knew why, and is left alone. A thread not yet bound may
+    start others meanwhile, so the list is read again until none that is new on it has an old mask. The kernel keeps
+    some threads (io_uring's) from being moved: told, and no reason to leave the others. Raises OSError where the
+    calling thread itself is refused.
+    """
+    me, main = kernel.thread_id(), kernel.process_id()
+    old = [kernel.get_affinity(tid) for tid in {me, main}]  # a list: a mask met again is found by identity, unhashed
+    note = ours(kernel)
+    if note is not None:
+        old += [note.bound, note.original]
+    old = [mask for mask in old if mask != cpus]
+    bound = others = 0
+    refused: list[OSError] = []
+    seen: set[int] = set()
+    while True:
+        new = [tid for tid in kernel.threads() if tid not in seen]
+        seen.update(new)
+        before = bound
+        for tid in new:
+            try:
+                mask = kernel.get_affinity(tid)
+                if mask in old or (tid == me and mask != cpus):
+                    kernel.set_affinity(tid, cpus)
+                    bound += 1
+                elif mask != cpus:
+                    others += 1
+            except ProcessLookupError:
+                continue  # it ended between the listing and the call
+            except OSError as error:
+                if tid == me:
+                    raise
+                others += 1
+                refused.append(error)
+        if bound == before or new == [me]:  # who is new was started by a bound thread; or nobody is there to start any
+            return Outcome(bound=bound, others=others, refused=tuple(refused))
+
+
+def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:
+    """libnuma reports no failure, and the kernel cuts a node mask silently: believe only what is read back.
+
+    Raises OSError (refused) or CannotBind (cut), and then leaves the policy as it was.
+    """
+    before = _policy(kernel)
+    set_memory(policy)
+    found = _policy(kernel)
+    if found == policy:
+        return
+    kernel.set_mempolicy(policy)  # the bare call: where libnuma failed without a word, it has the errno
+    found = _policy(kernel)
+    if found not in (policy, None):  # None: it cannot be read, which the report says
+        if before is not None:
+            kernel.set_mempolicy(before)
+        raise CannotBind(f"memory policy {policy} was asked for, the kernel made it {found}: nodes outside the cpuset?")
+
+
+def _policy(kernel: Kernel) -> MemoryPolicy | None:
+    try:
+        return kernel.get_mempolicy()
+    except OSError:
+        return None
+
+
+def move_pages_after(placement: Placement, host: Host, outcome: Outcome) -> Outcome:
+    """Move the pages that lie elsewhere to the placement's memory nodes; a refusal is told, not raised."""
+    policy = placement.memory
+    if policy is None or policy.mode in (MemoryMode.INTERLEAVE, MemoryMode.DEFAULT):
+        return outcome
+    target = policy.nodes or (placement.nodes & host.topology.memory_nodes & host.allowed_nodes)
+    # What lies on a node without CPUs (a GPU's memory, an expander) was put there by name, and stays.
+    elsewhere = (host.topology.memory_nodes & host.topology.cpu_nodes & host.allowed_nodes) - target
+    if not target or not elsewhere:
+        return outcome
+    start = time.perf_counter()
+    try:
+        before = host.kernel.resident()
+        left = host.kernel.migrate_pages(elsewhere, target)
+        after = host.kernel.resident()
+    except OSError as refused:
+        return attrs.evolve(outcome, refused=(*outcome.refused, refused))
+    moved = sum(after.get(n, 0) - before.get(n, 0) for n in target)
+    return attrs.evolve(outcome, moved=max(moved, 0), left=left * mmap.PAGESIZE, seconds=time.perf_counter() - start)

@@ -1,0 +1,77 @@
+"""`AffinityStrategy`: HOW a placement is put in force. This docstring and the class's are the author's guide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
+
+import attrs
+
+from affinity.host import Host
+from affinity.launchers.launch import Launch, LaunchMode
+from affinity.policies.policy import Placement
+from affinity.support import Support
+
+
+@attrs.frozen
+class Outcome:
+    """What a strategy has to tell beyond what the kernel shows.
+
+    bound, others: threads given the mask, and threads left alone because someone else had pinned them.
+    moved, left: bytes of pages migrated, and of pages that could not be. seconds: the time the move took.
+    refused: calls that were given up without failing the bind.
+    """
+
+    bound: int = 0
+    others: int = 0
+    moved: int = 0
+    left: int = 0
+    seconds: float = 0.0
+    refused: tuple[OSError, ...] = ()
+
+
+class AffinityStrategy(ABC):
+    """Entry point group `affinity.strategies`: one way to put a worker where its placement says.
+
+    Write a class with a no-argument constructor, name the launch modes it serves, and override the moments at which
+    it acts (docs/reference/plugins.md tells what may change between versions of this interface):
+
+    `supports(launch, host)`
+        Can I act for this launch on this host? Answered from files and PATH, without importing or running
+        anything heavy, never raising. The reason of a "no" reaches the operator: say what to install or set.
+    `spawning(placement, host)`
+        A context manager around the parent's `Process.start()` (mode `spawn`). It leaves the parent as it was,
+        also when the start raises.
+    `command(argv, placement, host)`
+        The command to execute in place of `argv` (mode `command`).
+    `bind(placement, host)`
+        In the worker's own process, before it builds anything (every mode but `command`).
+
+    Where the placement cannot be put in force, raise OSError (from a system call) or CannotBind (anything
+    else, with a remedy): the framework records it and comes again with a weaker placement, or another strategy.
+    All contact with the system goes through `host.kernel`, so that `affinity.testing.FakeHost` can stand in.
+    Do not verify: the framework reads back from the kernel what is in force, whatever a strategy says.
+    """
+
+    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    interface_version: ClassVar[int] = 1
+
+    launch_modes: ClassVar[frozenset[LaunchMode]]
+
+    @abstractmethod
+    def supports(self, launch: Launch, host: Host) -> Support:
+        """Whether this strategy can act for this launch on this host, and why (not)."""
+
+    def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
+        """Around the start of a worker process. Default: nothing."""
+        return nullcontext()
+
+    def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
+        """What to execute in place of `argv`. Default: `argv`."""
+        return argv
+
+    def bind(self, placement: Placement, host: Host) -> Outcome:
+        """In the worker's process. Default: nothing."""
+        return Outcome()

@@ -1,0 +1,165 @@
+"""A machine in an archive: only the files that a topology is read from, and nothing that tells whose machine it is.
+
+The archive holds `sys/…` and two lines of `proc/self/status`. There is no host name, no serial number and no UUID in
+it: files are chosen by name, and the directories between a device and its host bridge, which on some hypervisors are
+named by an identifier, are left out. Archives of hwloc-gather-topology(1), with one directory at the top, are read too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from affinity.errors import TopologyError
+from affinity.topology.model import PciAddress, Topology
+from affinity.topology.synthetic import StaticSource
+
+#: An archive that unpacks to more is not a machine's.
+MOST_FILES, MOST_BYTES = 500_000, 1 << 30
+
+_NODE = ("cpulist", "cpumap", "distance", "meminfo")
+_NODES = ("online", "possible", "has_cpu", "has_memory")
+_TOPOLOGY = ("thread_siblings_list", "package_cpus_list", "core_siblings_list")
+_TOPOLOGY_MASKS = ("thread_siblings", "core_siblings")
+_CACHE = ("level", "shared_cpu_list", "shared_cpu_map")
+_PCI = ("class", "vendor", "device", "numa_node", "local_cpulist", "local_cpus", "boot_vga")
+
+
+def gather(archive: str, root: str = "/") -> tuple[str, ...]:
+    """Write the archive; gives the paths in it.
+
+    Raises OSError where it is there already or cannot be written, TopologyError where `root` is no machine's.
+    """
+    found = _Capture(root)
+    found.everything()
+    if "sys/devices/system/cpu/online" not in found.files:
+        raise TopologyError(f"{root}: no sys/devices/system/cpu/online in it; expected / or a captured tree")
+    with (
+        open(archive, "xb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
+        for path, data in sorted(found.files.items()):
+            entry = tarfile.TarInfo(path)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+        for path, target in sorted(found.links.items()):
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            tar.addfile(entry)
+    return (*sorted(found.files), *sorted(found.links))
+
+
+@contextmanager
+def unpacked(archive: str) -> Iterator[str]:
+    """The archive's root directory (with `sys/` in it), for the time of the block.
+
+    Raises TopologyError where the file is no archive of a machine, or tries to leave its directory.
+    """
+    if not hasattr(tarfile, "data_filter"):
+        raise TopologyError(f"{archive}: this Python cannot unpack it safely; unpack it and give the directory")
+    with tempfile.TemporaryDirectory(prefix="affinity-") as directory:
+        try:
+            with tarfile.open(archive) as tar:
+                count = size = 0
+                for member in tar:
+                    count, size = count + 1, size + member.size
+                    if count > MOST_FILES or size > MOST_BYTES:
+                        raise TopologyError(f"{archive}: too large; expected what `affinity gather` writes")
+                tar.extractall(directory, filter="data")
+        except (tarfile.TarError, EOFError, OSError) as wrong:
+            first = str(wrong).partition("\n")[0]
+            raise TopologyError(f"{archive}: {first}; expected what `affinity gather` writes") from wrong
+        inside = [directory, *(entry.path for entry in os.scandir(directory) if entry.is_dir())]
+        roots = [place for place in inside if os.path.isdir(os.path.join(place, "sys"))]
+        if not roots:
+            raise TopologyError(f"{archive}: no directory 'sys' in it; expected what `affinity gather` writes")
+        yield roots[0]
+
+
+def in_memory(topology: Topology, detail: str) -> Topology:
+    """The topology with everything read now, so that its files may go."""
+    source = StaticSource(topology.distances, topology.memory, topology.cpus, topology.pci_devices)
+    return attrs.evolve(topology, detail=detail, source=source)
+
+
+@attrs.define
+class _Capture:
+    """What goes into an archive: files with their content, links with their targets."""
+
+    root: str
+    files: dict[str, bytes] = attrs.field(factory=dict)
+    links: dict[str, str] = attrs.field(factory=dict)
+
+    def take(self, source: str, names: tuple[str, ...], target: str = "") -> bool:
+        """Those of these files that are there; whether any was."""
+        before = len(self.files)
+        for name in names:
+            try:
+                with open(os.path.join(self.root, source, name), "rb") as file:
+                    self.files[f"{target or source}/{name}"] = file.read()
+            except OSError:
+                continue  # older kernels lack some, and a topology does without
+        return len(self.files) > before
+
+    def keep_lines(self, path: str, *wanted: bytes) -> None:
+        """Of a file that was taken, only the lines with one of these words."""
+        if path in self.files:
+            lines = self.files[path].splitlines(keepends=True)
+            self.files[path] = b"".join(line for line in lines if any(word in line for word in wanted))
+
+    def everything(self) -> None:
+        nodes, cpus = "sys/devices/system/node", "sys/devices/system/cpu"
+        self.take(nodes, _NODES)
+        self.take(cpus, ("online", "present", "possible"))
+        for name in _names(self.root, nodes, "node"):
+            self.take(f"{nodes}/{name}", _NODE)
+            self.keep_lines(f"{nodes}/{name}/meminfo", b"MemTotal:")  # how much is in use is nobody's business
+        for name in _names(self.root, cpus, "cpu"):
+            self.take(f"{cpus}/{name}/topology", ("physical_package_id",))
+            if not self.take(f"{cpus}/{name}/topology", _TOPOLOGY):
+                self.take(f"{cpus}/{name}/topology", _TOPOLOGY_MASKS)
+            for index in _names(self.root, f"{cpus}/{name}/cache", "index"):
+                self.take(f"{cpus}/{name}/cache/{index}", _CACHE)
+        for name in _listdir(os.path.join(self.root, "sys/bus/pci/devices")):
+            self.pci(name)
+        self.take("proc/self", ("status",))
+        self.keep_lines("proc/self/status", b"Cpus_allowed_list:", b"Mems_allowed_list:")
+
+    def pci(self, name: str) -> None:
+        """A display or accelerator device, with the bridges above it."""
+        here = os.path.realpath(os.path.join(self.root, "sys/bus/pci/devices", name))
+        try:
+            with open(os.path.join(here, "class"), "rb") as file:
+                wanted = file.read(4) in (b"0x03", b"0x12")
+        except OSError:
+            return
+        chain = [here] if wanted and PciAddress.try_parse(name) is not None else []
+        while chain and PciAddress.try_parse(os.path.basename(os.path.dirname(chain[0]))) is not None:
+            chain.insert(0, os.path.dirname(chain[0]))
+        top = PciAddress.try_parse(os.path.basename(chain[0])) if chain else None
+        home = f"devices/pci{top.domain:04x}:{top.bus:02x}" if top is not None else ""
+        for function in chain:
+            home += f"/{os.path.basename(function)}"
+            self.take(os.path.relpath(function, self.root), _PCI, f"sys/{home}")
+            self.links[f"sys/bus/pci/devices/{os.path.basename(function)}"] = f"../../../{home}"
+
+
+def _names(root: str, directory: str, prefix: str) -> list[str]:
+    """Names like `node12` in a directory, in order."""
+    found = [n for n in _listdir(os.path.join(root, directory)) if n.startswith(prefix) and n[len(prefix) :].isdigit()]
+    return sorted(found, key=lambda n: int(n[len(prefix) :]))
+
+
+def _listdir(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path))
+    except OSError:
+        return []

@@ -1,0 +1,136 @@
+"""A topology from one line of text, for plans and tests on machines nobody here owns.
+
+Grammar (after hwloc's synthetic descriptions; see hwloc(7)):
+
+    line   = level { " " level }                      outermost level first
+    level  = name ":" count                           count of these in each of the level above
+    name   = "pack" | "numa" | "l3" | "core" | "pu"   in this order; each at most once; missing ones count 1
+           | "gpu"                                    GPUs on each NUMA node; stands last
+    numa   may carry memory:  "numa:2(memory=64GiB)"  units KiB MiB GiB TiB; 0 is a memory-less node
+    gpu    may carry a vendor: "gpu:4(vendor=amd)"    nvidia (default), amd, intel
+
+`pack:2 numa:2 l3:2 core:4 pu:2 gpu:1` is two packages of two nodes, each with two L3 domains of four cores
+with two hardware threads, and one GPU a node. CPUs are numbered consecutively, the siblings of a core side by
+side. Distances are 10 within a node, 12 within a package, 21 across.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import attrs
+
+from affinity.errors import SyntheticError
+from affinity.topology.cpuset import MAX_ID, CpuSet
+from affinity.topology.model import Cpu, Node, Origin, PciAddress, PciDevice, Topology
+
+_LEVELS = ("pack", "numa", "l3", "core", "pu", "gpu")
+_TOKEN = re.compile(r"(?P<name>[a-z0-9]+):(?P<count>[0-9]{1,6})(?:\((?P<key>[a-z]+)=(?P<value>[A-Za-z0-9]+)\))?\Z")
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "": 1}
+_VENDORS = {"nvidia": 0x10DE, "amd": 0x1002, "intel": 0x8086}
+_DEFAULT_MEMORY = 64 << 30
+
+#: The largest CONFIG_NODES_SHIFT; distances are a table of nodes by nodes.
+MAX_NODES = 1024
+
+
+def load(text: str) -> Topology:
+    """The machine that the line describes. Raises SyntheticError, pointing at the token."""
+    counts, memory, vendor = _parse(text)
+    packages, per_package, l3s, cores, pus, gpus = (counts.get(level, int(level != "gpu")) for level in _LEVELS)
+    total = packages * per_package * l3s * cores * pus
+    if packages * per_package > MAX_NODES:
+        raise SyntheticError(f"{text!r} has {packages * per_package} nodes: Linux stops at {MAX_NODES}")
+    if total > MAX_ID or packages * per_package * gpus > MAX_ID:
+        raise SyntheticError(f"{text!r} has {total} CPUs: at most {MAX_ID} CPUs and GPUs are supported")
+    width = l3s * cores * pus
+    nodes: list[Node] = []
+    cpus: dict[int, Cpu] = {}
+    devices: list[PciDevice] = []
+    for node in range(packages * per_package):
+        first = node * width
+        here = CpuSet.from_bits(((1 << width) - 1) << first)
+        nodes.append(Node(node, here, memory > 0))
+        for cpu in here:
+            offset = cpu - first
+            cpus[cpu] = Cpu(
+                id=cpu,
+                core=cpu - offset % pus,
+                l3=cpu - offset % (cores * pus),
+                package=node // per_package,
+            )
+        for _ in range(gpus):
+            devices.append(_gpu(len(devices), vendor, node, here))
+    ids = range(len(nodes))
+    distances = {a: {b: 10 if a == b else 12 if a // per_package == b // per_package else 21 for b in ids} for a in ids}
+    source = StaticSource(distances, {n.id: memory for n in nodes}, cpus, tuple(devices))
+    return Topology(tuple(nodes), Origin.SYNTHETIC, text, source)
+
+
+@attrs.frozen
+class StaticSource:
+    """A topology source whose facts are all known from the start."""
+
+    _distances: Mapping[int, Mapping[int, int]] = attrs.field(factory=dict)
+    _memory: Mapping[int, int] = attrs.field(factory=dict)
+    _cpus: Mapping[int, Cpu] = attrs.field(factory=dict)
+    _pci_devices: tuple[PciDevice, ...] = ()
+
+    def distances(self) -> Mapping[int, Mapping[int, int]]:
+        return self._distances
+
+    def memory(self) -> Mapping[int, int]:
+        return self._memory
+
+    def cpus(self) -> Mapping[int, Cpu]:
+        return self._cpus
+
+    def pci_devices(self) -> tuple[PciDevice, ...]:
+        return self._pci_devices
+
+
+def _parse(text: str) -> tuple[dict[str, int], int, int]:
+    counts: dict[str, int] = {}
+    memory, vendor, position = _DEFAULT_MEMORY, _VENDORS["nvidia"], -1
+    tokens = list(re.finditer(r"\S+", text))
+    if not tokens:
+        raise SyntheticError("an empty machine: expected e.g. 'pack:2 numa:2 core:4 pu:2 gpu:1'")
+    for found in tokens:
+
+        def wrong(why: str, at: re.Match[str] = found) -> SyntheticError:
+            return SyntheticError(f"{why}\n  {text}\n  {' ' * at.start()}{'^' * (at.end() - at.start())}")
+
+        token = _TOKEN.match(found.group())
+        if token is None:
+            raise wrong(f"{found.group()!r} is no level: expected e.g. core:4 (names: {', '.join(_LEVELS)})")
+        name, count = token["name"], int(token["count"])
+        if name not in _LEVELS:
+            raise wrong(f"level {name!r} is not known: expected one of {', '.join(_LEVELS)}")
+        if _LEVELS.index(name) <= position:
+            raise wrong(f"level {name!r} stands twice or too late: expected order {' '.join(_LEVELS)}")
+        if not count and name != "gpu":
+            raise wrong(f"level {name!r} has no members: expected a count of 1 or more")
+        position = _LEVELS.index(name)
+        counts[name] = count
+        match name, token["key"]:
+            case _, None:
+                pass
+            case "numa", "memory":
+                size = re.fullmatch(r"(\d{1,9})([KMGT]iB)?", token["value"])
+                if size is None:
+                    raise wrong(f"memory {token['value']!r} is no size: expected e.g. 64GiB")
+                memory = int(size[1]) * _UNITS[size[2] or ""]
+            case "gpu", "vendor":
+                if token["value"] not in _VENDORS:
+                    raise wrong(f"vendor {token['value']!r} is not known: expected one of {', '.join(_VENDORS)}")
+                vendor = _VENDORS[token["value"]]
+            case _, key:
+                raise wrong(f"{key!r} is no attribute of {name!r}: numa takes memory, gpu takes vendor")
+    return counts, memory, vendor
+
+
+def _gpu(index: int, vendor: int, node: int, near: CpuSet) -> PciDevice:
+    """GPU number `index`: one a bus, 1 to 255, then the next domain."""
+    address = PciAddress(index // 255, index % 255 + 1, 0, 0)
+    return PciDevice(address, vendor, 0, 0x030200, numa_node=node, local_cpus=near)
