@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 
-from affinity.errors import CannotBind, PlacementError, UsageError
+from affinity.errors import BindError, PlacementError, UsageError
 from affinity.handoff import VARIABLE, Note, forked, remember
 from affinity.host import Host
 from affinity.launchers.launch import Launch, LaunchMode
-from affinity.observe import GpuRef, Seen, observe
-from affinity.policies.policy import Placement, without_memory
-from affinity.selection.fallback import Step, descend
-from affinity.selection.rules import Case, Selection, select
+from affinity.observe import GpuReference, Seen, observe
+from affinity.policies.placement import Placement
+from affinity.policies.policy import missing_memory_reason
+from affinity.selection.fallback import Applied, apply
+from affinity.selection.rules import Selection, SelectionInput, select
 from affinity.settings import Settings
 from affinity.topology.cpuset import CpuSet
 
 if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: what only `bind` needs, it imports
-    from affinity.report.report import BindReport, Observed
-    from affinity.report.restore import State
+    from affinity.report.observed import Observed
+    from affinity.report.report import BindReport
+    from affinity.report.restore import SavedState
     from affinity.strategies.strategy import AffinityStrategy, Outcome
 
 _binding = threading.RLock()  # two threads that bind one process at once do so one after the other
@@ -38,7 +40,7 @@ def _forked() -> None:
 
 os.register_at_fork(after_in_child=_forked)
 
-_NOWHERE = Placement(None, None)
+_NO_PLACEMENT = Placement(None, None)
 
 
 @attrs.frozen
@@ -60,7 +62,7 @@ class Plan:
 
 def plan(
     *,
-    gpu: GpuRef = None,
+    gpu: GpuReference = None,
     node: int | None = None,
     launch_mode: LaunchMode | str | None = None,
     settings: Settings | None = None,
@@ -70,26 +72,26 @@ def plan(
 
     gpu: a reference (ordinal, UUID, PCI address, …) or several; default: this worker's own. node: in place of a
     GPU. launch_mode: default: detected. settings: default: from the environment. host: default: this machine.
-    Raises UnknownGpu, SettingsError, PluginError, TopologyError; CannotBind under `required`.
+    Raises UnknownGpuError, SettingsError, PluginError, TopologyError; BindError under `required`.
     """
-    return plan_for(observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host))
+    return make_plan(observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host))
 
 
 def plan_each(
     *,
-    gpu: GpuRef = "all",
+    gpu: GpuReference = "all",
     launch_mode: LaunchMode | str | None = None,
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> list[Plan]:
     """A plan for each of the GPUs, as for one worker a GPU; the machine is read once. Arguments as `plan`."""
     seen = observe(gpu=gpu, launch_mode=launch_mode, settings=settings, host=host)
-    return [plan_for(attrs.evolve(seen, launch=attrs.evolve(seen.launch, gpus=(g,)))) for g in seen.launch.gpus]
+    return [make_plan(attrs.evolve(seen, launch=attrs.evolve(seen.launch, gpus=(g,)))) for g in seen.launch.gpus]
 
 
 def bind(
     *,
-    gpu: GpuRef = None,
+    gpu: GpuReference = None,
     node: int | None = None,
     launch_mode: LaunchMode | str | None = None,
     settings: Settings | None = None,
@@ -99,19 +101,19 @@ def bind(
 
     Arguments and errors as `plan`. Binding twice is the same as binding once. By default the best that can be
     had is put in force and the report says what was given up; under `AFFINITY_ENFORCE=required` (settings.required)
-    anything less than what was asked for is undone and raises CannotBind.
+    anything less than what was asked for is undone and raises BindError.
     """
     from affinity.report.report import verify
-    from affinity.report.restore import State
+    from affinity.report.restore import SavedState
 
     with _binding:
         seen = observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
-        seen.host.refuse_foreign()
+        seen.host.require_this_machine()
         if seen.launch.mode is LaunchMode.COMMAND:
             raise UsageError("launch mode command is for `affinity run`; a process that binds itself is inline")
-        planned = plan_for(seen)
-        before = State.of(seen.host.kernel)
-        step = _put_in_force(planned, before)
+        planned = make_plan(seen)
+        before = SavedState.of(seen.host.kernel)
+        step = _apply(planned, before)
         report = verify(
             seen.host.kernel,
             launch=seen.launch,
@@ -132,7 +134,7 @@ def bind(
 @contextmanager
 def spawning(
     *,
-    gpu: GpuRef = None,
+    gpu: GpuReference = None,
     node: int | None = None,
     settings: Settings | None = None,
     host: Host | None = None,
@@ -150,12 +152,12 @@ def spawning(
     from affinity.strategies.start import starting
 
     seen = observe(gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
-    seen.host.refuse_foreign()
-    planned = plan_for(seen)
+    seen.host.require_this_machine()
+    planned = make_plan(seen)
     with ExitStack() as stack:
-        step = descend(
+        step = apply(
             lambda strategy, rung: stack.enter_context(strategy.spawning(rung, seen.host)),
-            planned.placement or _NOWHERE,
+            planned.placement or _NO_PLACEMENT,
             planned.selection,
             seen.plugins.strategies,
             required=seen.settings.required,
@@ -166,68 +168,68 @@ def spawning(
             return argv if getattr(sys, "frozen", False) else [argv[0], "-X", f"affinity={note}", *argv[1:]]
 
         stack.enter_context(starting(rewrite=tell, forked=lambda: forked(seen.host.kernel, note)))
-        yield attrs.evolve(planned, selection=planned.selection.after(step.strategy, step.given_up))
+        yield attrs.evolve(planned, selection=planned.selection.with_result(step.strategy, step.degradations))
 
 
-def become(argv: Sequence[str], planned: Plan) -> NoReturn:
+def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
     """Become this command, bound as planned (launch mode `command`). Raises OSError where it cannot be executed."""
     seen = planned.seen
-    seen.host.refuse_foreign()
+    seen.host.require_this_machine()
     kernel = seen.host.kernel
     note = _note(seen, planned.placement)
-    step = descend(
+    step = apply(
         lambda strategy, rung: strategy.command(argv, rung, seen.host),
-        planned.placement or _NOWHERE,
+        planned.placement or _NO_PLACEMENT,
         planned.selection,
         seen.plugins.strategies,
         required=seen.settings.required,
     )
-    for given_up in step.given_up:
-        print(f"affinity: given up: {given_up}", file=sys.stderr)
+    for degradations in step.degradations:
+        print(f"affinity: given up: {degradations}", file=sys.stderr)
     environ = dict(kernel.environ)
     if step.strategy != "noop" and step.placement is not None and step.placement.cpus is not None:
         environ[VARIABLE] = str(Note(step.placement.cpus, note.original, str(step.placement.memory or "")))
     kernel.exec(step.result or argv, environ)
 
 
-def plan_for(seen: Seen) -> Plan:
-    """Place and select. A placement that is impossible is a plan to do nothing, or CannotBind where required."""
+def make_plan(seen: Seen) -> Plan:
+    """Place and select. A placement that is impossible is a plan to do nothing, or BindError where required."""
     placement, problem = None, ""
     try:
         placement = seen.plugins.policies.get(seen.settings.policy).place(seen.host, seen.launch, seen.settings)
-        told = "; ".join(filter(None, (placement.reason, without_memory(placement, seen.host, seen.settings))))
+        told = "; ".join(filter(None, (placement.reason, missing_memory_reason(placement, seen.host, seen.settings))))
         placement = attrs.evolve(placement, migrate=seen.settings.migrate, reason=told)
     except PlacementError as impossible:
         if seen.settings.required:
             raise
         problem = str(impossible)
-    case = Case(seen.settings, seen.launch, seen.host, placement, problem)
+    case = SelectionInput(seen.settings, seen.launch, seen.host, placement, problem)
     return Plan(seen, placement, problem, select(case, seen.plugins.strategies))
 
 
-def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
+def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
     """Walk the ladder in this process; None where there is nothing to do. A refused binding leaves no trace."""
     seen, placement = planned.seen, planned.placement
     host, kernel = seen.host, seen.host.kernel
     if placement is None or planned.selection.strategy == "noop":
         return None
-    if _already(before.observed, placement, host):
+    if _in_force(before.observed, placement, host):
         if before.note is not None:  # born bound: its own children, which inherit the mask, learn what it was before
             remember(kernel, attrs.evolve(before.note, worker=""))
         return None
     if seen.settings.required and placement.memory is not None and before.observed.policy is None:
-        why = "; ".join(map(str, before.observed.unread))
-        raise CannotBind(f"required, but no memory policy could be verified or undone here: {why}")
+        why = "; ".join(map(str, before.observed.unreadable))
+        raise BindError(f"required, but no memory policy could be verified or undone here: {why}")
 
     def attempt(strategy: AffinityStrategy, rung: Placement) -> Outcome:
         try:
             return strategy.bind(rung, host)
-        except (OSError, CannotBind):
-            before.put_back(kernel)  # the next attempt must find the threads as this one did
+        except (OSError, BindError):
+            before.restore_or_degrade(kernel)  # the next attempt must find the threads as this one did
             raise
 
     try:
-        step = descend(
+        step = apply(
             attempt,
             placement,
             planned.selection,
@@ -235,12 +237,12 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
             required=seen.settings.required,
         )
     except BaseException as refused:
-        left = before.put_back(kernel)
-        if left and isinstance(refused, CannotBind):
-            raise CannotBind(f"{refused}; {left[0]}") from refused
+        left = before.restore_or_degrade(kernel)
+        if left and isinstance(refused, BindError):
+            raise BindError(f"{refused}; {left[0]}") from refused
         raise
     if step.placement is None:
-        step = attrs.evolve(step, given_up=(*step.given_up, *before.put_back(kernel)))
+        step = attrs.evolve(step, degradations=(*step.degradations, *before.restore_or_degrade(kernel)))
     elif step.placement.cpus is not None:
         shown = kernel.get_affinity()
         lost = step.placement.cpus - shown if shown <= step.placement.cpus else CpuSet()  # to a cpuset since then
@@ -248,9 +250,9 @@ def _put_in_force(planned: Plan, before: State) -> Step[Outcome] | None:
     return step
 
 
-def _already(now: Observed, placement: Placement, host: Host) -> bool:
+def _in_force(now: Observed, placement: Placement, host: Host) -> bool:
     """The caller is there, and no thread still has all that is allowed, where that is more than was placed."""
-    return now.shows(placement) and (
+    return now.matches(placement) and (
         placement.cpus in (None, host.allowed_cpus) or host.allowed_cpus not in now.threads.values()
     )
 
@@ -259,17 +261,17 @@ def _note(seen: Seen, placement: Placement | None) -> Note:
     """What a child is told: its mask, the mask that was allowed before, and which worker it is."""
     bound = placement.cpus if placement is not None and placement.cpus is not None else seen.host.kernel.get_affinity()
     memory = str(placement.memory or "") if placement is not None else ""
-    return Note(bound, seen.host.allowed_cpus, memory, _worker(seen))
+    return Note(bound, seen.host.allowed_cpus, memory, _portable_references(seen))
 
 
-def _worker(seen: Seen) -> str:
+def _portable_references(seen: Seen) -> str:
     """The worker's GPUs in words that mean the same in the child: never a visible ordinal."""
     gpus = seen.launch.gpus
     if gpus and all(g.pci is not None for g in gpus):
         return ",".join(str(g.pci) for g in gpus)
-    if gpus and "nodes" in seen.settings.decided:  # stand-ins, which the child finds in the same variable
-        return ",".join(f"phys:{seen.launch.peers.index(g)}" for g in gpus)
+    if gpus and "nodes" in seen.settings.decided_by:  # stand-ins, which the child finds in the same variable
+        return ",".join(f"phys:{seen.launch.machine_gpus.index(g)}" for g in gpus)
     return f"node:{seen.launch.gpu_nodes}"
 
 
-__all__ = ["Plan", "bind", "become", "plan", "plan_each", "spawning"]
+__all__ = ["Plan", "bind", "exec_command", "plan", "plan_each", "spawning"]

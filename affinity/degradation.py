@@ -7,24 +7,24 @@ import os
 
 import attrs
 
-from affinity.errors import CannotBind
+from affinity.errors import BindError
 
 
 @attrs.frozen
 class Degradation:
     """One thing given up: what was tried, the errno's name ("" where none), the words, and what to do."""
 
-    tried: str
+    action: str
     errno: str
-    said: str
+    error: str
     remedy: str
 
     def __str__(self) -> str:
         code = f" [{self.errno}]" if self.errno else ""
-        return f"{self.tried}: {self.said}{code}" + (f"; {self.remedy}" if self.remedy else "")
+        return f"{self.action}: {self.error}{code}" + (f"; {self.remedy}" if self.remedy else "")
 
     @classmethod
-    def of(cls, tried: str, error: OSError | CannotBind) -> Degradation:
+    def of(cls, tried: str, error: OSError | BindError) -> Degradation:
         """From the error that a strategy raised; one that quotes a program's `strerror` has that errno."""
         if not isinstance(error, OSError):
             number = next((n for n in _REMEDIES if os.strerror(n) in str(error)), 0)

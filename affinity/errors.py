@@ -5,12 +5,12 @@
     │   ├── SettingsError     an AFFINITY_* or SGLANG_* variable that does not parse
     │   ├── ListFormatError   text that is not the kernel's list format (`0-3,8`)
     │   ├── SyntheticError    a one-line machine that does not parse
-    │   └── UnknownGpu        a GPU reference that names no GPU here, or more than one
+    │   └── UnknownGpuError        a GPU reference that names no GPU here, or more than one
     ├── TopologyError     a machine description (sysfs file) that contradicts itself
-    ├── ForeignHost       a topology that is not this machine was about to bind it
+    ├── ForeignHostError       a topology that is not this machine was about to bind it
     ├── DeviceError       a device provider (NVML, …) that cannot list its GPUs
     ├── PluginError       a named plugin is missing, broken or claimed twice
-    └── CannotBind        what was required cannot be put in force                  (exit status 3)
+    └── BindError        what was required cannot be put in force                  (exit status 3)
         └── PlacementError    no CPU or node is left for the worker
 
 A message says what was found, what was expected, and what to do.
@@ -39,7 +39,7 @@ class SyntheticError(UsageError):
     """A synthetic machine description that does not parse; the message points at the token."""
 
 
-class UnknownGpu(UsageError):
+class UnknownGpuError(UsageError):
     """A GPU reference that names no GPU here, or more than one."""
 
 
@@ -47,7 +47,7 @@ class TopologyError(AffinityError):
     """A machine description that contradicts itself; the message names the file."""
 
 
-class ForeignHost(AffinityError):
+class ForeignHostError(AffinityError):
     """A topology that is not this machine was about to bind this machine."""
 
 
@@ -55,11 +55,11 @@ class PluginError(AffinityError):
     """A plugin that was asked for is missing, broken, or claimed by two distributions."""
 
 
-class CannotBind(AffinityError):
+class BindError(AffinityError):
     """What the operator required cannot be put in force on this machine."""
 
 
-class PlacementError(CannotBind):
+class PlacementError(BindError):
     """No CPU, or no node, is left for the worker."""
 
 

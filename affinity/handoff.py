@@ -15,8 +15,8 @@ import weakref
 import attrs
 
 from affinity.errors import ListFormatError
-from affinity.kernel.linux import Kernel
 from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.protocol import Kernel
 from affinity.topology.cpuset import CpuSet
 
 VARIABLE = "AFFINITY_BOUND"

@@ -7,9 +7,10 @@ from typing import NoReturn, cast
 
 import attrs
 
-from affinity.errors import ForeignHost, ListFormatError, TopologyError
+from affinity.errors import ForeignHostError, ListFormatError, TopologyError
 from affinity.handoff import allowed_before
-from affinity.kernel.linux import LINUX, Kernel, LinuxKernel
+from affinity.kernel.linux import THIS_PROCESS, LinuxKernel
+from affinity.kernel.protocol import Kernel
 from affinity.topology import sysfs
 from affinity.topology.cpuset import CpuSet, NodeSet
 from affinity.topology.model import Origin, Topology
@@ -29,13 +30,13 @@ class Host:
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.kernel, LinuxKernel) and self.topology.origin is not Origin.LIVE:
-            raise ForeignHost(
+            raise ForeignHostError(
                 f"the topology is a {self.topology.origin.value} ({self.topology.detail}), not this machine: "
                 "it can be planned for, never bound; use affinity.testing.FakeHost to try a binding on it"
             )
 
     @classmethod
-    def live(cls, kernel: Kernel = LINUX) -> Host:
+    def live(cls, kernel: Kernel = THIS_PROCESS) -> Host:
         """This machine."""
         topology = sysfs.load("/")
         return cls(topology, kernel, allowed_before(kernel) & topology.online, kernel.allowed_nodes())
@@ -47,11 +48,11 @@ class Host:
         Allowed is what is given, else what the capture says, else all that is online.
         """
         if os.path.isfile(root):
-            from affinity.topology.archive import in_memory, unpacked
+            from affinity.topology.archive import extracted, loaded
 
-            with unpacked(root) as directory:
+            with extracted(root) as directory:
                 found = cls.from_root(directory, allowed_cpus=allowed_cpus, allowed_nodes=allowed_nodes)
-                return attrs.evolve(found, topology=in_memory(found.topology, root))
+                return attrs.evolve(found, topology=loaded(found.topology, root))
         if not os.path.isdir(os.path.join(root, "sys")):
             raise TopologyError(
                 f"{root}: no directory 'sys' in it; expected a captured machine, as `affinity gather` writes"
@@ -74,32 +75,32 @@ class Host:
     def _foreign(cls, topology: Topology, cpus: CpuSet | None, nodes: NodeSet | None) -> Host:
         return cls(
             topology,
-            cast(Kernel, ForeignKernel()),
+            cast(Kernel, NoKernel()),
             topology.online if cpus is None else cpus & topology.online,
             NodeSet(topology.by_id) if nodes is None else nodes & NodeSet(topology.by_id),
         )
 
     @property
-    def foreign(self) -> bool:
+    def is_foreign(self) -> bool:
         """True where this is not a machine that can be bound."""
-        return isinstance(self.kernel, ForeignKernel)
+        return isinstance(self.kernel, NoKernel)
 
-    def refuse_foreign(self) -> None:
-        """Raises ForeignHost where this is not a machine that can be bound."""
-        if self.foreign:
-            raise ForeignHost(
+    def require_this_machine(self) -> None:
+        """Raises ForeignHostError where this is not a machine that can be bound."""
+        if self.is_foreign:
+            raise ForeignHostError(
                 f"{self.topology.detail!r} is a {self.topology.origin.value}, not this machine: "
                 "it is never bound, only planned for"
             )
 
 
-class ForeignKernel:
+class NoKernel:
     """The kernel of a machine that is not this one: there is nothing to call."""
 
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise ForeignHost(f"{name}: this topology is not this machine, so it is never bound, only planned for")
+        raise ForeignHostError(f"{name}: this topology is not this machine, so it is never bound, only planned for")
 
 
 def _captured_status(path: str) -> tuple[CpuSet | None, NodeSet | None]:

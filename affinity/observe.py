@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from affinity.devices.inventory import Inventory
 
 #: What a caller may say a GPU is: a reference (see affinity.devices.references.resolve), or several.
-GpuRef = str | int | Sequence[str | int] | None
+GpuReference = str | int | Sequence[str | int] | None
 
 
 @attrs.frozen
@@ -39,7 +39,7 @@ class Seen:
 
 def observe(
     *,
-    gpu: GpuRef = None,
+    gpu: GpuReference = None,
     node: int | None = None,
     launch_mode: LaunchMode | str | None = None,
     settings: Settings | None = None,
@@ -47,10 +47,10 @@ def observe(
 ) -> Seen:
     """Read the machine, the launch and the settings; resolve which GPUs are this worker's."""
     host = host or Host.live()
-    environ: Mapping[str, str] = {} if host.foreign else host.kernel.environ
+    environ: Mapping[str, str] = {} if host.is_foreign else host.kernel.environ
     settings = settings or Settings.from_environ(environ)
     plugins = Plugins()
-    note = None if host.foreign else spawn_note(host.kernel)
+    note = None if host.is_foreign else spawn_note(host.kernel)
     assigned = _ray_ids(environ)
     ray_worker = assigned is not None if isinstance(host.kernel, LinuxKernel) else None
     around = _within_ray(environ) if ray_worker is False else environ
@@ -58,8 +58,8 @@ def observe(
     if launch_mode is not None:
         mode = launch_mode if isinstance(launch_mode, LaunchMode) else LaunchMode.parse(launch_mode)
         if mode is not launch.mode:
-            launch = attrs.evolve(launch, mode=mode, why="asked for by the caller")
-    nodes = NodeSet([_whole(node, "node")]) if node is not None else None
+            launch = attrs.evolve(launch, mode=mode, reason="asked for by the caller")
+    nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
     if gpu is None and nodes is None and note is not None and note.worker:
         kind, _, named = note.worker.partition("node:")
         gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
@@ -71,13 +71,13 @@ def observe(
     if gpu is None and assigned is not None:
         mine, why = _given_by_ray(assigned, found, settings)
     else:
-        mine, why = _own_gpus(gpu, launch, found)
-    peers = found.machine  # before the notes: it may be what asks a driver
+        mine, why = _worker_gpus(gpu, launch, found)
+    machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*found.notes, *([why] if why else ()))
-    return Seen(host, attrs.evolve(launch, gpus=mine, peers=peers, notes=notes), settings, plugins)
+    return Seen(host, attrs.evolve(launch, gpus=mine, machine_gpus=machine_gpus, notes=notes), settings, plugins)
 
 
-def _whole(value: object, name: str) -> int:
+def parse_index(value: object, name: str) -> int:
     """A whole number of any library's; UsageError for anything else."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
@@ -120,20 +120,20 @@ def _ray_ids(environ: Mapping[str, str]) -> list[str] | None:
 def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> tuple[tuple[Gpu, ...], str]:
     """Ray may count GPUs that nobody can list (ray.init(num_gpus=…)): an error only where binding is required."""
     from affinity.devices.references import resolve_physical
-    from affinity.errors import UnknownGpu
+    from affinity.errors import UnknownGpuError
 
     if not ids:
         return (), "Ray gave this worker no GPU: ask for one (num_gpus=1) or name it (gpu=…)"
     try:
         mine = resolve_physical(ids, found)
-    except UnknownGpu as unknown:
+    except UnknownGpuError as unknown:
         if settings.required:
             raise
         return (), f"Ray gave this worker GPU {', '.join(ids)}, but {unknown}"
-    return mine, _several(mine, "its GPUs are")
+    return mine, _multi_node_note(mine, "its GPUs are")
 
 
-def _several(gpus: Sequence[Gpu], whose: str) -> str:
+def _multi_node_note(gpus: Sequence[Gpu], whose: str) -> str:
     """What an operator should know of a worker with GPUs in different places; "" where there is one."""
     nodes = {g.node for g in gpus}
     if len(nodes) < 2:
@@ -143,7 +143,7 @@ def _several(gpus: Sequence[Gpu], whose: str) -> str:
     return f"{whose} on several nodes: it is placed on all of these{told}"
 
 
-def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
+def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
     """This worker's GPUs: those named, else the launcher's rank, else all it can see."""
     from affinity.devices.references import resolve
 
@@ -152,7 +152,7 @@ def _own_gpus(gpu: GpuRef, launch: Launch, found: Inventory) -> tuple[tuple[Gpu,
     if gpu is None and launch.local_rank is not None and len(found.visible) > 1:
         gpu = launch.local_rank
     if gpu is None:
-        return found.visible, _several(found.visible, "no GPU was named: all visible ones are this worker's,")
+        return found.visible, _multi_node_note(found.visible, "no GPU was named: all visible ones are this worker's,")
     named = gpu if isinstance(gpu, Iterable) and not isinstance(gpu, str | bytes) else [gpu]
-    references = [r if isinstance(r, str) else _whole(r, "gpu") for r in named]
+    references = [r if isinstance(r, str) else parse_index(r, "gpu") for r in named]
     return tuple(dict.fromkeys(g for r in references for g in resolve(r, found))), ""

@@ -12,7 +12,7 @@ from affinity.registry import Registry, installed
 from affinity.strategies.strategy import AffinityStrategy
 
 if TYPE_CHECKING:
-    from affinity.devices.gpu import DeviceProvider
+    from affinity.devices.provider import DeviceProvider
 
 
 class Plugins:
@@ -31,7 +31,7 @@ class Plugins:
 
     @cached_property
     def devices(self) -> Registry[DeviceProvider]:
-        from affinity.devices.gpu import DeviceProvider
+        from affinity.devices.provider import DeviceProvider
 
         return Registry("affinity.devices", DeviceProvider, self._found)  # type: ignore[type-abstract]
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from affinity.errors import PluginError
 
 #: The distribution whose plugin names nobody else may claim.
-OWN = "numa-affinity"
+BUILTIN = "numa-affinity"
 
 #: The name under which a distribution whose entry points cannot be read is shown.
 UNREADABLE = "?"
@@ -34,7 +34,7 @@ class PluginInfo(NamedTuple):
     error: str = ""
 
 
-class Found(NamedTuple):
+class InstalledPlugin(NamedTuple):
     """An entry point, and whose it is. problem: why it could not even be read."""
 
     point: EntryPoint
@@ -47,7 +47,7 @@ class Found(NamedTuple):
         return f"plugin {self.point.name!r} of {whose} ({self.point.value})"
 
 
-def installed() -> list[Found]:
+def installed() -> list[InstalledPlugin]:
     """Every entry point of the groups `affinity.*` that is installed at this moment.
 
     importlib.metadata.entry_points() parses the file of every distribution, and one that does not parse, of whoever,
@@ -58,7 +58,7 @@ def installed() -> list[Found]:
     return [found for name in names for found in _of(name)]
 
 
-def _of(name: str) -> list[Found]:
+def _of(name: str) -> list[InstalledPlugin]:
     """The entry points of the distribution that is imported under this name: of two copies, the first on sys.path."""
     try:
         dist = distribution(name)
@@ -66,12 +66,12 @@ def _of(name: str) -> list[Found]:
         return []
     version = _field(dist, "Version")
     try:
-        return [Found(p, name, version) for p in dist.entry_points if p.group.startswith("affinity.")]
+        return [InstalledPlugin(p, name, version) for p in dist.entry_points if p.group.startswith("affinity.")]
     except Exception as malformed:
-        problem = f"entry_points.txt of {name} cannot be read ({_told(malformed)}): reinstall or uninstall {name}"
+        problem = f"entry_points.txt of {name} cannot be read ({_first_line(malformed)}): reinstall or uninstall {name}"
         sections = [line.strip() for line in _text(dist).splitlines() if line.strip().startswith("[")]
         points = [EntryPoint(UNREADABLE, "entry_points.txt", section.strip("[]")) for section in sections]
-        return [Found(p, name, version, problem) for p in points]
+        return [InstalledPlugin(p, name, version, problem) for p in points]
 
 
 class Registry(Generic[P]):
@@ -84,7 +84,7 @@ class Registry(Generic[P]):
         self,
         group: str,
         kind: type[P],
-        found: Iterable[Found] | None = None,
+        found: Iterable[InstalledPlugin] | None = None,
         check: Callable[[type[P]], str] = lambda _: "",
     ) -> None:
         self.group = group
@@ -104,7 +104,7 @@ class Registry(Generic[P]):
             self._made[name] = self._make(self._choose(name))
         return self._made[name]
 
-    def catalog(self) -> tuple[PluginInfo, ...]:
+    def list(self) -> tuple[PluginInfo, ...]:
         """Every entry point of the group, broken ones with their error."""
         told = []
         for found in self._found:
@@ -119,18 +119,18 @@ class Registry(Generic[P]):
             told.append(PluginInfo(name, found.distribution, found.version, found.point.value, error))
         return tuple(told)
 
-    def _choose(self, name: str) -> Found:
+    def _choose(self, name: str) -> InstalledPlugin:
         named = [f for f in self._found if f.point.name == name]
-        own = [f for f in named if f.distribution == OWN]
+        own = [f for f in named if f.distribution == BUILTIN]
         if len(own or named) == 1:
             return (own or named)[0]
         if not named:
-            known = ", ".join(self.names()) or f"none (not even those of {OWN}: is it installed, metadata and all?)"
+            known = ", ".join(self.names()) or f"none (not even those of {BUILTIN}: is it installed, metadata and all?)"
             raise PluginError(f"no plugin {name!r} in {self.group}: installed are {known}")
         owners = " and ".join(f"{f.distribution} ({f.point.value})" for f in named)
         raise PluginError(f"plugin {name!r} of {self.group} is claimed by {owners}: uninstall one of them")
 
-    def _make(self, found: Found) -> P:
+    def _make(self, found: InstalledPlugin) -> P:
         def broken(problem: str) -> PluginError:
             return PluginError(f"{found} is broken: {problem}")
 
@@ -141,16 +141,16 @@ class Registry(Generic[P]):
         try:
             loaded = _load(found.point)
         except (Exception, SystemExit) as error:
-            raise broken(_why_not_loaded(error, found)) from error
+            raise broken(_load_failure(error, found)) from error
         problem = self._problem(loaded, found)
         if problem:
             raise broken(problem)
         try:
             return loaded()  # type: ignore[no-any-return]
         except (Exception, SystemExit) as error:
-            raise broken(f"building it raised {_told(error)}") from error
+            raise broken(f"building it raised {_first_line(error)}") from error
 
-    def _problem(self, loaded: Any, found: Found) -> str:
+    def _problem(self, loaded: Any, found: InstalledPlugin) -> str:
         """What is wrong with what an entry point names, in words; "" where nothing is."""
         kind = self.kind.__name__
         if not isinstance(loaded, type):
@@ -162,8 +162,8 @@ class Registry(Generic[P]):
             return f"its interface_version is {wanted!r}, expected a number"
         if wanted > have:
             return (
-                f"it is written for version {wanted} of {kind}, the installed {OWN} has version {have}: "
-                f"upgrade {OWN} or install an older {found.distribution}"
+                f"it is written for version {wanted} of {kind}, the installed {BUILTIN} has version {have}: "
+                f"upgrade {BUILTIN} or install an older {found.distribution}"
             )
         if inspect.isabstract(loaded):
             missing = ", ".join(sorted(getattr(loaded, "__abstractmethods__", ())))
@@ -193,7 +193,7 @@ def _load(point: EntryPoint) -> Any:
     return next(iter(manager)).plugin
 
 
-def _why_not_loaded(error: BaseException, found: Found) -> str:
+def _load_failure(error: BaseException, found: InstalledPlugin) -> str:
     module, whose = found.point.module, found.distribution
     if isinstance(error, ModuleNotFoundError) and error.name:
         if f"{module}.".startswith(f"{error.name}."):
@@ -201,7 +201,7 @@ def _why_not_loaded(error: BaseException, found: Found) -> str:
         return f"it needs module {error.name!r}, which is not installed; install that, or uninstall {whose}"
     if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType) and error.obj.__name__ == module:
         return f"it points nowhere, there is no {error.name!r} in module {module!r}; reinstall or uninstall {whose}"
-    return f"its import raised {_told(error)}"
+    return f"its import raised {_first_line(error)}"
 
 
 def _field(dist: Distribution, key: str) -> str:
@@ -224,6 +224,6 @@ def _text(dist: Distribution) -> str:
         return ""
 
 
-def _told(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """The type and the first line of its words."""
     return f"{type(error).__name__}: {error}".strip().splitlines()[0]

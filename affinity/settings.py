@@ -15,7 +15,7 @@ from affinity.kernel.mempolicy import MemoryMode
 from affinity.topology.cpuset import MAX_ID, CpuSet
 
 
-def _checked(default: Any, expected: str, check: Callable[[Any], bool]) -> Any:
+def _validated(default: Any, expected: str, check: Callable[[Any], bool]) -> Any:
     """A field that refuses what could not have come from a variable; values are also built in code."""
 
     def validate(instance: Any, attribute: Any, value: Any) -> None:
@@ -26,7 +26,7 @@ def _checked(default: Any, expected: str, check: Callable[[Any], bool]) -> Any:
 
 
 def _flag(default: bool) -> Any:
-    return _checked(default, "True or False", lambda value: isinstance(value, bool))
+    return _validated(default, "True or False", lambda value: isinstance(value, bool))
 
 
 def _tuple_of(kind: type, value: Any) -> bool:
@@ -49,24 +49,24 @@ class Settings:
     scope: what a split policy splits. reserve: cores left free on each node. decided: which variable set what.
     """
 
-    strategies: tuple[str, ...] = _checked((), "a tuple of strategy names", lambda v: _tuple_of(str, v))
-    policy: str = _checked("node", "the name of a placement policy", lambda v: isinstance(v, str))
-    memory: MemoryMode | None = _checked(
+    strategies: tuple[str, ...] = _validated((), "a tuple of strategy names", lambda v: _tuple_of(str, v))
+    policy: str = _validated("node", "the name of a placement policy", lambda v: isinstance(v, str))
+    memory: MemoryMode | None = _validated(
         MemoryMode.PREFERRED, "a MemoryMode or None", lambda v: v is None or isinstance(v, MemoryMode)
     )
-    nodes: tuple[int, ...] | None = _checked(
+    nodes: tuple[int, ...] | None = _validated(
         None, "a tuple of node ids, or None", lambda v: v is None or (isinstance(v, tuple) and all(map(_is_count, v)))
     )
     auto: bool = _flag(True)
     required: bool = _flag(False)
     migrate: bool = _flag(True)
     v2: bool = _flag(True)
-    devices: tuple[str, ...] = _checked((), "a tuple of provider names", lambda v: _tuple_of(str, v))
-    cpus: tuple[CpuSet, ...] = _checked((), "a tuple of CpuSet", lambda v: _tuple_of(CpuSet, v))
-    smt: str = _checked("all", "'all' or 'one'", lambda v: v in ("all", "one"))
-    scope: str = _checked("node", "'node' or 'socket'", lambda v: v in ("node", "socket"))
-    reserve: int = _checked(0, "a number of cores from 0", _is_count)
-    decided: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+    devices: tuple[str, ...] = _validated((), "a tuple of provider names", lambda v: _tuple_of(str, v))
+    cpus: tuple[CpuSet, ...] = _validated((), "a tuple of CpuSet", lambda v: _tuple_of(CpuSet, v))
+    smt: str = _validated("all", "'all' or 'one'", lambda v: v in ("all", "one"))
+    scope: str = _validated("node", "'node' or 'socket'", lambda v: v in ("node", "socket"))
+    reserve: int = _validated(0, "a number of cores from 0", _is_count)
+    decided_by: Mapping[str, str] = attrs.field(factory=dict, eq=False)
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
@@ -74,18 +74,24 @@ class Settings:
         known = {v.name for v in VARIABLES} | INTERNAL
         for name in environ:
             if name.startswith("AFFINITY_") and name not in known:
-                raise SettingsError(f"{name} is no setting of this package{_nearest(name, known)}; unset or correct it")
+                raise SettingsError(
+                    f"{name} is no setting of this package{_suggestion(name, known)}; unset or correct it"
+                )
         found: dict[str, Any] = {}
         decided: dict[str, str] = {}
         for variable in (*VARIABLES, *ALIASES):
             text = environ.get(variable.name, "").strip()
-            if not text or variable.field in decided or (variable.unless and environ.get(variable.unless, "").strip()):
+            if (
+                not text
+                or variable.field in decided
+                or (variable.overridden_by and environ.get(variable.overridden_by, "").strip())
+            ):
                 continue
             value = variable.read(text)
             if value is not None or variable.name.startswith("AFFINITY_"):
                 found[variable.field] = value
                 decided[variable.field] = f"{variable.name}={text}"
-        return cls(**found, decided=decided)
+        return cls(**found, decided_by=decided)
 
 
 class Variable(NamedTuple):
@@ -96,7 +102,7 @@ class Variable(NamedTuple):
     parse: Callable[[str], Any]
     accepted: str
     meaning: str
-    unless: str = ""
+    overridden_by: str = ""
 
     def read(self, text: str) -> Any:
         try:
@@ -105,11 +111,11 @@ class Variable(NamedTuple):
             words = [w.strip(" `") for w in self.accepted.split(",")]
             why = f" ({wrong})" if isinstance(wrong, ListFormatError) else ""
             raise SettingsError(
-                f"{self.name}={text!r} does not parse{why}: expected {self.accepted}{_nearest(text.lower(), words)}"
+                f"{self.name}={text!r} does not parse{why}: expected {self.accepted}{_suggestion(text.lower(), words)}"
             ) from None
 
 
-def _nearest(text: str, words: Any) -> str:
+def _suggestion(text: str, words: Any) -> str:
     import difflib
 
     close = difflib.get_close_matches(text, sorted(words), n=1)
@@ -125,7 +131,7 @@ def _boolean(text: str) -> bool:
     raise ValueError(text)
 
 
-def _word(*words: str) -> Callable[[str], str]:
+def _choice(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in words:
             raise ValueError(text)
@@ -155,7 +161,7 @@ def _name(text: str) -> str:
 
 
 def _memory(text: str) -> MemoryMode | None:
-    return None if text.lower() == "none" else MemoryMode(_word("preferred", "bind", "interleave", "local")(text))
+    return None if text.lower() == "none" else MemoryMode(_choice("preferred", "bind", "interleave", "local")(text))
 
 
 def _nodes(text: str) -> tuple[int, ...]:
@@ -192,15 +198,15 @@ VARIABLES = (
     Variable("AFFINITY_NODES", "nodes", _nodes, "a node for each GPU in PCI order, e.g. 0,0,1,1",
              "the node of each GPU, over all detection"),
     Variable("AFFINITY_AUTO", "auto", _boolean, _BOOLEAN, "bind without being told a node"),
-    Variable("AFFINITY_ENFORCE", "required", lambda t: _word("best-effort", "required")(t) == "required",
+    Variable("AFFINITY_ENFORCE", "required", lambda t: _choice("best-effort", "required")(t) == "required",
              "best-effort, required", "whether an incomplete binding is an error"),
     Variable("AFFINITY_MIGRATE", "migrate", _boolean, _BOOLEAN, "move pages that were touched before the bind"),
     Variable("AFFINITY_DEVICES", "devices", _names, "auto, or provider names separated by commas",
              "who lists the GPUs"),
     Variable("AFFINITY_CPUS", "cpus", _cpu_groups, "a CPU list for each GPU in PCI order, e.g. 0-15|16-31",
              "the CPUs of policy `explicit`"),
-    Variable("AFFINITY_SMT", "smt", _word("all", "one"), "all, one", "hardware threads used of each core"),
-    Variable("AFFINITY_SCOPE", "scope", _word("node", "socket"), "node, socket", "what a split policy splits"),
+    Variable("AFFINITY_SMT", "smt", _choice("all", "one"), "all, one", "hardware threads used of each core"),
+    Variable("AFFINITY_SCOPE", "scope", _choice("node", "socket"), "node, socket", "what a split policy splits"),
     Variable("AFFINITY_RESERVE", "reserve", _cores, "a number of cores, e.g. 2",
              "cores of each node left free for the system"),
 )  # fmt: skip

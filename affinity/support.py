@@ -26,7 +26,7 @@ class Support:
         return cls(False, reason)
 
 
-def asked(supports: Callable[..., object], *arguments: object) -> Support:
+def call_supports(supports: Callable[..., object], *arguments: object) -> Support:
     """A plugin's answer. One that raises, or answers something else, cannot act: its mistake stops no worker."""
     try:
         answer = supports(*arguments)

@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from affinity import CpuSet, Host, Kernel, MemoryMode, MemoryPolicy, NodeSet, Topology
-from affinity.kernel.linux import LINUX
+from affinity import CpuSet, Host, NodeSet
+from affinity.kernel import Kernel, MemoryMode, MemoryPolicy
+from affinity.kernel.linux import THIS_PROCESS
 from affinity.testing import SimulatedKernel
+from affinity.topology import Topology
 
 SIZE = 2 << 20
 
@@ -43,7 +45,7 @@ class RealProcess:
     """This very process. Cases run in a forked child of it."""
 
     def __init__(self) -> None:
-        self.kernel = LINUX
+        self.kernel = THIS_PROCESS
         self._threads: dict[int, tuple[queue.Queue[Callable[[], str]], queue.Queue[str]]] = {}
         self._kept: list[mmap.mmap] = []
 
@@ -113,7 +115,7 @@ class SimulatedProcess:
         self.kernel.touch(size)
 
     def places(self) -> Mapping[int, int]:
-        return self.kernel.places
+        return self.kernel.pages_by_node
 
 
 def state(kernel: Kernel) -> str:
@@ -140,7 +142,7 @@ class Facts:
         self.nodes = topology.memory_nodes
         self.near, self.far = NodeSet([self.nodes.first()]), NodeSet([max(self.nodes)])
         self.no_node = NodeSet([max(topology.by_id) + 1])
-        self.without_memory = NodeSet(topology.by_id) - self.nodes
+        self.missing_memory_reason = NodeSet(topology.by_id) - self.nodes
         self.each_node_cpu = [CpuSet([n.cpus.first()]) for n in topology.nodes if n.cpus]
 
 
@@ -170,7 +172,7 @@ def cases(facts: Facts) -> dict[str, Case]:
         )
     nodes = {"nothing": NodeSet(), "near": facts.near, "far": facts.far, "all": facts.nodes, "absent": facts.no_node}
     nodes |= {"far and absent": facts.far | facts.no_node, "near and absent": facts.near | facts.no_node}
-    nodes |= {"memory-less": facts.without_memory} if facts.without_memory else {}
+    nodes |= {"memory-less": facts.missing_memory_reason} if facts.missing_memory_reason else {}
     for mode in MemoryMode:
         for name, which in nodes.items():
             policy = MemoryPolicy(mode, which)

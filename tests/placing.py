@@ -6,26 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from affinity import (
-    Cpu,
-    CpuSet,
-    Gpu,
-    Host,
-    Launch,
-    LaunchMode,
-    MemoryMode,
-    Node,
-    NodeSet,
-    Origin,
-    PciAddress,
-    Placement,
-    PlacementError,
-    PlacementPolicy,
-    Settings,
-    Topology,
-)
-from affinity.host import ForeignKernel
+from affinity import CpuSet, Host, LaunchMode, NodeSet, PlacementError, Settings
+from affinity.devices import Gpu
+from affinity.host import NoKernel
+from affinity.kernel import MemoryMode
+from affinity.launchers import Launch
+from affinity.policies import Placement, PlacementPolicy
 from affinity.registry import Registry
+from affinity.topology import Cpu, Node, Origin, PciAddress, Topology
 from affinity.topology.synthetic import StaticSource
 
 POLICIES: Registry[PlacementPolicy] = Registry("affinity.policies", PlacementPolicy)  # type: ignore[type-abstract]
@@ -53,7 +41,7 @@ def host(
     allowed: CpuSet | None = None,
     allowed_nodes: NodeSet | None = None,
 ) -> Host:
-    """The machine of these cores. nodes: further ones, without CPUs. A kernel call on it raises ForeignHost."""
+    """The machine of these cores. nodes: further ones, without CPUs. A kernel call on it raises ForeignHostError."""
     off, without = set(offline), set(memoryless)
     there = [c for c in (attrs.evolve(c, cpus=tuple(i for i in c.cpus if i not in off)) for c in cores) if c.cpus]
     lowest: dict[int, int] = {}
@@ -64,9 +52,7 @@ def host(
     made = tuple(Node(n, CpuSet(i for c in there if c.node == n for i in c.cpus), n not in without) for n in ids)
     topology = Topology(made, Origin.SYNTHETIC, "made by hand", StaticSource(cpus=cpus))
     everything = NodeSet(ids) if allowed_nodes is None else allowed_nodes
-    return Host(
-        topology, ForeignKernel(), topology.online if allowed is None else allowed & topology.online, everything
-    )
+    return Host(topology, NoKernel(), topology.online if allowed is None else allowed & topology.online, everything)
 
 
 def regular(packages: int, nodes: int, cores: int, *, l3: int = 1, threads: int = 1) -> list[Core]:
@@ -91,7 +77,7 @@ def gpus(*nodes: int | None) -> tuple[Gpu, ...]:
 def worker(everyone: Sequence[Gpu], *mine: int, rank: int | None = None, size: int | None = None) -> Launch:
     """The worker that has these GPUs of everyone's."""
     own = tuple(everyone[i] for i in mine)
-    return Launch(LaunchMode.INLINE, gpus=own, peers=tuple(everyone), local_rank=rank, local_size=size)
+    return Launch(LaunchMode.INLINE, gpus=own, machine_gpus=tuple(everyone), local_rank=rank, local_size=size)
 
 
 def placed(policy: str, on: Host, launch: Launch, settings: Settings | None = None) -> str:

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import CpuSet, ForeignHost, Host, LaunchMode, Observed, Placement, UsageError
-from affinity.kernel.linux import LINUX
+from affinity import CpuSet, Host, LaunchMode, UsageError
+from affinity.kernel.linux import THIS_PROCESS
+from affinity.policies import Placement
+from affinity.report.observed import Observed
+from affinity.topology import ForeignHostError
 from affinity.topology.synthetic import load
 
 TWO_CPUS = pytest.mark.skipif(
@@ -23,16 +26,16 @@ TWO_CPUS = pytest.mark.skipif(
 HEAD = """
 import os, threading, affinity
 from affinity import CpuSet, Settings
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 stop = threading.Event()
 threads = [threading.Thread(target=stop.wait, daemon=True) for _ in range(8)]
 for t in threads: t.start()
 FIRST, LAST = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 ALL = CpuSet(os.sched_getaffinity(0))
 def mask(tid):
-    try: return str(LINUX.get_affinity(tid))
+    try: return str(THIS_PROCESS.get_affinity(tid))
     except ProcessLookupError: return None
-def masks(): return {mask(t) for t in LINUX.threads()} - {None}
+def masks(): return {mask(t) for t in THIS_PROCESS.threads()} - {None}
 def to(cpu, **more):
     return Settings(policy="explicit", cpus=(CpuSet([cpu]),), nodes=(0,), devices=("pci",), **more)
 """
@@ -66,13 +69,13 @@ def test_a_policy_that_other_threads_cannot_be_given_is_told(python, memory: str
     out = child(
         python,
         f"""
-        from affinity.kernel.mempolicy import MemoryMode
+        from affinity.kernel import MemoryMode, MemoryPolicy
         report = affinity.bind(settings=to(FIRST, memory=MemoryMode.{memory}))
-        print(report.satisfied, [d.said for d in report.degradations])
+        print(report.satisfied, [d.error for d in report.degradations])
         affinity.bind(settings=to(FIRST, memory=None)).undo()
-        LINUX.set_mempolicy(affinity.MemoryPolicy())
+        THIS_PROCESS.set_mempolicy(MemoryPolicy())
         again = affinity.bind(settings=to(FIRST, memory=MemoryMode.{memory}, strategies=("libnuma",)))
-        print(again.outcome.bound, [d.said for d in again.degradations])
+        print(again.outcome.bound, [d.error for d in again.degradations])
         """,
     )
     said = "a thread can set no policy but its own: 8 that ran before the bind take pages beside their CPUs"
@@ -88,7 +91,7 @@ def test_threads_pinned_by_someone_else_are_left_alone(python) -> None:  # type:
         """
         os.sched_setaffinity(threads[3].native_id, {LAST})
         report = affinity.bind(settings=to(FIRST))
-        print(report.outcome.bound, report.outcome.others, report.unbound_threads)
+        print(report.outcome.bound, report.outcome.skipped, report.unbound_threads)
         print("left alone: 1 of 9 threads may run elsewhere" in str(report))
         print(sorted(masks()) == [str(FIRST), str(LAST)])
         """,
@@ -110,10 +113,10 @@ def test_a_thread_that_the_kernel_keeps_is_told_and_the_others_are_bound(python)
                 super().set_affinity(tid, cpus)
         host = affinity.Host.live(Keeping())
         try: affinity.bind(settings=to(FIRST, required=True), host=host)
-        except affinity.CannotBind as refused: print("bind every thread" in str(refused), masks() == {str(ALL)})
+        except affinity.BindError as refused: print("bind every thread" in str(refused), masks() == {str(ALL)})
         report = affinity.bind(settings=to(FIRST), host=host)
         print(report.strategy, report.satisfied, report.outcome.bound, report.unbound_threads)
-        print([(d.tried, d.errno) for d in report.degradations])
+        print([(d.action, d.errno) for d in report.degradations])
         """,
     )
     assert out == ["True True", "libnuma False 8 1", "[('bind every thread', 'EINVAL')]"]
@@ -126,9 +129,9 @@ def test_binding_twice_is_binding_once_and_another_gpu_binds_anew(python) -> Non
         python,
         """
         reports = [affinity.bind(settings=to(FIRST)) for _ in range(10)]
-        print([r.already for r in reports] == [False] + [True] * 9)
+        print([r.already_bound for r in reports] == [False] + [True] * 9)
         report = affinity.bind(settings=to(LAST))
-        print(masks() == {str(LAST)}, report.satisfied, report.already)
+        print(masks() == {str(LAST)}, report.satisfied, report.already_bound)
         """,
     )
     assert out == ["True", "True True False"]
@@ -143,9 +146,9 @@ def test_undo_goes_back_step_by_step(python) -> None:  # type: ignore[no-untyped
         with affinity.restored():
             one = affinity.bind(settings=to(FIRST)); two = affinity.bind(settings=to(LAST))
             two.undo(); print(masks() == {str(FIRST)}, os.environ["AFFINITY_BOUND"] == f"{FIRST}<{ALL};preferred:0")
-            one.undo(); print(masks() == {str(ALL)}, "AFFINITY_BOUND" in os.environ, LINUX.get_mempolicy())
+            one.undo(); print(masks() == {str(ALL)}, "AFFINITY_BOUND" in os.environ, THIS_PROCESS.get_mempolicy())
             affinity.bind(settings=to(LAST))
-        print(masks() == {str(ALL)}, LINUX.get_mempolicy(), "AFFINITY_BOUND" in os.environ)
+        print(masks() == {str(ALL)}, THIS_PROCESS.get_mempolicy(), "AFFINITY_BOUND" in os.environ)
         """,
     )
     assert out == ["True True", "True False default", "True default False"]
@@ -233,7 +236,7 @@ def test_a_fork_of_a_bound_process_knows_it(python) -> None:  # type: ignore[no-
         affinity.bind(settings=to(FIRST))
         pid = os.fork()
         if pid == 0:
-            same = affinity.bind(settings=to(FIRST)).already
+            same = affinity.bind(settings=to(FIRST)).already_bound
             other = affinity.bind(settings=to(LAST)).satisfied
             print(same, other, masks() == {str(LAST)}, flush=True); os._exit(0)
         os.waitpid(pid, 0)
@@ -250,7 +253,7 @@ ENGINE = (
 import multiprocessing, subprocess, sys
 def work():
     report = affinity.bind(gpu=0, settings=to(LAST_OF_ALL))
-    print(os.sched_getaffinity(0) == {LAST_OF_ALL}, report.satisfied, report.already, flush=True)
+    print(os.sched_getaffinity(0) == {LAST_OF_ALL}, report.satisfied, report.already_bound, flush=True)
 LAST_OF_ALL = int(sys.argv[2])
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
@@ -286,7 +289,7 @@ def test_a_limit_set_after_the_bind_is_a_limit(python) -> None:  # type: ignore[
         python,
         """
         affinity.bind(settings=to(FIRST))
-        for t in LINUX.threads(): os.sched_setaffinity(t, {LAST})
+        for t in THIS_PROCESS.threads(): os.sched_setaffinity(t, {LAST})
         print(affinity.plan(node=0).placement.cpus == CpuSet([LAST]))
         """,
     )
@@ -367,7 +370,7 @@ def test_without_libnuma_the_system_calls_do_it() -> None:
     from affinity.kernel.linux import LinuxKernel
 
     class Bare(LinuxKernel):
-        def libnuma_missing(self) -> str:
+        def libnuma_error(self) -> str:
             return "libnuma.so.1 cannot be loaded: apt-get install libnuma1"
 
     host = Host.live(Bare())
@@ -375,7 +378,7 @@ def test_without_libnuma_the_system_calls_do_it() -> None:
     assert planned.selection.strategy == "inherit"
     assert "apt-get install libnuma1" in planned.selection.reason
     settings = affinity.Settings(strategies=("libnuma",))
-    with pytest.raises(affinity.CannotBind, match="apt-get install libnuma1"):
+    with pytest.raises(affinity.BindError, match="apt-get install libnuma1"):
         affinity.plan(node=0, launch_mode="ray", host=host, settings=settings)
 
 
@@ -383,15 +386,15 @@ def test_without_libnuma_the_system_calls_do_it() -> None:
     ("arguments", "error", "message"),
     [
         ({"node": 7}, None, "node 7 is not on this machine: online nodes are"),
-        ({"gpu": "GPU-nothing"}, affinity.UnknownGpu, "is not here"),
-        ({"gpu": 3}, affinity.UnknownGpu, "is not here"),
+        ({"gpu": "GPU-nothing"}, affinity.UnknownGpuError, "is not here"),
+        ({"gpu": 3}, affinity.UnknownGpuError, "is not here"),
         ({"node": 0, "launch_mode": "command"}, UsageError, "affinity run"),
         ({"node": 0, "launch_mode": "nothing"}, UsageError, "expected one of"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], error: type[Exception] | None, message: str) -> None:
     """An error of ours, or a report of why nothing was done; the process is as it was."""
-    before = LINUX.get_affinity(), LINUX.get_mempolicy()
+    before = THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()
     if error is None:
         report = affinity.bind(**arguments)  # type: ignore[arg-type]
         assert (report.strategy, report.satisfied) == ("noop", False)
@@ -402,15 +405,15 @@ def test_bad_arguments(arguments: dict[str, object], error: type[Exception] | No
     else:
         with pytest.raises(error, match=message):
             affinity.bind(**arguments)  # type: ignore[arg-type]
-    assert (LINUX.get_affinity(), LINUX.get_mempolicy()) == before
+    assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()) == before
 
 
 def test_a_topology_that_is_not_this_machine_never_binds_it() -> None:
     """Refused when the host is made, and when anything is called on it."""
-    with pytest.raises(ForeignHost, match="not this machine"):
-        Host(load("numa:2"), LINUX, CpuSet([0]), affinity.NodeSet([0]))
+    with pytest.raises(ForeignHostError, match="not this machine"):
+        Host(load("numa:2"), THIS_PROCESS, CpuSet([0]), affinity.NodeSet([0]))
     for call in (affinity.bind, lambda **k: affinity.spawning(**k).__enter__()):
-        with pytest.raises(ForeignHost, match="not this machine"):
+        with pytest.raises(ForeignHostError, match="not this machine"):
             call(gpu=0, host=Host.synthetic("numa:2 core:2 gpu:1"))
 
 
@@ -426,7 +429,7 @@ def test_modes_whose_process_runs_already_bind_in_process(python) -> None:  # ty
 
 def test_the_report_says_what_the_kernel_says() -> None:
     """Masks of all threads, the policy, the pages: of this very process."""
-    seen = Observed.read(LINUX)
-    assert {t: set(m) for t, m in seen.threads.items()} == {t: os.sched_getaffinity(t) for t in LINUX.threads()}
+    seen = Observed.read(THIS_PROCESS)
+    assert {t: set(m) for t, m in seen.threads.items()} == {t: os.sched_getaffinity(t) for t in THIS_PROCESS.threads()}
     assert seen.resident is not None
     assert seen.local_share(Placement(None, None, affinity.NodeSet(seen.resident))) == 1.0

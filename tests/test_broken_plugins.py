@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import CannotBind, CpuSet, Host, Launch, LaunchMode, PluginError, Settings
-from affinity.api import become
+from affinity import BindError, CpuSet, Host, LaunchMode, PluginError, Settings
+from affinity.api import exec_command
 from affinity.devices.inventory import Inventory
+from affinity.launchers import Launch
 from affinity.plugins import Plugins
-from affinity.selection.rules import can_act
+from affinity.selection.rules import supports_launch
 from affinity.testing import Executed, FakeHost
 
 DISTS = Path(__file__).parent / "dists"
@@ -70,7 +71,7 @@ def test_a_broken_strategy_is_data_until_it_is_asked_for(
 ) -> None:
     """In the catalog with its error; nobody's trouble who does not name it; that very error for who does."""
     use(monkeypatch, folder)
-    (info,) = [i for i in Plugins().strategies.catalog() if i.name == name]
+    (info,) = [i for i in Plugins().strategies.list() if i.name == name]
     assert re.search(words, info.error)
 
     host = Host.synthetic(TWO)
@@ -96,7 +97,7 @@ def test_two_distributions_with_one_name(monkeypatch: pytest.MonkeyPatch) -> Non
     use(monkeypatch, "twin_a", "twin_b")
     strategies = Plugins().strategies
     words = r"claimed by twin-a \(twin_a:Strategy\) and twin-b \(twin_b:Strategy\): uninstall one of them"
-    errors = {i.distribution: i.error for i in strategies.catalog() if i.name == "twin"}
+    errors = {i.distribution: i.error for i in strategies.list() if i.name == "twin"}
     assert set(errors) == {"twin-a", "twin-b"}
     assert all(re.search(words, error) for error in errors.values())
     with pytest.raises(PluginError, match=words):
@@ -107,9 +108,9 @@ def test_two_distributions_with_one_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_alone_each_of_the_two_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """So it was the name, and nothing else."""
     use(monkeypatch, "twin_b")
-    assert can_act(Plugins().strategies.get("twin"), Launch(LaunchMode.RAY), Host.synthetic(TWO)).reason.startswith(
-        "the second"
-    )
+    assert supports_launch(
+        Plugins().strategies.get("twin"), Launch(LaunchMode.RAY), Host.synthetic(TWO)
+    ).reason.startswith("the second")
 
 
 def test_a_claim_on_a_built_in_name_is_never_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,7 @@ def test_a_claim_on_a_built_in_name_is_never_even_imported(monkeypatch: pytest.M
     use(monkeypatch, "claims_builtin")
     strategies = Plugins().strategies
     assert type(strategies.get("numactl")).__module__ == "affinity_plugins.strategies.numactl"
-    errors = {i.distribution: i.error for i in strategies.catalog() if i.name == "numactl"}
+    errors = {i.distribution: i.error for i in strategies.list() if i.name == "numactl"}
     assert errors == {
         "numa-affinity": "",
         "broken-claim": "claims the name 'numactl' of a built-in plugin: not used; rename it",
@@ -136,7 +137,7 @@ def test_a_supports_that_is_no_answer_is_a_no(name: str, words: str, monkeypatch
     """Named alone it is an error with that reason; in a list it is passed over."""
     use(monkeypatch, "liar")
     host = Host.synthetic(TWO)
-    with pytest.raises(CannotBind, match=re.escape(words)):
+    with pytest.raises(BindError, match=re.escape(words)):
         affinity.plan(gpu=1, host=host, settings=Settings(strategies=(name,)), launch_mode="ray")
     settings = Settings(strategies=(name, "libnuma"))
     assert affinity.plan(gpu=1, host=host, settings=settings, launch_mode="ray").selection.strategy == "libnuma"
@@ -152,7 +153,7 @@ def test_a_strategy_that_lies_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
     assert report.strategy == "liar"
     assert not report.satisfied
     assert report.observed.threads == {fake.kernel.thread_id(): CpuSet.parse("0-7")}
-    assert [(d.tried, d.remedy) for d in report.degradations] == [("strategy liar", "tell its author")]
+    assert [(d.action, d.remedy) for d in report.degradations] == [("strategy liar", "tell its author")]
     assert "reported success at CPUs 4-7" in str(report)
     assert "the kernel shows CPUs 0-7 and memory policy default" in str(report)
 
@@ -161,7 +162,7 @@ def test_a_lie_is_an_error_where_binding_is_required(monkeypatch: pytest.MonkeyP
     """Before the worker goes on."""
     use(monkeypatch, "liar")
     settings = Settings(strategies=("liar",), required=True)
-    with pytest.raises(CannotBind, match=r"required, but not in force: strategy liar: it reported success"):
+    with pytest.raises(BindError, match=r"required, but not in force: strategy liar: it reported success"):
         affinity.bind(gpu=1, host=FakeHost(TWO).host, settings=settings)
 
 
@@ -171,7 +172,7 @@ def test_a_lie_is_not_believed_the_second_time(monkeypatch: pytest.MonkeyPatch) 
     fake = FakeHost(TWO)
     affinity.bind(gpu=1, host=fake.host, settings=Settings(strategies=("liar",)))
     report = affinity.bind(gpu=1, host=fake.host, settings=Settings(strategies=("libnuma",)))
-    assert (report.satisfied, report.already) == (True, False)
+    assert (report.satisfied, report.already_bound) == (True, False)
 
 
 def test_a_command_that_a_liar_did_not_bind_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,10 +181,10 @@ def test_a_command_that_a_liar_did_not_bind_knows_it(monkeypatch: pytest.MonkeyP
     fake = FakeHost(TWO)
     planned = affinity.plan(gpu=1, host=fake.host, settings=Settings(strategies=("liar",)), launch_mode="command")
     with pytest.raises(Executed) as became:
-        become(["server"], planned)
+        exec_command(["server"], planned)
     server = FakeHost(TWO, environ=became.value.environ)
     report = affinity.bind(gpu=1, host=server.host)
-    assert (report.strategy, report.satisfied, report.already) == ("libnuma", True, False)
+    assert (report.strategy, report.satisfied, report.already_bound) == ("libnuma", True, False)
 
 
 def test_a_lie_on_the_real_kernel_is_caught(python) -> None:  # type: ignore[no-untyped-def]

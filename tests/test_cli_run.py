@@ -175,7 +175,7 @@ def test_a_script_without_its_first_line_goes_to_the_shell(tmp_path: Path, strat
 
 
 def test_another_machine_is_refused() -> None:
-    """ForeignHost: status 2, and nothing is started."""
+    """ForeignHostError: status 2, and nothing is started."""
     done = affinity("run", "--synthetic", "pack:2 core:2", "--node", "1", "--", "touch", "/tmp/affinity-never")
     assert done.returncode == 2
     assert "acts on this machine" in done.stderr

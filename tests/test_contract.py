@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from affinity import AffinityStrategy, Host, PlacementPolicy, Settings
+from affinity import Host, Settings
 from affinity.plugins import Plugins
+from affinity.policies import PlacementPolicy
+from affinity.strategies import AffinityStrategy
 from affinity.testing import PolicyContract, StrategyContract
 
 PLUGINS = Plugins()

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import CannotBind, CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Placement, Settings
-from affinity.kernel.linux import LINUX, LinuxKernel
+from affinity import BindError, CpuSet, Host, NodeSet, Settings
+from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.kernel.linux import THIS_PROCESS, LinuxKernel
 from affinity.plugins import Plugins
+from affinity.policies import Placement
 from affinity.render import serialize
-from affinity.selection.fallback import Step, descend
+from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection
+from affinity.strategies import AffinityStrategy
 from affinity.testing import FakeHost
 
 #: Two packages of one node each, CPUs 0-3 and 4-7; the worker's GPU is on node 1.
@@ -44,7 +47,7 @@ def test_a_cpu_goes_offline_between_plan_and_bind() -> None:
     assert masks(fake) == {"4-6"}
     assert not report.satisfied
     assert report.unbound_threads == 0
-    assert [d.said for d in report.degradations] == [
+    assert [d.error for d in report.degradations] == [
         "the kernel shows 4-6: 7 went offline or out of the cpuset, or were never asked for"
     ]
 
@@ -54,7 +57,7 @@ def test_under_required_a_lost_cpu_is_an_error_and_nothing_stays_bound() -> None
     fake = FakeHost(MACHINE, threads=5)
     seen_before = fake.host
     fake.kernel.narrow(cpuset=CpuSet.parse("0-6"))
-    with pytest.raises(CannotBind, match="7 went offline or out of the cpuset"):
+    with pytest.raises(BindError, match="7 went offline or out of the cpuset"):
         affinity.bind(gpu=1, host=seen_before, settings=REQUIRED)
     assert masks(fake) == {"0-6"}
     assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
@@ -67,7 +70,7 @@ def test_the_whole_node_leaves_the_cpuset_between_plan_and_bind(settings: Settin
     seen_before = fake.host
     fake.kernel.narrow(cpuset=CpuSet.parse("0-3"))
     if settings.required:
-        with pytest.raises(CannotBind, match=r"in sched_setaffinity \[EINVAL\]; the CPUs or nodes are outside"):
+        with pytest.raises(BindError, match=r"in sched_setaffinity \[EINVAL\]; the CPUs or nodes are outside"):
             affinity.bind(gpu=1, host=seen_before, settings=settings)
     else:
         report = affinity.bind(gpu=1, host=seen_before, settings=settings)
@@ -98,7 +101,7 @@ def test_a_policy_that_the_kernel_cuts_is_no_success() -> None:
     seen_before = fake.host
     fake.kernel.narrow(mems=NodeSet([1]))
     report = affinity.bind(gpu=[0, 1], host=seen_before, settings=Settings(memory=MemoryMode.BIND))
-    said = [d.said for d in report.degradations]
+    said = [d.error for d in report.degradations]
     assert "memory policy bind:0-1 was asked for, the kernel made it bind:1: nodes outside the cpuset?" in said
     assert report.observed.policy == MemoryPolicy()
     assert not report.satisfied
@@ -123,7 +126,7 @@ def test_a_thread_ends_between_the_listing_and_a_call(call: str) -> None:
     fake.kernel.refuse(call, errno.ESRCH, when=lambda tid, *_: tid == gone)
     report = affinity.bind(gpu=1, host=fake.host, settings=REQUIRED)
     assert {str(mask) for tid, mask in fake.kernel.masks.items() if tid != gone} == {"4-7"}
-    assert report.outcome.others == 0
+    assert report.outcome.skipped == 0
     report.undo()
     assert masks(fake) == {"0-7"}
 
@@ -134,7 +137,7 @@ def test_undo_puts_back_what_it_can_and_says_what_it_cannot() -> None:
     report = affinity.bind(gpu=1, host=fake.host)
     stuck = sorted(fake.kernel.masks)[2]
     fake.kernel.refuse("set_affinity", errno.EPERM, when=lambda tid, _: tid == stuck)
-    with pytest.raises(CannotBind, match=r"undo: .*CPUs: Operation not permitted in set_affinity \[EPERM\]"):
+    with pytest.raises(BindError, match=r"undo: .*CPUs: Operation not permitted in set_affinity \[EPERM\]"):
         report.undo()
     assert {tid for tid, mask in fake.kernel.masks.items() if mask == NODE_1} == {stuck}
     assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
@@ -175,9 +178,9 @@ class Patched(LinuxKernel):
     def environ(self) -> dict[str, str]:
         return {"PATH": f"{self.folder}:/usr/bin:/bin"}
 
-    def probe(self, argv: Sequence[str], timeout: float) -> str | None:
+    def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         self.asked.append((argv, timeout))
-        return super().probe(argv, self.seconds or timeout)
+        return super().check_command(argv, self.seconds or timeout)
 
 
 def program(folder: Path, body: str, name: str = "numactl") -> Path:
@@ -219,15 +222,15 @@ def running(*command: str) -> list[str]:
     return found
 
 
-def down_the_ladder(placement: Placement, host: Host) -> Step[None]:
+def down_the_ladder(placement: Placement, host: Host) -> Applied[None]:
     """Around a start, from this placement down, with numactl alone."""
     numactl = Plugins().strategies
 
-    def enter(strategy: affinity.AffinityStrategy, rung: Placement) -> None:
+    def enter(strategy: AffinityStrategy, rung: Placement) -> None:
         with strategy.spawning(rung, host):
             pass
 
-    return descend(enter, placement, Selection("numactl", "named"), numactl, required=False)
+    return apply(enter, placement, Selection("numactl", "named"), numactl, required=False)
 
 
 def test_a_numactl_too_old_for_preferred_many_takes_one_node(tmp_path: Path) -> None:
@@ -245,8 +248,10 @@ exec /usr/bin/numactl "$@" """,
     host = Host.live(Patched(tmp_path))
     many = Placement(None, MemoryPolicy(MemoryMode.PREFERRED_MANY, NodeSet([0])))
     step = down_the_ladder(many, host)
-    (given_up,) = step.given_up
-    assert given_up.said.endswith("exit status 1: " + f"{tmp_path}/numactl: unrecognized option '--preferred-many=0'")
+    (degradations,) = step.degradations
+    assert degradations.error.endswith(
+        "exit status 1: " + f"{tmp_path}/numactl: unrecognized option '--preferred-many=0'"
+    )
     assert step.placement is not None
     assert step.placement.memory == MemoryPolicy(MemoryMode.PREFERRED, NodeSet([0]))
 
@@ -254,7 +259,7 @@ exec /usr/bin/numactl "$@" """,
 def test_what_numactl_calls_out_of_range_is_quoted(tmp_path: Path) -> None:
     """The real one, asked for a node that is not there."""
     step = down_the_ladder(Placement(None, MemoryPolicy(MemoryMode.BIND, NodeSet([9]))), Host.live(Patched(tmp_path)))
-    assert "node argument 9 is out of range" in step.given_up[0].said
+    assert "node argument 9 is out of range" in step.degradations[0].error
     assert step.placement is None
 
 
@@ -268,8 +273,8 @@ def test_a_probe_in_a_server_with_thousands_of_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
     opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1200)]
     try:
-        assert LINUX.probe(["true"], 5) is None
-        assert LINUX.probe(["sh", "-c", "echo said >&2; exit 3"], 5) == "exit status 3: said"
+        assert THIS_PROCESS.check_command(["true"], 5) is None
+        assert THIS_PROCESS.check_command(["sh", "-c", "echo said >&2; exit 3"], 5) == "exit status 3: said"
     finally:
         for fd in opened:
             os.close(fd)
@@ -335,7 +340,7 @@ def test_a_cpuset_that_shrank_after_the_bind_is_learnt_from_the_next(settings: S
     affinity.bind(gpu=1, host=fake.host)
     fake.kernel.narrow(cpuset=CpuSet.parse("1-7"))
     if settings.required:
-        with pytest.raises(CannotBind, match=r"0 went offline or out of the cpuset.*bind again"):
+        with pytest.raises(BindError, match=r"0 went offline or out of the cpuset.*bind again"):
             affinity.bind(gpu=0, host=fake.host, settings=settings)
         assert masks(fake) == {"4-7"}
     else:
@@ -372,7 +377,7 @@ def test_pages_are_left_where_they_are_if_asked(migrate: bool) -> None:
     fake = FakeHost(MACHINE, environ={"AFFINITY_MIGRATE": "on" if migrate else "off"})
     fake.kernel.touch(1 << 20)
     report = affinity.bind(gpu=1, host=fake.host)
-    assert fake.kernel.places == {int(migrate): 1 << 20}
+    assert fake.kernel.pages_by_node == {int(migrate): 1 << 20}
     assert report.outcome.moved == migrate << 20
     assert (report.outcome.seconds > 0) is migrate
     assert ("moved: 1.0 MiB touched before, in 0." in str(report)) is migrate
@@ -389,7 +394,7 @@ def test_pages_in_a_gpus_memory_stay_there() -> None:
         fake.kernel.touch(1 << 20)
     fake.kernel.set_mempolicy(MemoryPolicy())
     affinity.bind(node=0, host=fake.host)
-    assert fake.kernel.places == {0: 1 << 20, gpu_memory: 1 << 20}
+    assert fake.kernel.pages_by_node == {0: 1 << 20, gpu_memory: 1 << 20}
 
 
 def test_undo_believes_what_the_kernel_shows() -> None:
@@ -397,7 +402,7 @@ def test_undo_believes_what_the_kernel_shows() -> None:
     fake = FakeHost(MACHINE, threads=3)
     report = affinity.bind(gpu=1, host=fake.host)
     fake.kernel.narrow(cpuset=CpuSet.parse("2-7"))  # cuts what is put back, without an error
-    with pytest.raises(CannotBind, match=r"undo: CPUs 2-7 and .* are in force, expected CPUs 0-7"):
+    with pytest.raises(BindError, match=r"undo: CPUs 2-7 and .* are in force, expected CPUs 0-7"):
         report.undo()
 
 

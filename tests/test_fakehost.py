@@ -13,7 +13,8 @@ import pytest
 from kernel_cases import simulated
 
 import affinity
-from affinity import CannotBind, CpuSet, Host, LaunchMode, MemoryMode, MemoryPolicy, NodeSet, Settings
+from affinity import BindError, CpuSet, Host, LaunchMode, NodeSet, Settings
+from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.testing import Executed, FakeHost, SimulatedKernel, machines, programs
 from affinity.testing.simkernel import PAGE
 
@@ -74,9 +75,9 @@ def test_a_bind_on_a_fake_host_is_a_bind() -> None:
     assert report.satisfied
     assert set(fake.kernel.masks.values()) == {node_1}
     assert fake.kernel.policies[fake.kernel.thread_id()] == MemoryPolicy(MemoryMode.PREFERRED, NodeSet([1]))
-    assert fake.kernel.places == {1: GiB}
+    assert fake.kernel.pages_by_node == {1: GiB}
     changes = fake.kernel.changes
-    assert affinity.bind(gpu="0000:9d:00.0", host=fake.host).already
+    assert affinity.bind(gpu="0000:9d:00.0", host=fake.host).already_bound
     assert fake.kernel.changes == changes
     report.undo()
     assert set(fake.kernel.masks.values()) == {fake.topology.online}
@@ -93,7 +94,7 @@ def test_a_worker_started_on_a_fake_host_is_born_bound(strategy: str) -> None:
     before = len(fake.kernel.changes)
     assert set(worker.kernel.masks.values()) == {CpuSet.parse("72-143")}
     report = affinity.bind(host=worker.host)
-    assert (report.launch.mode, report.already, report.satisfied) == (LaunchMode.SPAWN, True, True)
+    assert (report.launch.mode, report.already_bound, report.satisfied) == (LaunchMode.SPAWN, True, True)
     assert len(fake.kernel.changes) == before
     assert set(fake.kernel.masks.values()) == {fake.topology.online}
 
@@ -109,7 +110,7 @@ def test_refused_memory_policies_walk_down_the_ladder(number: int) -> None:
     assert set(fake.kernel.masks.values()) == {CpuSet.parse("56-111,168-223")}
     strict = FakeHost("dgx-h100")
     strict.kernel.refuse("set_mempolicy", number)
-    with pytest.raises(CannotBind):
+    with pytest.raises(BindError):
         affinity.bind(gpu=7, host=strict.host, settings=REQUIRED)
     assert set(strict.kernel.masks.values()) == {strict.topology.online}
 
@@ -126,7 +127,7 @@ def test_a_full_node_spills_under_preferred_and_kills_under_bind() -> None:
     fake = FakeHost("dgx-h100", free={0: GiB, 1: GiB})
     fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, NodeSet([1])))
     fake.kernel.touch(GiB + PAGE)
-    assert fake.kernel.places == {0: PAGE, 1: GiB}
+    assert fake.kernel.pages_by_node == {0: PAGE, 1: GiB}
     fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.BIND, NodeSet([1])))
     with pytest.raises(MemoryError, match="bind:1"):
         fake.kernel.touch(PAGE)
@@ -138,7 +139,7 @@ def test_pages_that_do_not_fit_stay_and_are_told() -> None:
     fake.kernel.touch(GiB)
     with pytest.raises(OSError, match="Cannot allocate memory"):
         fake.kernel.migrate_pages(NodeSet([0]), NodeSet([1]))
-    assert fake.kernel.places == {0: GiB // 2, 1: GiB // 2}
+    assert fake.kernel.pages_by_node == {0: GiB // 2, 1: GiB // 2}
 
 
 def test_a_refusal_can_be_meant_for_some_arguments_only() -> None:
@@ -169,7 +170,7 @@ def test_an_exec_ends_threads_and_pages_and_keeps_mask_and_policy() -> None:
     assert became.value.argv == ["server", "-x"]
     assert list(fake.kernel.masks.values()) == [CpuSet.parse("8-15")]
     assert list(fake.kernel.policies.values()) == [MemoryPolicy(MemoryMode.BIND, NodeSet([1]))]
-    assert fake.kernel.places == {}
+    assert fake.kernel.pages_by_node == {}
 
 
 @pytest.mark.parametrize(
@@ -183,14 +184,14 @@ def test_an_exec_ends_threads_and_pages_and_keeps_mask_and_policy() -> None:
 def test_numactl_refuses_here_what_it_refuses_there(options: list[str], allowed: str, said: str) -> None:
     """What lies outside the cpuset; what it does not know."""
     fake = FakeHost(allowed_cpus=CpuSet.parse(allowed), allowed_nodes=NodeSet([0]))
-    assert said in (fake.kernel.probe(["numactl", *options, "true"], 1.0) or "")
+    assert said in (fake.kernel.check_command(["numactl", *options, "true"], 1.0) or "")
 
 
 @pytest.mark.parametrize("options", [["--physcpubind=0"], ["-C", "0-0"], ["--membind=0"], ["--preferred=0"]])
 def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options: list[str]) -> None:
     """The same command line, on this machine and on a simulation of it."""
     host = Host.live()
-    told = "from kernel_cases import state; from affinity.kernel.linux import LINUX; print(state(LINUX))"
+    told = "from kernel_cases import state; from affinity.kernel.linux import THIS_PROCESS; print(state(THIS_PROCESS))"
     real = subprocess.run(
         ["numactl", *options, sys.executable, "-c", told],
         capture_output=True,

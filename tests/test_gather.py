@@ -12,10 +12,11 @@ import attrs
 import pytest
 from test_machines import facts
 
-from affinity import CpuSet, Host, NodeSet, TopologyError
+from affinity import CpuSet, Host, NodeSet
 from affinity.testing import machines, trees
 from affinity.testing.machines import Machine
-from affinity.topology.archive import gather
+from affinity.topology import TopologyError
+from affinity.topology.archive import write_archive
 
 SECRET = "serial-4711"
 
@@ -34,7 +35,7 @@ def test_a_gathered_machine_is_the_machine(machine: Machine, lists: bool, tmp_pa
     """Also what was allowed there."""
     machine = attrs.evolve(machine, allowed_cpus=CpuSet.parse("0-15"), allowed_nodes=NodeSet([0]))
     root, archive = trees.write(machine, tmp_path / "root", lists=lists), str(tmp_path / "m.tar.gz")
-    gather(archive, root)
+    write_archive(archive, root)
     there, back = Host.from_root(root), Host.from_root(archive)
     assert facts(back.topology) == facts(there.topology)
     assert (back.allowed_cpus, back.allowed_nodes) == (there.allowed_cpus, there.allowed_nodes)
@@ -60,7 +61,7 @@ def test_nothing_private_is_in_the_archive(tmp_path: Path) -> None:
     (root / "etc/hostname").write_text(SECRET)
     with (root / "proc/self/status").open("a") as status:
         status.write(f"Groups:\t{SECRET}\n")
-    paths = gather(str(tmp_path / "m.tar.gz"), str(root))
+    paths = write_archive(str(tmp_path / "m.tar.gz"), str(root))
     assert not [p for p in paths if not p.startswith(("sys/", "proc/self/status"))]
     with tarfile.open(tmp_path / "m.tar.gz") as tar:
         for member in tar:
@@ -84,7 +85,7 @@ def test_a_hypervisors_identifiers_between_device_and_bridge_are_left_out(tmp_pa
     link = root / "sys/bus/pci/devices/0001:00:00.0"
     link.unlink()
     link.symlink_to(f"../../../devices/VMBUS:00/{bus.name}/pci0001:00/0001:00:00.0")
-    paths = gather(str(tmp_path / "m.tar.gz"), str(root))
+    paths = write_archive(str(tmp_path / "m.tar.gz"), str(root))
     assert not [p for p in paths if "47505500" in p]
     assert facts(Host.from_root(str(tmp_path / "m.tar.gz")).topology) == facts(machine.topology())
 
@@ -131,5 +132,5 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_a_root_that_is_no_machine_is_refused(tmp_path: Path) -> None:
     """And leaves no archive behind."""
     with pytest.raises(TopologyError, match="online"):
-        gather(str(tmp_path / "m.tar.gz"), str(tmp_path))
+        write_archive(str(tmp_path / "m.tar.gz"), str(tmp_path))
     assert not (tmp_path / "m.tar.gz").exists()

@@ -15,26 +15,18 @@ from expected import NODES_OF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity import (
-    CpuSet,
-    DeviceProvider,
-    Gpu,
-    Host,
-    PciAddress,
-    PciDevice,
-    Settings,
-    SettingsError,
-    Support,
-    UnknownGpu,
-)
-from affinity.devices.inventory import Inventory, nvidia_nodes
+from affinity import CpuSet, Host, Settings, SettingsError, UnknownGpuError
+from affinity.devices import DeviceProvider, Gpu
+from affinity.devices.inventory import Inventory, count_nvidia_devices
 from affinity.devices.references import resolve, resolve_physical
 from affinity.errors import DeviceError
-from affinity.host import ForeignKernel
-from affinity.observe import _given_by_ray, _several
+from affinity.host import NoKernel
+from affinity.observe import _given_by_ray, _multi_node_note
 from affinity.plugins import Plugins
 from affinity.registry import Registry
+from affinity.strategies import Support
 from affinity.testing import machines, trees
+from affinity.topology import PciAddress, PciDevice
 from affinity.topology.model import Origin, Topology
 from affinity.topology.synthetic import StaticSource
 
@@ -121,7 +113,7 @@ def test_offline_cpus_leave_the_node_as_it_is(tmp_path: Path) -> None:
     machine = machines.get("azure-ndv4")
     gone = machine.nodes[0].cpus
     host = Host.from_root(trees.write(attrs.evolve(machine, offline=gone), tmp_path))
-    found = [(g.node, g.why) for g in listed(host).machine[2:4]]
+    found = [(g.node, g.node_reason) for g in listed(host).machine[2:4]]
     assert found == [(1, "nearest node with CPUs to memory node 0 (PCI numa_node)")] * 2
 
 
@@ -136,7 +128,7 @@ def listed(host: Host | str, environ: Mapping[str, str] | None = None, **flags: 
 
 
 def on(topology: Topology) -> Host:
-    return Host(topology, ForeignKernel(), topology.online, topology.memory_nodes)  # type: ignore[arg-type]
+    return Host(topology, NoKernel(), topology.online, topology.memory_nodes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -167,9 +159,9 @@ def test_a_reference_names_the_gpu_it_says(reference: str | int, places: list[in
     ["2", "-1", "phys:8", "phys:", "phys:x", "0000:ff:00.0", "GPU-8f2c", "MIG-1", "", "zero", "1,,0", "99999999"],
 )
 def test_a_reference_to_nothing_says_what_is_there(reference: str) -> None:
-    """UnknownGpu with the GPUs, and the forms there are."""
+    """UnknownGpuError with the GPUs, and the forms there are."""
     found = listed("dgx-h100", {"CUDA_VISIBLE_DEVICES": "3,5"})
-    with pytest.raises(UnknownGpu, match=r"0000:1b:00\.0.*\(2 visible\).*phys:N"):
+    with pytest.raises(UnknownGpuError, match=r"0000:1b:00\.0.*\(2 visible\).*phys:N"):
         resolve(reference, found)
 
 
@@ -177,7 +169,7 @@ def test_an_ambiguous_prefix_says_whom_it_names() -> None:
     """Two AMD GPUs whose unique ids begin alike."""
     found = listed(with_devices(amd(1, unique_id="8f2c000000000001"), amd(2, unique_id="8f2c000000000002")))
     assert resolve("gpu-8F2C000000000002", found) == (found.machine[1],)
-    with pytest.raises(UnknownGpu, match=r"ambiguous: it names 0000:01:00\.0, 0000:02:00\.0"):
+    with pytest.raises(UnknownGpuError, match=r"ambiguous: it names 0000:01:00\.0, 0000:02:00\.0"):
         resolve("GPU-8f2c", found)
 
 
@@ -197,16 +189,20 @@ def test_a_launchers_ids_are_entries_and_not_visible_ordinals() -> None:
     found = listed("dgx-h100", {"CUDA_VISIBLE_DEVICES": "5"})
     assert resolve_physical(["5"], found) == (found.machine[5],)
     assert resolve_physical([0, "7"], found) == (found.machine[0], found.machine[7])
-    with pytest.raises(UnknownGpu, match="'8'"):
+    with pytest.raises(UnknownGpuError, match="'8'"):
         resolve_physical(["8"], found)
 
 
 def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
     """A worker of two GPUs, of which one could be anywhere, is placed by the other: it must say so."""
     near, far, lost = (Gpu(PciAddress(0, bus, 0, 0), "nvidia", node=node) for bus, node in enumerate((0, 1, None)))
-    assert _several((near, near), "its GPUs are") == ""
-    assert _several((near, far), "its GPUs are") == "its GPUs are on several nodes: it is placed on all of these"
-    assert "; the node of 0000:02:00.0 is not known, so it counts for nothing" in _several((near, lost), "its GPUs are")
+    assert _multi_node_note((near, near), "its GPUs are") == ""
+    assert (
+        _multi_node_note((near, far), "its GPUs are") == "its GPUs are on several nodes: it is placed on all of these"
+    )
+    assert "; the node of 0000:02:00.0 is not known, so it counts for nothing" in _multi_node_note(
+        (near, lost), "its GPUs are"
+    )
 
 
 def test_a_launchers_gpus_on_several_nodes_are_told() -> None:
@@ -242,7 +238,7 @@ def test_ordinals_count_one_vendors_gpus() -> None:
     """On a machine with NVIDIA and AMD, `0` is CUDA's; an address names either, and `all` is both."""
     found = listed(with_devices(amd(1), nvidia(2), amd(3)))
     assert str(resolve(0, found)[0]) == "0000:02:00.0"
-    with pytest.raises(UnknownGpu):
+    with pytest.raises(UnknownGpuError):
         resolve(1, found)
     assert [str(g) for g in resolve("all", found)] == ["0000:02:00.0", "0000:01:00.0", "0000:03:00.0"]
     assert "nvidia" in "".join(found.notes)
@@ -255,7 +251,7 @@ def test_the_operators_nodes_are_over_all_detection() -> None:
     """One a GPU in PCI order; the disagreement is told."""
     found = listed("dgx-h100", nodes=(1, 1, 1, 1, 0, 0, 0, 0))
     assert [g.node for g in found.machine] == [1, 1, 1, 1, 0, 0, 0, 0]
-    assert found.machine[0].why == "from AFFINITY_NODES; but PCI numa_node says node 0"
+    assert found.machine[0].node_reason == "from AFFINITY_NODES; but PCI numa_node says node 0"
 
 
 def test_the_operators_nodes_stand_in_for_gpus_where_there_are_none() -> None:
@@ -282,7 +278,7 @@ def test_nodes_that_do_not_fit_are_an_error(nodes: tuple[int, ...], message: str
 class Driver(DeviceProvider):
     """A driver that shows some of the machine's GPUs."""
 
-    drivers: ClassVar[frozenset[str]] = frozenset({"nvidia"})
+    driver_vendors: ClassVar[frozenset[str]] = frozenset({"nvidia"})
     shows: ClassVar[tuple[Gpu, ...]] = ()
     asked: ClassVar[int] = 0
 
@@ -341,7 +337,7 @@ def test_a_third_partys_driver_is_asked_too_and_speaks_for_its_vendor_only() -> 
     """NVIDIA's GPUs stay although it does not list them."""
 
     class Rocm(Driver):
-        drivers = frozenset({"amd"})
+        driver_vendors = frozenset({"amd"})
         shows = (Gpu(PciAddress(0, 3, 0, 0), "amd", uuid="GPU-1"),)
 
     host = with_devices(amd(1), nvidia(2), amd(3))
@@ -367,7 +363,7 @@ def test_device_nodes_are_counted_and_their_siblings_are_not(tmp_path: Path) -> 
     """/dev/nvidia0 is a GPU; nvidiactl, nvidia-uvm and nvidia-caps are not."""
     for name in ("nvidia0", "nvidia12", "nvidiactl", "nvidia-uvm", "nvidia-caps", "null"):
         (tmp_path / name).touch()
-    assert nvidia_nodes(str(tmp_path)) == 2
+    assert count_nvidia_devices(str(tmp_path)) == 2
 
 
 # ---------------------------------------------------------------- what counts as a GPU

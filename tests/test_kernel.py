@@ -9,27 +9,28 @@ import threading
 
 import pytest
 
-from affinity import CpuSet, MemoryMode, MemoryPolicy, NodeSet
-from affinity.kernel.linux import LINUX
+from affinity import CpuSet, NodeSet
+from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.kernel.linux import THIS_PROCESS
 
 
 def test_the_mask_is_the_schedulers() -> None:
     """Of the calling thread and of this process."""
-    assert set(LINUX.get_affinity()) == os.sched_getaffinity(0)
-    assert LINUX.thread_id() == threading.get_native_id()
-    assert LINUX.process_id() in LINUX.threads()
+    assert set(THIS_PROCESS.get_affinity()) == os.sched_getaffinity(0)
+    assert THIS_PROCESS.thread_id() == threading.get_native_id()
+    assert THIS_PROCESS.process_id() in THIS_PROCESS.threads()
 
 
 def test_refused_masks_raise_their_errno() -> None:
     """Empty, not there, and of a thread that has ended."""
     with pytest.raises(OSError) as empty:
-        LINUX.set_affinity(0, CpuSet())
+        THIS_PROCESS.set_affinity(0, CpuSet())
     assert empty.value.errno == errno.EINVAL
     with pytest.raises(OSError) as absent:
-        LINUX.set_affinity(0, CpuSet([4000]))
+        THIS_PROCESS.set_affinity(0, CpuSet([4000]))
     assert absent.value.errno == errno.EINVAL
     with pytest.raises(ProcessLookupError):
-        LINUX.get_affinity(2**22 - 1)
+        THIS_PROCESS.get_affinity(2**22 - 1)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +52,8 @@ def test_a_memory_policy_is_read_back_as_set(policy: MemoryPolicy, call: str) ->
 
     def worker() -> None:
         try:
-            getattr(LINUX, call)(policy)
-            found.append(LINUX.get_mempolicy())
+            getattr(THIS_PROCESS, call)(policy)
+            found.append(THIS_PROCESS.get_mempolicy())
         except Exception as error:
             found.append(error)
 
@@ -63,50 +64,51 @@ def test_a_memory_policy_is_read_back_as_set(policy: MemoryPolicy, call: str) ->
         assert "no call for memory policy default" in str(found[0])
     else:
         assert found == [policy]
-    assert LINUX.get_mempolicy() == MemoryPolicy()
+    assert THIS_PROCESS.get_mempolicy() == MemoryPolicy()
 
 
 def test_a_policy_on_a_node_that_is_not_there_is_refused() -> None:
     """The kernel's own EINVAL, with the call's name."""
     with pytest.raises(OSError, match="set_mempolicy") as refused:
-        LINUX.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, NodeSet([900])))
+        THIS_PROCESS.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, NodeSet([900])))
     assert refused.value.errno == errno.EINVAL
 
 
 def test_libnuma_is_never_asked_for_a_node_beyond_its_mask(python) -> None:  # type: ignore[no-untyped-def]
     """Some of py-libnuma's calls would end the process: the bit is not set, and nothing is bound there."""
     text = (
-        "from affinity import *; from affinity.kernel.linux import LINUX\n"
-        "LINUX.set_mempolicy_libnuma(MemoryPolicy(MemoryMode.BIND, NodeSet([0, 60000])))\n"
-        "print(LINUX.get_mempolicy())"
+        "from affinity.kernel import *; from affinity.topology import *; from affinity import *\n"
+        "from affinity.kernel.linux import THIS_PROCESS\n"
+        "THIS_PROCESS.set_mempolicy_libnuma(MemoryPolicy(MemoryMode.BIND, NodeSet([0, 60000])))\n"
+        "print(THIS_PROCESS.get_mempolicy())"
     )
     assert python(text).stdout == "bind:0\n"
 
 
 def test_allowed_nodes_are_the_status_files() -> None:
     """`Mems_allowed_list` of this thread."""
-    assert LINUX.allowed_nodes()
+    assert THIS_PROCESS.allowed_nodes()
     with open("/proc/self/status") as status:
         line = next(x for x in status if x.startswith("Mems_allowed_list"))
-    assert str(LINUX.allowed_nodes()) == line.split()[1]
+    assert str(THIS_PROCESS.allowed_nodes()) == line.split()[1]
 
 
 def test_resident_counts_anonymous_pages() -> None:
     """32 MiB that are touched appear; none of a file does."""
-    before = sum(LINUX.resident().values())
+    before = sum(THIS_PROCESS.resident_bytes().values())
     block = ctypes.create_string_buffer(32 << 20)
     ctypes.memset(block, 1, len(block))
-    assert sum(LINUX.resident().values()) - before >= 32 << 20
+    assert sum(THIS_PROCESS.resident_bytes().values()) - before >= 32 << 20
 
 
 def test_migrating_to_the_only_node_leaves_nothing_behind() -> None:
     """On this machine from node 0 to node 0: the call is made, and answers 0."""
-    assert LINUX.migrate_pages(NodeSet([0]), NodeSet([0])) == 0
+    assert THIS_PROCESS.migrate_pages(NodeSet([0]), NodeSet([0])) == 0
 
 
 def test_age_is_that_of_the_process(python) -> None:  # type: ignore[no-untyped-def]
     """Seconds, from the start of the process."""
-    text = "import time; time.sleep(0.3); from affinity.kernel.linux import LINUX; print(LINUX.age())"
+    text = "import time; time.sleep(0.3); from affinity.kernel.linux import THIS_PROCESS; print(THIS_PROCESS.age())"
     assert 0.3 <= float(python(text).stdout) < 30
 
 
@@ -123,5 +125,5 @@ def test_age_is_that_of_the_process(python) -> None:  # type: ignore[no-untyped-
 )
 def test_a_probe_tells_how_a_command_failed(argv: list[str], said: str | None) -> None:
     """Its last line, its status or signal, or that it hung."""
-    answer = LINUX.probe(argv, 0.5)
+    answer = THIS_PROCESS.check_command(argv, 0.5)
     assert answer is None if said is None else said in (answer or "")

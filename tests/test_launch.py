@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import affinity
-from affinity import Launch, LaunchMode, UsageError
+from affinity import LaunchMode, UsageError
+from affinity.launchers import Launch
 from affinity.testing import FakeHost
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"}
@@ -39,7 +40,7 @@ def test_the_closest_launcher_wins(
     """torchrun inside a Slurm step is torchrun; a lone LOCAL_RANK is nobody's."""
     launch = Launch.detect(environ)
     assert (launch.mode, launch.local_rank, launch.local_size) == (mode, rank, size)
-    assert launch.why
+    assert launch.reason
 
 
 def test_a_spawned_child_is_a_spawned_child_wherever_its_parent_runs() -> None:

@@ -12,7 +12,7 @@ from affinity import CpuSet, Host, NodeSet, UsageError
 from affinity.api import plan_each
 from affinity.testing import FakeHost, machines, trees
 from affinity.testing.machines import Machine, MachineNode, Smt
-from affinity.topology import sysfs
+from affinity.topology import Topology, sysfs
 
 #: The nodes that vendors and users report, GPU by GPU, in PCI order.
 GPU_NODES = {
@@ -36,7 +36,7 @@ GPU_NODES = {
 DIALECTS: dict[str, dict[str, bool]] = {"plain": {}, "nul": {"nul": True}, "masks": {"lists": False}}
 
 
-def facts(topology: affinity.Topology) -> list[object]:
+def facts(topology: Topology) -> list[object]:
     return [topology.nodes, topology.distances, topology.memory, topology.cpus, topology.pci_devices]
 
 

@@ -69,39 +69,39 @@ def test_a_driver_older_than_scopes_still_tells_its_cpus(library: Path, tmp_path
     with driver.Child(old, tmp_path / "child") as process:
         found = process.ask(H100, told(H100))["devices"]
     assert [g["node"] for g in found] == NODES_OF[H100]
-    assert found[0]["why"].startswith("from NVML CPU affinity")
+    assert found[0]["node_reason"].startswith("from NVML CPU affinity")
 
 
 def test_socket_scope_answers_where_node_scope_does_not(child: driver.Child) -> None:
     """And only there: a socket may have several nodes."""
     gpu = told(H100, affinity=False).splitlines()[0]
     found = child.ask(H100, f"{gpu}\nsocket 0 56-111\n")["devices"]
-    assert (found[0]["node"], found[0]["why"]) == (1, "from NVML CPU affinity (socket) (CPUs 56-111)")
+    assert (found[0]["node"], found[0]["node_reason"]) == (1, "from NVML CPU affinity (socket) (CPUs 56-111)")
 
 
 def test_the_gpus_own_memory_node_is_never_its_cpu_node(child: driver.Child) -> None:
     """nvmlDeviceGetNumaNodeId names the node of the GPU's memory: the nearest node with CPUs is the answer."""
     gpus = told("gb200", affinity=False).splitlines()
     found = child.ask("gb200", "\n".join([*gpus[:3], "node 0 2", "node 1 0", "node 2 18", ""]))["devices"]
-    assert (found[0]["node"], found[0]["why"]) == (0, "nearest node with CPUs to GPU memory node 2")
+    assert (found[0]["node"], found[0]["node_reason"]) == (0, "nearest node with CPUs to GPU memory node 2")
     assert found[1]["node"] is None
-    assert (found[2]["node"], found[2]["why"]) == (1, "nearest node with CPUs to GPU memory node 18")
+    assert (found[2]["node"], found[2]["node_reason"]) == (1, "nearest node with CPUs to GPU memory node 18")
 
 
 def test_memory_affinity_that_names_gpu_memory_keeps_the_nodes_with_cpus(child: driver.Child) -> None:
     """GB200 says 0,2-9: only node 0 has CPUs."""
     found = child.ask("gb200", told("gb200"))["devices"]
-    assert [(g["node"], g["why"]) for g in found] == [(n, "from NVML memory affinity") for n in (0, 0, 1, 1)]
+    assert [(g["node"], g["node_reason"]) for g in found] == [(n, "from NVML memory affinity") for n in (0, 0, 1, 1)]
 
 
 def test_arrays_hold_the_highest_id_and_not_the_count(child: driver.Child) -> None:
     """POWER9 has six nodes with CPUs or memory, the highest is 255; CPUs of DGX-2 and H100 end far above 64."""
     gpus = told("power9-ac922", affinity=False)
     found = child.ask("power9-ac922", gpus + "memory 0 8,250-255\n")["devices"]
-    assert (found[0]["node"], found[0]["why"]) == (8, "from NVML memory affinity")
+    assert (found[0]["node"], found[0]["node_reason"]) == (8, "from NVML memory affinity")
     gpu = told(H100, affinity=False).splitlines()[0]
     found = child.ask(H100, f"{gpu}\ncpu 0 168-223\n")["devices"]
-    assert (found[0]["node"], found[0]["why"]) == (1, "from NVML CPU affinity (CPUs 168-223)")
+    assert (found[0]["node"], found[0]["node_reason"]) == (1, "from NVML CPU affinity (CPUs 168-223)")
 
 
 # ---------------------------------------------------------------- MIG
@@ -111,10 +111,10 @@ def test_mig_devices_are_found_below_their_gpu(child: driver.Child) -> None:
     """By UUID and by an unambiguous prefix of it; the reference gives the whole GPU."""
     mig = ("mig 5 MIG-aaaa1111-0000-0000-0000-000000000001", "mig 5 MIG-aaaa2222-0000-0000-0000-000000000002")
     found = child.ask(H100, told(H100, *mig), "MIG-aaaa2222", "MIG-aaaa", "MIG-bbbb")
-    assert found["devices"][5]["mig"] == [line.split()[2] for line in mig]
+    assert found["devices"][5]["mig_uuids"] == [line.split()[2] for line in mig]
     assert found["references"][0][0]["name"] == found["devices"][5]["name"]
     assert found["references"][1][0]["name"] == found["devices"][5]["name"]  # two parts, one GPU
-    assert found["references"][2]["error"] == "UnknownGpu"
+    assert found["references"][2]["error"] == "UnknownGpuError"
 
 
 def test_mig_ids_in_cuda_visible_devices_are_their_gpus(child: driver.Child) -> None:
@@ -131,7 +131,11 @@ def test_two_mig_devices_of_one_gpu_are_no_duplicate(child: driver.Child) -> Non
     """CUDA knows them apart."""
     lines = told(H100, "mig 5 MIG-aaaa1111-0000", "mig 5 MIG-aaaa2222-0000")
     found = child.ask(H100, lines, "0", "1", "2", environ={"CUDA_VISIBLE_DEVICES": "MIG-aaaa1111,MIG-aaaa2222"})
-    assert [a[0]["node"] if isinstance(a, list) else a["error"] for a in found["references"]] == [1, 1, "UnknownGpu"]
+    assert [a[0]["node"] if isinstance(a, list) else a["error"] for a in found["references"]] == [
+        1,
+        1,
+        "UnknownGpuError",
+    ]
 
 
 # ---------------------------------------------------------------- errors
@@ -200,7 +204,7 @@ def test_one_function_that_fails_on_one_gpu_costs_only_what_it_tells(
     """The other sources answer for that GPU, and nothing changes for the seven others."""
     found = child.ask(H100, told(H100, f"error {function} 3 {code}"))["devices"]
     assert [g["node"] for g in found] == NODES_OF[H100]
-    assert not any(g["fault"] for g in found)
+    assert not any(g["error"] for g in found)
 
 
 def test_a_gpu_no_source_tells_is_unknown_and_says_why(child: driver.Child) -> None:
@@ -208,8 +212,8 @@ def test_a_gpu_no_source_tells_is_unknown_and_says_why(child: driver.Child) -> N
     refused = [f"error {function} 3 {NO_PERMISSION}" for function in (*PER_GPU, "nvmlDeviceGetCpuAffinity")]
     found = child.ask(H100, told(H100, *refused))["devices"]
     assert found[3]["node"] is None
-    assert "NVML memory affinity: " in found[3]["why"]
-    assert "AFFINITY_NODES" in found[3]["why"]
+    assert "NVML memory affinity: " in found[3]["node_reason"]
+    assert "AFFINITY_NODES" in found[3]["node_reason"]
 
 
 @pytest.mark.parametrize("code", [GPU_IS_LOST, UNKNOWN])
@@ -222,7 +226,7 @@ def test_one_gpu_of_eight_that_cannot_be_reached_is_found_in_sysfs(
     found = child.ask(H100, told(H100, f"error {function} 6 {code}"), providers=["nvml", "pci"])
     assert [g["name"] for g in found["devices"]] == [str(g.pci) for g in machine.gpus]
     assert [g["node"] for g in found["devices"]] == NODES_OF[H100]
-    assert [bool(g["fault"]) for g in found["devices"]] == [False] * 6 + [True, False]
+    assert [bool(g["error"]) for g in found["devices"]] == [False] * 6 + [True, False]
     assert any(str(machine.gpus[6].pci) in note for note in found["notes"])
 
 
@@ -232,7 +236,7 @@ def test_an_ordinal_behind_a_lost_gpu_is_sure_only_where_both_counts_agree(child
     found = child.ask(H100, lost, *"0123456", providers=["nvml", "pci"])
     nodes = [asked[0]["node"] for asked in found["references"]]
     assert nodes == [0, 0, 0, None, 1, 1, 1]
-    assert "cannot reach" in found["references"][3][0]["why"]
+    assert "cannot reach" in found["references"][3][0]["node_reason"]
 
 
 def test_a_lost_gpu_nobody_can_place_makes_every_later_ordinal_doubtful(child: driver.Child) -> None:
@@ -250,7 +254,7 @@ def test_a_gpu_lost_between_two_questions_keeps_its_address_and_tells_its_fault(
     lost = told(H100, f"error nvmlDeviceGetMemoryAffinity 2 {GPU_IS_LOST}")
     found = child.ask(H100, lost, providers=["nvml", "pci"])["devices"]
     assert found[2]["node"] == 0
-    assert "lost" in found[2]["fault"]
+    assert "lost" in found[2]["error"]
 
 
 def test_a_gpu_the_process_may_not_open_is_not_there_for_it(child: driver.Child) -> None:
@@ -272,7 +276,7 @@ def test_a_container_that_hides_gpus_from_nvml_hides_them_here(child: driver.Chi
     gpus = told(H100, affinity=False).splitlines()
     found = child.ask(H100, "\n".join([gpus[5], gpus[6], ""]), "0", "1", "2", "phys:2", providers=["nvml", "pci"])
     assert [g["name"] for g in found["devices"]] == [str(machine.gpus[i].pci) for i in (5, 6)]
-    assert [len(a) if isinstance(a, list) else a["error"] for a in found["references"]] == [1, 1, "UnknownGpu", 1]
+    assert [len(a) if isinstance(a, list) else a["error"] for a in found["references"]] == [1, 1, "UnknownGpuError", 1]
     assert found["references"][0][0]["name"] == str(machine.gpus[5].pci)
     assert found["references"][3][0]["name"] == str(machine.gpus[2].pci)
     assert [g["name"] for g in found["machine"]] == [str(g.pci) for g in machine.gpus]
@@ -294,8 +298,11 @@ def test_pci_wins_over_nvml_and_the_disagreement_is_told(child: driver.Child) ->
     """The stronger source decides; the weaker one is in the reason."""
     lines = told(H100).replace("memory 0 0", "memory 0 1")
     found = child.ask(H100, lines, providers=["nvml", "pci"])["devices"]
-    assert (found[0]["node"], found[0]["why"]) == (0, "from PCI numa_node; but NVML memory affinity says node 1")
-    assert found[1]["why"] == "from PCI numa_node"
+    assert (found[0]["node"], found[0]["node_reason"]) == (
+        0,
+        "from PCI numa_node; but NVML memory affinity says node 1",
+    )
+    assert found[1]["node_reason"] == "from PCI numa_node"
 
 
 def test_nvml_tells_the_node_where_pci_says_minus_one(child: driver.Child) -> None:
@@ -304,7 +311,7 @@ def test_nvml_tells_the_node_where_pci_says_minus_one(child: driver.Child) -> No
     found = child.ask("vm-two-nodes", gpus + "memory 0 1\nmemory 1 0-1\n", providers=["nvml", "pci"])["devices"]
     assert found[0]["node"] == 1
     assert found[1]["node"] is None
-    assert "NVML memory affinity names nodes 0-1, which decides nothing" in found[1]["why"]
+    assert "NVML memory affinity names nodes 0-1, which decides nothing" in found[1]["node_reason"]
 
 
 @given(st.permutations(range(8)).flatmap(lambda order: st.integers(1, 8).map(lambda n: order[:n])), st.booleans())

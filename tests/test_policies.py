@@ -8,21 +8,12 @@ import attrs
 import pytest
 from placing import POLICIES, Core, all_placed, check_promises, gpus, host, placed, regular, worker
 
-from affinity import (
-    CpuSet,
-    Gpu,
-    Host,
-    Launch,
-    LaunchMode,
-    MemoryMode,
-    MemoryPolicy,
-    NodeSet,
-    Placement,
-    PlacementError,
-    Settings,
-    SettingsError,
-)
-from affinity.devices.inventory import stand_in
+from affinity import CpuSet, Host, LaunchMode, NodeSet, PlacementError, Settings, SettingsError
+from affinity.devices import Gpu
+from affinity.devices.inventory import placeholder_gpu
+from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.launchers import Launch
+from affinity.policies import Placement
 
 BUILT_IN = ("core-complex", "even", "exclusive", "explicit", "interleaved", "node", "single-core", "socket")
 
@@ -116,14 +107,14 @@ def test_a_gpu_is_known_by_its_address_not_by_its_other_facts(policy: str) -> No
 
 def test_a_gpu_that_is_not_among_the_machines_is_an_error_for_a_split() -> None:
     """Its share cannot be known; taking the first one would give it another GPU's cores."""
-    launch = Launch(LaunchMode.INLINE, gpus=gpus(0, 0)[1:], peers=gpus(0))
+    launch = Launch(LaunchMode.INLINE, gpus=gpus(0, 0)[1:], machine_gpus=gpus(0))
     with pytest.raises(PlacementError, match=r"0000:02:00\.0 is not among the GPUs of this machine"):
         POLICIES.get("exclusive").place(host(FOUR_NODES), launch, Settings())
 
 
 def test_stand_ins_split_as_gpus_do() -> None:
     """A machine without GPUs can be tried out: stand-ins are told apart by their labels."""
-    everyone = (stand_in(0, 1), stand_in(1, 1))
+    everyone = (placeholder_gpu(0, 1), placeholder_gpu(1, 1))
     assert all_placed("exclusive", host(FOUR_NODES), everyone) == ["4-5,20-21", "6-7,22-23"]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import affinity
 from affinity import CpuSet, Host, Settings
-from affinity.host import ForeignKernel
+from affinity.host import NoKernel
 from affinity.topology.synthetic import StaticSource
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ def machine(described: Mapping[str, Any]) -> Host:
     allowed = CpuSet(described["allowed"]) if "allowed" in described else topology.online
     assert len(topology.online) == described["cpus"]
     nodes = affinity.NodeSet(topology.by_id)
-    return Host(attrs.evolve(topology, source=source), ForeignKernel(), allowed, nodes)
+    return Host(attrs.evolve(topology, source=source), NoKernel(), allowed, nodes)
 
 
 def answers(host: Host, mode: str, count: int) -> list[str]:

@@ -9,7 +9,9 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 from placing import POLICIES, Core, check_promises, cores_of, gpus, host, placed, worker
 
-from affinity import CpuSet, Gpu, Host, MemoryMode, NodeSet, Settings
+from affinity import CpuSet, Host, NodeSet, Settings
+from affinity.devices import Gpu
+from affinity.kernel import MemoryMode
 
 #: For each property and policy; the number keeps this file at some seconds.
 EXAMPLES = 50

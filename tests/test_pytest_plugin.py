@@ -20,7 +20,7 @@ BROKEN = {
     def bind(self, placement, host):
         try:
             return bind_process(placement, host)
-        except (OSError, CannotBind):
+        except (OSError, BindError):
             return Outcome()
     """,
         "test_a_refused_call_is_an_error_never_a_silence",
@@ -92,6 +92,10 @@ import os
 from contextlib import contextmanager
 import pytest
 from affinity import *
+from affinity.kernel import *
+from affinity.launchers import *
+from affinity.policies import *
+from affinity.strategies import *
 from affinity.testing import PolicyContract, StrategyContract
 
 class Base(AffinityStrategy):

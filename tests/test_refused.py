@@ -20,6 +20,7 @@ import pytest
 import seccomp
 
 import affinity
+from affinity.kernel import MemoryMode, MemoryPolicy
 
 CALLS = ("set_mempolicy", "get_mempolicy", "mbind", "migrate_pages", "move_pages")
 ERRNOS = ("EPERM", "ENOSYS")
@@ -35,16 +36,16 @@ pytestmark = [
 #: One GPU-less worker for CPU ONE and the memory of node 0.
 SETTINGS = f"""
 import affinity, json, os
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 
 def to(*strategies, **more):
     return affinity.Settings(strategies=strategies, policy="explicit", cpus=(affinity.CpuSet([{ONE}]),), nodes=(0,),
                              devices=("pci",), **more)
 
 def now():
-    try: policy = str(LINUX.get_mempolicy())
+    try: policy = str(THIS_PROCESS.get_mempolicy())
     except OSError as refused: policy = refused.strerror
-    return [str(LINUX.get_affinity()), policy, os.environ.get("AFFINITY_BOUND")]
+    return [str(THIS_PROCESS.get_affinity()), policy, os.environ.get("AFFINITY_BOUND")]
 """
 
 #: Bind in a fork for each strategy; what the report says, and what is in force afterwards.
@@ -54,14 +55,15 @@ BIND = (
 import sys
 for strategy, required, memory in json.loads(sys.argv[1]):
     if os.fork() == 0:
-        settings = to(*strategy.split(), required=required, memory=affinity.MemoryMode(memory))
+        from affinity.kernel import MemoryMode
+        settings = to(*strategy.split(), required=required, memory=MemoryMode(memory))
         try:
             r = affinity.bind(settings=settings)
-            said = [[d.tried, d.errno, d.said, d.remedy] for d in r.degradations]
+            said = [[d.action, d.errno, d.error, d.remedy] for d in r.degradations]
             told = dict(error=None, strategy=r.strategy, satisfied=r.satisfied, said=said, now=now())
             r.undo()
             told["undone"] = now()
-        except affinity.CannotBind as refused:
+        except affinity.BindError as refused:
             told = dict(error=str(refused), now=now())
         print(json.dumps(told), flush=True)
         os._exit(0)
@@ -209,7 +211,9 @@ def test_a_tasks_result_outlives_a_binding_that_cannot_be_given_back(python, fai
 
 def test_what_is_already_in_force_needs_no_call(python) -> None:  # type: ignore[no-untyped-def]
     """A worker born under numactl, in a container that refuses everything, finds itself bound."""
-    text = SETTINGS + "r = affinity.bind(settings=to(required=True)); print(r.already, r.satisfied, r.degradations)"
+    text = (
+        SETTINGS + "r = affinity.bind(settings=to(required=True)); print(r.already_bound, r.satisfied, r.degradations)"
+    )
     sandbox = seccomp.prefix("EPERM", "sched_setaffinity", *seccomp.DOCKER)
     born = ("numactl", f"--physcpubind={ONE}", "--preferred=0", "--", *sandbox)
     assert python(text, prefix=born).stdout == "True True ()\n"
@@ -221,15 +225,13 @@ def test_where_the_policy_cannot_be_read_at_all_required_changes_nothing() -> No
 
     fake = FakeHost("pack:2 numa:1 core:4 gpu:1")
     fake.kernel.refuse("get_mempolicy", errno.ENOSYS)
-    with pytest.raises(affinity.CannotBind, match=r"required, but no memory policy could be verified.*\[ENOSYS\]"):
+    with pytest.raises(affinity.BindError, match=r"required, but no memory policy could be verified.*\[ENOSYS\]"):
         affinity.bind(gpu=0, host=fake.host, settings=affinity.Settings(required=True))
     assert fake.kernel.changes == ()
     report = affinity.bind(gpu=0, host=fake.host)
     assert not report.satisfied
-    assert [d.tried for d in report.degradations] == ["read back the memory policy"]
-    assert fake.kernel.policies[report.observed.caller] == affinity.MemoryPolicy(
-        affinity.MemoryMode.PREFERRED, affinity.NodeSet([0])
-    )
+    assert [d.action for d in report.degradations] == ["read back the memory policy"]
+    assert fake.kernel.policies[report.observed.caller] == MemoryPolicy(MemoryMode.PREFERRED, affinity.NodeSet([0]))
 
 
 # ---------------------------------------------------------------- spawning
@@ -255,7 +257,7 @@ if __name__ == "__main__":
             process.start()
         process.join(30)
         told = [process.exitcode, planned.selection.strategy, planned.selection.reason]
-    except affinity.CannotBind as refused:
+    except affinity.BindError as refused:
         told = [entered, "", str(refused)]
     print(json.dumps(["parent", *told, now()]), flush=True)
 """
@@ -336,7 +338,7 @@ def test_required_is_an_error_before_a_worker_is_started(
 
 # ---------------------------------------------------------------- affinity run
 
-SHOW = "import os; from affinity.kernel.linux import LINUX as k; print(k.get_affinity(), k.get_mempolicy())"
+SHOW = "import os; from affinity.kernel.linux import THIS_PROCESS as k; print(k.get_affinity(), k.get_mempolicy())"
 
 
 def run(number: str, *calls: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -355,9 +357,9 @@ def test_run_starts_the_command_and_says_what_was_given_up(number: str, calls: t
     """A line for each step on stderr, with errno and remedy; the command runs."""
     done = run(number, *calls)
     assert (done.returncode, done.stdout) == (0, f"{ONE} default\n")
-    given_up = [line for line in done.stderr.splitlines() if line.startswith("affinity: given up: ")]
-    assert [re.search(r"given up: (\w+): CPUs", line)[1] for line in given_up][:2] == ["numactl", "inherit"]  # type: ignore[index]
-    assert all(f"[{number}]" in line or "does not support NUMA policy" in line for line in given_up)
+    degradations = [line for line in done.stderr.splitlines() if line.startswith("affinity: given up: ")]
+    assert [re.search(r"given up: (\w+): CPUs", line)[1] for line in degradations][:2] == ["numactl", "inherit"]  # type: ignore[index]
+    assert all(f"[{number}]" in line or "does not support NUMA policy" in line for line in degradations)
     assert "Traceback" not in done.stderr
 
 

@@ -12,17 +12,20 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import AffinityStrategy, DeviceProvider, Host, PlacementPolicy, PluginError, Settings
+from affinity import Host, PluginError, Settings
+from affinity.devices import DeviceProvider
 from affinity.plugins import Plugins
-from affinity.registry import OWN, Found, Registry, installed
+from affinity.policies import PlacementPolicy
+from affinity.registry import BUILTIN, InstalledPlugin, Registry, installed
 from affinity.render import serialize
+from affinity.strategies import AffinityStrategy
 
 ROOT = Path(__file__).resolve().parent.parent
 
 Install = Callable[..., Path]
 
 GOOD = """
-from affinity import RUNNING, AffinityStrategy, Support
+from affinity.strategies import RUNNING, AffinityStrategy, Support
 made = []
 class Good(AffinityStrategy):
     launch_modes = RUNNING
@@ -58,7 +61,7 @@ def test_every_built_in_plugin_works() -> None:
     """Each is of this distribution, and none is broken."""
     plugins = Plugins()
     for registry in (plugins.strategies, plugins.policies, plugins.devices):
-        own = [info for info in registry.catalog() if info.distribution == OWN]
+        own = [info for info in registry.list() if info.distribution == BUILTIN]
         assert own
         assert [info for info in own if info.error] == []
     assert {"noop", "numactl", "libnuma", "legacy", "inherit"} <= set(plugins.strategies.names())
@@ -99,7 +102,7 @@ def test_a_third_partys_plugin_is_found_with_its_distribution(install: Install) 
     """Name, version and target are in the catalog; the others are still there."""
     install("good-one", "[affinity.strategies]\ngood = good_one:Good\n", version="2.5")
     strategies = Plugins().strategies
-    (info,) = [i for i in strategies.catalog() if i.name == "good"]
+    (info,) = [i for i in strategies.list() if i.name == "good"]
     assert (info.distribution, info.version, info.target, info.error) == ("good-one", "2.5", "good_one:Good", "")
     assert strategies.get("good").version == "2.5"  # type: ignore[attr-defined]
     assert "noop" in strategies.names()
@@ -119,7 +122,7 @@ def test_installed_a_second_ago_in_a_running_process(install: Install) -> None:
         affinity.plan(gpu=0, host=host, launch_mode="ray", settings=settings)
     install("late-one", "[affinity.strategies]\nlate = late_one:Good\n", version="2.0")
     assert affinity.plan(gpu=0, host=host, launch_mode="ray", settings=settings).selection.strategy == "late"
-    assert [i.version for i in Plugins().strategies.catalog() if i.name == "late"] == ["2.0"]
+    assert [i.version for i in Plugins().strategies.list() if i.name == "late"] == ["2.0"]
 
 
 def test_of_two_copies_of_a_distribution_the_first_on_the_path_counts(install: Install) -> None:
@@ -152,7 +155,7 @@ def test_a_distribution_without_a_version_can_be_used(install: Install) -> None:
         "[affinity.strategies]\nx = unversioned:Good\n",
         metadata="Metadata-Version: 2.1\nName: unversioned\n",
     )
-    (info,) = [i for i in Plugins().strategies.catalog() if i.name == "x"]
+    (info,) = [i for i in Plugins().strategies.list() if i.name == "x"]
     assert (info.distribution, info.version, info.error) == ("unversioned", "", "")
 
 
@@ -162,7 +165,7 @@ def test_what_other_packages_leave_in_their_entry_points_stops_nobody(install: I
     (install("stranger", "") / "entry_points.txt").write_bytes(b"\xff\xfe[console_scripts]\n")
     plugins = Plugins()
     assert plugins.strategies.get("noop")
-    assert not any(info.error for info in plugins.strategies.catalog())
+    assert not any(info.error for info in plugins.strategies.list())
 
 
 def test_only_what_is_asked_for_is_imported(install: Install) -> None:
@@ -178,18 +181,18 @@ def test_a_claim_on_a_built_in_name_is_refused_whoever_sorts_first() -> None:
     value = "affinity_plugins.strategies.noop:Noop"
     for claimant in ("aaa", "zzz"):
         found = [
-            Found(EntryPoint("noop", value, "affinity.strategies"), OWN, "1"),
-            Found(EntryPoint("noop", "nothing:Here", "affinity.strategies"), claimant, "1"),
+            InstalledPlugin(EntryPoint("noop", value, "affinity.strategies"), BUILTIN, "1"),
+            InstalledPlugin(EntryPoint("noop", "nothing:Here", "affinity.strategies"), claimant, "1"),
         ]
         registry: Registry[AffinityStrategy] = Registry("affinity.strategies", AffinityStrategy, found)  # type: ignore[type-abstract]
         assert type(registry.get("noop")).__name__ == "Noop"
-        errors = {info.distribution: info.error for info in registry.catalog()}
-        assert errors == {OWN: "", claimant: "claims the name 'noop' of a built-in plugin: not used; rename it"}
+        errors = {info.distribution: info.error for info in registry.list()}
+        assert errors == {BUILTIN: "", claimant: "claims the name 'noop' of a built-in plugin: not used; rename it"}
 
 
 def test_the_groups_hold_what_the_distribution_declares() -> None:
     """And nothing beyond the three groups is read."""
-    own = [found for found in installed() if found.distribution == OWN]
+    own = [found for found in installed() if found.distribution == BUILTIN]
     groups = {found.point.group for found in own}
     assert groups == {"affinity.strategies", "affinity.policies", "affinity.devices"}
 

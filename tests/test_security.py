@@ -61,7 +61,7 @@ def test_a_command_that_was_asked_for_is_looked_up_as_exec_does(tmp_path: Path) 
 def test_another_module_named_numa_is_told_and_not_used(tmp_path: Path) -> None:
     """A project's own numa.py, first on sys.path, is not py-libnuma."""
     (tmp_path / "numa.py").write_text("print('imported')\n")
-    text = "import affinity; r = affinity.bind(node=0); print(r.strategy, r.satisfied); print(r.degradations[0].said)"
+    text = "import affinity; r = affinity.bind(node=0); print(r.strategy, r.satisfied); print(r.degradations[0].error)"
     done = here(tmp_path, sys.executable, "-c", text, PYTHONPATH=str(tmp_path))
     assert done.stdout.splitlines()[:2] == ["imported", "inherit True"]
     assert f"the module numa is {tmp_path}/numa.py, which is not py-libnuma" in done.stdout
@@ -115,7 +115,7 @@ def test_no_cache_and_no_file_is_written(tmp_path: Path) -> None:
     text = (
         "import affinity; from affinity.plugins import Plugins\n"
         "p = Plugins()\n"
-        "print(sum(len(g.catalog()) for g in (p.strategies, p.policies, p.devices)) > 10)\n"
+        "print(sum(len(g.list()) for g in (p.strategies, p.policies, p.devices)) > 10)\n"
         "affinity.plan(node=0); affinity.bind(node=0)"
     )
     places = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR", "XDG_CONFIG_HOME")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import affinity
-from affinity import CannotBind, CpuSet, Host, LaunchMode, PlacementError, PluginError, Settings
+from affinity import BindError, CpuSet, Host, LaunchMode, PlacementError, PluginError, Settings
 from affinity.selection.rules import RULES
 
 TWO = "numa:2 core:2 gpu:1"
@@ -65,7 +65,7 @@ def test_a_node_the_operator_names_is_bound_even_where_it_is_the_only_one() -> N
 
 def test_a_single_named_strategy_that_cannot_is_an_error_naming_why() -> None:
     """numactl cannot wrap a process that already runs."""
-    with pytest.raises(CannotBind, match=r"numactl: does not serve launch mode ray \(serves command, spawn\)"):
+    with pytest.raises(BindError, match=r"numactl: does not serve launch mode ray \(serves command, spawn\)"):
         selection({"AFFINITY_STRATEGY": "numactl"}, "ray")
 
 

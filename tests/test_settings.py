@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affinity import CpuSet, MemoryMode, Settings, SettingsError
+from affinity import CpuSet, Settings, SettingsError
+from affinity.kernel import MemoryMode
 from affinity.settings import ALIASES, VARIABLES
 
 read = Settings.from_environ
@@ -47,7 +48,7 @@ def test_each_variable_sets_its_field(variable: str, text: str, field: str, valu
     """And the variable that decided is kept."""
     settings = read({variable: text})
     assert getattr(settings, field) == value
-    assert settings.decided == {field: f"{variable}={text}"}
+    assert settings.decided_by == {field: f"{variable}={text}"}
 
 
 @pytest.mark.parametrize("word", ["1", "true", "TRUE", "Yes", "on"])

@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import CannotBind, Host, Settings, UsageError, starting
+from affinity import BindError, Host, Settings, UsageError
 from affinity.kernel.linux import LinuxKernel
+from affinity.strategies import starting
 
 HERE = os.sched_getaffinity(0)
 spawn = multiprocessing.get_context("spawn")
@@ -26,12 +27,12 @@ spawn = multiprocessing.get_context("spawn")
 
 def observe(queue: object, arguments: dict[str, object]) -> None:
     """What the worker sees before and after it binds itself."""
-    from affinity.kernel.linux import LINUX
+    from affinity.kernel.linux import THIS_PROCESS
 
-    born, environ = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy())), dict(os.environ)
+    born, environ = (str(THIS_PROCESS.get_affinity()), str(THIS_PROCESS.get_mempolicy())), dict(os.environ)
     report = affinity.bind(**arguments)  # type: ignore[arg-type]
-    now = (str(LINUX.get_affinity()), str(LINUX.get_mempolicy()))
-    queue.put((born, report.already, now, report.strategy, sys.orig_argv, environ))  # type: ignore[attr-defined]
+    now = (str(THIS_PROCESS.get_affinity()), str(THIS_PROCESS.get_mempolicy()))
+    queue.put((born, report.already_bound, now, report.strategy, sys.orig_argv, environ))  # type: ignore[attr-defined]
 
 
 def start(settings: Settings | None = None, context=spawn, **arguments: object):  # type: ignore[no-untyped-def]
@@ -195,7 +196,7 @@ print(report.observed.threads[report.observed.caller])
 
 def bind_and_start_a_child(queue: object, text: str) -> None:
     """A worker that starts a plain program, which binds itself elsewhere."""
-    assert affinity.bind().already
+    assert affinity.bind().already_bound
     child = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
     queue.put(child)  # type: ignore[attr-defined]
 
@@ -263,7 +264,7 @@ def test_a_forked_worker_knows_which_it_is(tmp_path: Path) -> None:
 import attrs, multiprocessing, os, affinity
 def work():
     report = affinity.bind()
-    print(report.launch.mode.value, len(report.launch.gpus), report.already, flush=True)
+    print(report.launch.mode.value, len(report.launch.gpus), report.already_bound, flush=True)
 if __name__ == "__main__":
     settings = affinity.Settings.from_environ(os.environ)
     for strategy, method in ("numactl", "spawn"), ("inherit", "spawn"), ("inherit", "fork"):
@@ -300,7 +301,10 @@ if __name__ == "__main__":
 
 def test_inherit_serves_subprocess() -> None:
     """Any child that the calling thread starts inside the block inherits; the thread takes its own back."""
-    look = "from affinity.kernel.linux import LINUX; print(LINUX.get_affinity(), LINUX.get_mempolicy())"
+    look = (
+        "from affinity.kernel.linux import THIS_PROCESS\n"
+        "print(THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy())"
+    )
     with affinity.spawning(node=0, settings=Settings(strategies=("inherit",))):
         inside = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
     after = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
@@ -310,12 +314,12 @@ def test_inherit_serves_subprocess() -> None:
 
 def test_inherit_gives_back_under_a_debuggers_trace() -> None:
     """A trace function sees every line, and the block raises."""
-    from affinity.kernel.linux import LINUX
+    from affinity.kernel.linux import THIS_PROCESS
 
     def trace(frame: object, event: str, argument: object) -> object:
         return trace
 
-    before = (LINUX.get_affinity(), LINUX.get_mempolicy())
+    before = (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy())
     kept = sys.gettrace()
     sys.settrace(trace)  # type: ignore[arg-type]
     try:
@@ -323,23 +327,23 @@ def test_inherit_gives_back_under_a_debuggers_trace() -> None:
             pytest.raises(RuntimeError),
             affinity.spawning(node=0, settings=Settings(strategies=("inherit",))),
         ):
-            assert LINUX.get_mempolicy() != before[1]
+            assert THIS_PROCESS.get_mempolicy() != before[1]
             raise RuntimeError
     finally:
         sys.settrace(kept)
-    assert (LINUX.get_affinity(), LINUX.get_mempolicy()) == before
+    assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()) == before
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
 def test_the_parent_is_as_it_was_when_the_block_raises(strategy: str, error: type[BaseException]) -> None:
     """Mask, policy and multiprocessing."""
-    from affinity.kernel.linux import LINUX
+    from affinity.kernel.linux import THIS_PROCESS
 
-    before = (LINUX.get_affinity(), LINUX.get_mempolicy())
+    before = (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy())
     with pytest.raises(error), affinity.spawning(node=0, settings=Settings(strategies=(strategy,))):
         raise error
-    assert (LINUX.get_affinity(), LINUX.get_mempolicy()) == before
+    assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()) == before
     assert popen_spawn_posix.util is util
 
 
@@ -413,7 +417,7 @@ def test_under_required_a_refusal_is_an_error_before_anything_starts(tmp_path: P
     """Where numactl alone is named."""
     host = fake_numactl(tmp_path, "exit 7")
     settings = Settings(strategies=("numactl",), required=True)
-    with pytest.raises(CannotBind, match="exit status 7"), affinity.spawning(node=0, settings=settings, host=host):
+    with pytest.raises(BindError, match="exit status 7"), affinity.spawning(node=0, settings=settings, host=host):
         raise AssertionError("the block must not be entered")
 
 

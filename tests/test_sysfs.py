@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from affinity import CpuSet, Host, NodeSet, TopologyError
-from affinity.topology import sysfs
+from affinity import CpuSet, Host, NodeSet
+from affinity.topology import TopologyError, sysfs
 
 Tree = Callable[..., str]
 

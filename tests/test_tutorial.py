@@ -19,7 +19,7 @@ SAME = doctest.OutputChecker()
 
 
 @attrs.frozen
-class Step:
+class Applied:
     """A fenced block. A python block is the file that it names; a console block is commands and what they print.
 
     `console fails`: its last command ends with an error.
@@ -36,7 +36,7 @@ class Step:
             yield command, printed
 
 
-STEPS = [Step(*found) for found in FENCE.findall(PAGE.read_text(encoding="utf-8"))]
+STEPS = [Applied(*found) for found in FENCE.findall(PAGE.read_text(encoding="utf-8"))]
 
 
 def squeezed(text: str) -> str:

@@ -6,18 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity import Gpu, PciAddress
+from affinity.devices import Gpu
 from affinity.devices.ordinals import (
     DriverOrdinal,
-    Order,
+    Entry,
+    Numbering,
     PhysicalOrdinal,
     RocrOrdinal,
-    Seat,
     VisibleOrdinal,
     cuda,
     hip,
     level_zero,
 )
+from affinity.topology import PciAddress
 
 
 def gpus(*models: int, vendor: str = "nvidia", known: bool = True) -> tuple[Gpu, ...]:
@@ -40,7 +41,7 @@ EIGHT = gpus(*[0x2330] * 8)
 def shown(variable: str | None, everyone: tuple[Gpu, ...] = EIGHT, **more: str) -> list[int | None]:
     """The nodes (which are the positions) of what CUDA shows."""
     environ = dict(more) if variable is None else {"CUDA_VISIBLE_DEVICES": variable, **more}
-    return [seat.sure().node for seat in cuda(everyone, environ)[1].seats]
+    return [seat.unambiguous_gpu().node for seat in cuda(everyone, environ)[1].entries]
 
 
 @settings(deadline=None)
@@ -59,7 +60,7 @@ def test_visible_ordinal_i_is_the_gpu_cuda_would_call_i(case: tuple[list[int], l
     for position, physical in enumerate(chosen):
         seat = order.at(VisibleOrdinal(position))
         assert seat is not None
-        assert seat.sure() is EIGHT[physical]
+        assert seat.unambiguous_gpu() is EIGHT[physical]
     assert order.at(VisibleOrdinal(len(chosen))) is None
 
 
@@ -98,9 +99,9 @@ def test_ordinals_among_different_models_are_nobodys_unless_in_pci_order() -> No
     assert shown("1", mixed) == [None]
     assert shown("GPU-1,GPU-0", mixed) == [1, 0]
     assert shown("1", mixed, CUDA_DEVICE_ORDER="PCI_BUS_ID") == [1]
-    seat = cuda(mixed, {})[1].seats[0]
-    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in seat.doubt
-    assert seat.sure().pci is None
+    seat = cuda(mixed, {})[1].entries[0]
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in seat.ambiguity
+    assert seat.unambiguous_gpu().pci is None
 
 
 def test_different_models_on_one_node_leave_nothing_to_doubt() -> None:
@@ -125,7 +126,7 @@ def test_a_uuid_that_only_the_driver_knows_is_no_gpu_unless_there_is_one() -> No
 
 def test_an_ordinal_of_another_numbering_is_refused() -> None:
     """Numberings do not mix: mypy sees it, and so does the order."""
-    order = Order(VisibleOrdinal, (Seat(EIGHT[0]),))
+    order = Numbering(VisibleOrdinal, (Entry(EIGHT[0]),))
     for other in (PhysicalOrdinal, DriverOrdinal, RocrOrdinal):
         with pytest.raises(TypeError, match=other.__name__):
             order.at(other(0))  # type: ignore[arg-type]
@@ -160,7 +161,7 @@ MI250X = gpus(*[0x7408] * 4, vendor="amd")
 )
 def test_hip_counts_among_what_rocr_leaves(environ: dict[str, str], expected: list[int]) -> None:
     """ROCm, "GPU isolation techniques", and what ROCR-Runtime and clr do."""
-    assert [seat.sure().node for seat in hip(MI250X, environ)[1].seats] == expected
+    assert [seat.unambiguous_gpu().node for seat in hip(MI250X, environ)[1].entries] == expected
 
 
 # ---------------------------------------------------------------- Intel
@@ -181,19 +182,21 @@ ARC = gpus(*[0x56C0] * 4, vendor="intel")
 )
 def test_the_level_zero_mask_chooses_and_does_not_reorder(environ: dict[str, str], expected: list[int]) -> None:
     """Level Zero Core Programming Guide, "Affinity Mask"."""
-    assert [seat.sure().node for seat in level_zero(ARC, environ)[1].seats] == expected
+    assert [seat.unambiguous_gpu().node for seat in level_zero(ARC, environ)[1].entries] == expected
 
 
 def test_tiles_make_level_zero_ordinals_doubtful() -> None:
     """With the default hierarchy a Max 1550 card is two devices."""
     cards = gpus(0x0BD5, 0x0BD5, vendor="intel")
-    assert [seat.sure().node for seat in level_zero(cards, {})[1].seats] == [None, None]
-    assert [s.sure().node for s in level_zero(cards, {"ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE"})[1].seats] == [0, 1]
+    assert [seat.unambiguous_gpu().node for seat in level_zero(cards, {})[1].entries] == [None, None]
+    assert [
+        s.unambiguous_gpu().node for s in level_zero(cards, {"ZE_FLAT_DEVICE_HIERARCHY": "COMPOSITE"})[1].entries
+    ] == [0, 1]
 
 
 def test_different_intel_models_are_ordered_only_by_request() -> None:
     """ZE_ENABLE_PCI_ID_DEVICE_ORDER=1."""
     cards = gpus(0x56A0, 0x56C1, vendor="intel")
-    assert [seat.sure().node for seat in level_zero(cards, {})[1].seats] == [None, None]
+    assert [seat.unambiguous_gpu().node for seat in level_zero(cards, {})[1].entries] == [None, None]
     ordered = level_zero(cards, {"ZE_ENABLE_PCI_ID_DEVICE_ORDER": "1"})[1]
-    assert [seat.sure().node for seat in ordered.seats] == [0, 1]
+    assert [seat.unambiguous_gpu().node for seat in ordered.entries] == [0, 1]

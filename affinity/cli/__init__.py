@@ -20,16 +20,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     match list(arguments):
         # The form that starts workers by the dozen is understood without click, another tenth of the start.
         case ["run", "--node", node, "--", *command] if command and node.isascii() and node.isdecimal():
-            _plainly(int(node), None, command)
+            _run_without_click(int(node), None, command)
         case ["run", "--gpu", gpu, "--", *command] if command:
-            _plainly(None, gpu, command)
+            _run_without_click(None, gpu, command)
         case others:
             from affinity.cli._commands import group
 
             group.main(others, prog_name="affinity")
 
 
-def _plainly(node: int | None, gpu: str | None, command: list[str]) -> None:
+def _run_without_click(node: int | None, gpu: str | None, command: list[str]) -> None:
     from affinity.cli._run import run
     from affinity.errors import AffinityError
     from affinity.host import Host
@@ -37,14 +37,14 @@ def _plainly(node: int | None, gpu: str | None, command: list[str]) -> None:
     try:
         run(command, gpu=gpu, node=node, host=Host.live())
     except AffinityError as error:
-        sys.exit(told(error))
+        sys.exit(report_error(error))
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def told(error: Exception) -> int:
+def report_error(error: Exception) -> int:
     """Say it on stderr; gives the exit status."""
-    from affinity.errors import CannotBind
+    from affinity.errors import BindError
 
     print(f"affinity: {error}", file=sys.stderr)
-    return 3 if isinstance(error, CannotBind) else 2
+    return 3 if isinstance(error, BindError) else 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from affinity.cli import told
+from affinity.cli import report_error
 
 
 class Commands(click.Group):
@@ -30,7 +30,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AffinityError as error:
-            ctx.exit(told(error))
+            ctx.exit(report_error(error))
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:

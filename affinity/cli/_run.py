@@ -19,22 +19,22 @@ CANNOT_EXECUTE, NOT_FOUND = 126, 127
 
 def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host) -> None:
     """Returns only by an error: AffinityError, or SystemExit with a shell's status."""
-    from affinity.api import become, plan
+    from affinity.api import exec_command, plan
 
-    _validate.not_here(host, "run")
-    _validate.one_of(gpu, node, needed=True)
-    _validate.known_node(host, node)
+    _validate.this_machine(host, "run")
+    _validate.exactly_one_place(gpu, node, needed=True)
+    _validate.node(host, node)
     planned = plan(gpu=gpu, node=node, launch_mode="command", settings=_validate.settings(), host=host)
     if planned.problem:
         print(f"affinity: not bound: {planned.problem}", file=sys.stderr)
     _executable(command[0])
-    _as_it_was()
+    _reset_process_state()
     try:
-        become(command, planned)
+        exec_command(command, planned)
     except OSError as refused:
         if refused.errno == errno.ENOEXEC:  # a script without its first line: for the shell, as in execvp(3)
-            become(["/bin/sh", *command], planned)
-        _fail(command[0], refused)
+            exec_command(["/bin/sh", *command], planned)
+        _exit_like_a_shell(command[0], refused)
 
 
 def _executable(name: str) -> None:
@@ -43,16 +43,16 @@ def _executable(name: str) -> None:
     found = [place for place in places if os.path.exists(place)]
     if not any(os.path.isfile(place) and os.access(place, os.X_OK) for place in found):
         code = errno.EACCES if found else errno.ENOENT
-        _fail(name, OSError(code, os.strerror(code)))
+        _exit_like_a_shell(name, OSError(code, os.strerror(code)))
 
 
-def _fail(name: str, refused: OSError) -> NoReturn:
+def _exit_like_a_shell(name: str, refused: OSError) -> NoReturn:
     missing = refused.errno == errno.ENOENT
     print(f"affinity: {name}: {'command not found' if missing else refused.strerror}", file=sys.stderr)
     sys.exit(NOT_FOUND if missing else CANNOT_EXECUTE)
 
 
-def _as_it_was() -> None:
+def _reset_process_state() -> None:
     """Undo what the interpreter did to this process at its start: two ignored signals, and perhaps a locale.
 
     Python ignores SIGPIPE and SIGXFSZ (signal, "Python and signals"), which a command would inherit: `… | head` would

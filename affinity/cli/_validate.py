@@ -20,21 +20,21 @@ def settings(policy: str | None = None) -> Settings:
     found = Settings.from_environ(os.environ)
     if policy is None:
         return found
-    return attrs.evolve(found, policy=policy, decided={**found.decided, "policy": f"--policy {policy}"})
+    return attrs.evolve(found, policy=policy, decided_by={**found.decided_by, "policy": f"--policy {policy}"})
 
 
-def not_here(host: Host, command: str) -> None:
-    """Refuse what would act on a machine that is not this one. Raises ForeignHost."""
-    from affinity.errors import ForeignHost
+def this_machine(host: Host, command: str) -> None:
+    """Refuse what would act on a machine that is not this one. Raises ForeignHostError."""
+    from affinity.errors import ForeignHostError
 
-    if host.foreign:
+    if host.is_foreign:
         where = f"{host.topology.origin.value} ({host.topology.detail})"
-        raise ForeignHost(
+        raise ForeignHostError(
             f"affinity {command} acts on this machine, and the {where} is not it: use `affinity plan` for that one"
         )
 
 
-def known_node(host: Host, node: int | None) -> None:
+def node(host: Host, node: int | None) -> None:
     """Refuse a node that the machine does not have, as a GPU is that it does not have. Raises UsageError."""
     from affinity.errors import UsageError
     from affinity.topology.cpuset import NodeSet
@@ -45,10 +45,10 @@ def known_node(host: Host, node: int | None) -> None:
 
 def mode(named: str | None, host: Host) -> str | None:
     """The launch mode to plan for: the one named, else this process's own; elsewhere, where none runs, `spawn`."""
-    return named or ("spawn" if host.foreign else None)
+    return named or ("spawn" if host.is_foreign else None)
 
 
-def one_of(gpu: str | None, node: int | None, *, needed: bool = False) -> None:
+def exactly_one_place(gpu: str | None, node: int | None, *, needed: bool = False) -> None:
     """Refuse a worker that is named twice, or, where it is needed, not at all. Raises UsageError."""
     from affinity.errors import UsageError
 

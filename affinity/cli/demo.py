@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     Shape = dict[str, Any]
 
 #: Seconds for a worker to bind, build its scheduler and answer; it needs less than one.
-PATIENCE = 60.0
-_SILENT = f"the worker did not answer within {PATIENCE:g} s"
+TIMEOUT = 60.0
+_TIMED_OUT = f"the worker did not answer within {TIMEOUT:g} s"
 
 
 class Scheduler:
@@ -41,12 +41,12 @@ class Scheduler:
         self._thread.join()
 
 
-def work(place: dict[str, Any]) -> Shape:
+def run_worker(place: dict[str, Any]) -> Shape:
     """A worker's life: bind, build the scheduler, tell what the kernel shows now. place: arguments of `bind`."""
     import affinity
     from affinity.errors import AffinityError
     from affinity.render import serialize
-    from affinity.report.report import Observed
+    from affinity.report.observed import Observed
 
     try:
         report = affinity.bind(**place)
@@ -61,14 +61,14 @@ def work(place: dict[str, Any]) -> Shape:
 
 def spawned(answer: Connection) -> None:
     """Body of a `multiprocessing` worker: where it belongs it was told by `spawning()`."""
-    answer.send(work({}))
+    answer.send(run_worker({}))
 
 
 def inline() -> None:
     """Body of the worker that no launcher of ours started; its place comes on stdin, its report goes to stdout."""
     import json
 
-    print(json.dumps(work(json.load(sys.stdin))))
+    print(json.dumps(run_worker(json.load(sys.stdin))))
 
 
 @click.command()
@@ -84,7 +84,7 @@ def command(*, host: Host, as_json: bool) -> None:
     from affinity.observe import observe
     from affinity.render import serialize
 
-    _validate.not_here(host, "demo")
+    _validate.this_machine(host, "demo")
     seen = observe(gpu="all", settings=_validate.settings(), host=host)
     places: list[tuple[str, dict[str, Any]]] = [
         (f"GPU {gpu}", {"gpu": str(gpu.pci)}) if gpu.pci is not None else (f"{gpu}", {"node": gpu.node})
@@ -151,8 +151,8 @@ def _spawn(place: dict[str, Any]) -> Shape:
         process.start()
     send.close()  # so that a worker that dies is an end of file, not a wait
     try:
-        if not receive.poll(PATIENCE):
-            return {"error": _SILENT}
+        if not receive.poll(TIMEOUT):
+            return {"error": _TIMED_OUT}
         answer: Shape = receive.recv()
         return answer
     except EOFError:
@@ -174,11 +174,11 @@ def _inline(place: dict[str, Any]) -> Shape:
             input=json.dumps(place),
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"error": _SILENT}
+        return {"error": _TIMED_OUT}
     if done.returncode:
         return {"error": f"the worker ended with exit status {done.returncode}: {done.stderr.strip()[-500:]}"}
     answer: Shape = json.loads(done.stdout)

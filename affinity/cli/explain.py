@@ -28,8 +28,8 @@ def command(
     from affinity.render import serialize
     from affinity.settings import ALIASES, VARIABLES
 
-    _validate.one_of(gpu, node)
-    _validate.known_node(host, node)
+    _validate.exactly_one_place(gpu, node)
+    _validate.node(host, node)
     settings = _validate.settings(policy)
     planned = plan(gpu=gpu, node=node, launch_mode=_validate.mode(launch_mode, host), settings=settings, host=host)
     own = {v.field for v in VARIABLES}
@@ -48,13 +48,13 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
         ("variable", "what it sets", "value", "decided by"),
         [(d["variable"], d["meaning"], _value(d["value"]), d["decided_by"] or "default") for d in decided],
     )
-    print(f"launch mode {launch.mode.value}: {launch.why or 'detected'}")
+    print(f"launch mode {launch.mode.value}: {launch.reason or 'detected'}")
     for gpu in launch.gpus:
-        print(f"GPU {gpu}: node {'unknown' if gpu.node is None else gpu.node} ({gpu.why})")
+        print(f"GPU {gpu}: node {'unknown' if gpu.node is None else gpu.node} ({gpu.node_reason})")
     if launch.nodes is not None:
         print(f"node {launch.nodes}: named by the caller")
     _output.lines("note", launch.notes)
-    where = f"{planned.placement.words} ({planned.placement.reason})" if planned.placement else planned.problem
+    where = f"{planned.placement.summary} ({planned.placement.reason})" if planned.placement else planned.problem
     print(f"placement by policy {planned.seen.settings.policy}: {where}\n")
     _output.table(
         "Rules, from the top; the first that applies decides",

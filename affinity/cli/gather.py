@@ -16,10 +16,10 @@ def command(*, archive: str, root: str) -> None:
     """
     from affinity.errors import UsageError
     from affinity.host import Host
-    from affinity.topology.archive import gather
+    from affinity.topology.archive import write_archive
 
     try:
-        paths = gather(archive, root)
+        paths = write_archive(archive, root)
     except OSError as refused:
         raise UsageError(f"{archive}: {refused.strerror}; name a new file in a writable directory") from refused
     topology = Host.from_root(archive).topology

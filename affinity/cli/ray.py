@@ -99,15 +99,15 @@ def audit(address: str, timeout: float, as_json: bool) -> None:
     else:
         columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "holds", "")
         _output.table("Actors that bound themselves, as the kernel shows them now", columns, map(_row, found))
-    sys.exit(any(not actor.holds for actor in found))
+    sys.exit(any(not actor.in_force for actor in found))
 
 
 def _row(actor: ActorAudit) -> tuple[object, ...]:
     requested = actor.report["requested"] or {}
     gpus = ", ".join(gpu["name"] for gpu in actor.report["gpus"])
     local = None if actor.local_share is None else f"{actor.local_share:.0%}"
-    return (actor.name, actor.host, actor.pid, gpus, requested.get("cpus"), actor.threads, actor.outside, local,
-            actor.holds, actor.error)  # fmt: skip
+    return (actor.name, actor.host, actor.pid, gpus, requested.get("cpus"), actor.threads, actor.threads_outside, local,
+            actor.in_force, actor.error)  # fmt: skip
 
 
 def _node_shape(node: NodeSurvey) -> dict[str, Any]:
@@ -123,4 +123,6 @@ def _actor_shape(actor: ActorAudit) -> dict[str, Any]:
 
     from affinity.render.serialize import VERSION
 
-    return {"version": VERSION, **attrs.asdict(actor), "local_share": actor.local_share}
+    shape = attrs.asdict(actor)
+    shape["outside"], shape["holds"] = shape.pop("threads_outside"), shape.pop("in_force")
+    return {"version": VERSION, **shape, "local_share": actor.local_share}

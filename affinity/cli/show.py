@@ -21,7 +21,7 @@ def command(*, host: Host, as_json: bool) -> None:
     from affinity.render import serialize
 
     seen = observe(gpu="all", settings=_validate.settings(), host=host)
-    machine = serialize.machine(host, seen.launch.peers, seen.launch.gpus, seen.launch.notes)
+    machine = serialize.machine(host, seen.launch.machine_gpus, seen.launch.gpus, seen.launch.notes)
     if as_json:
         _output.json(machine)
     else:

@@ -39,7 +39,14 @@ def command(*, host: Host, as_json: bool) -> None:
             group.capitalize(),
             ("name", "distribution", "version", *modes, "can act here", "why"),
             [
-                (p["name"], p["distribution"], p["version"], *(_modes(p) if modes else ()), p["can_act"], p["reason"])
+                (
+                    p["name"],
+                    p["distribution"],
+                    p["version"],
+                    *(_modes(p) if modes else ()),
+                    p["can_act"],
+                    p["reason"],
+                )
                 for p in plugins
             ],
         )
@@ -48,31 +55,33 @@ def command(*, host: Host, as_json: bool) -> None:
 
 def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict[str, object]]]:
     from affinity.render import serialize
-    from affinity.support import asked
+    from affinity.support import call_supports
 
     strategies = []
-    for info in plugins.strategies.catalog():
+    for info in plugins.strategies.list():
         if info.error:
             strategies.append(serialize.plugin(info, launch_modes=[]))
             continue
         strategy = plugins.strategies.get(info.name)
         modes = sorted(mode.value for mode in strategy.launch_modes)
         strategies.append(serialize.plugin(info, launch_modes=modes, support=_support(strategy, launch, host)))
-    policies = [serialize.plugin(info) for info in plugins.policies.catalog()]
+    policies = [serialize.plugin(info) for info in plugins.policies.list()]
     devices = [
-        serialize.plugin(info, support=None if info.error else asked(plugins.devices.get(info.name).supports, host))
-        for info in plugins.devices.catalog()
+        serialize.plugin(
+            info, support=None if info.error else call_supports(plugins.devices.get(info.name).supports, host)
+        )
+        for info in plugins.devices.list()
     ]
     return {"strategies": strategies, "policies": policies, "devices": devices}
 
 
 def _support(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
     """Its answer for this process's launch, or, where it serves others only, for the first of those."""
-    from affinity.selection.rules import can_act
+    from affinity.selection.rules import supports_launch
 
     if launch.mode not in strategy.launch_modes and strategy.launch_modes:
         launch = attrs.evolve(launch, mode=min(strategy.launch_modes, key=lambda m: m.value))
-    return can_act(strategy, launch, host)
+    return supports_launch(strategy, launch, host)
 
 
 def _modes(plugin: dict[str, object]) -> tuple[str]:

@@ -1,0 +1,8 @@
+"""GPUs, and the nodes that they are next to. Entry-point group `affinity.devices`."""
+
+from affinity.devices.gpu import Gpu as Gpu
+from affinity.devices.gpu import NodeEvidence as NodeEvidence
+from affinity.devices.gpu import NodeSource as NodeSource
+from affinity.devices.provider import DeviceProvider as DeviceProvider
+from affinity.errors import DeviceError as DeviceError
+from affinity.support import Support as Support

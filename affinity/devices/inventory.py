@@ -11,14 +11,23 @@ from functools import cached_property
 
 import attrs
 
-from affinity.devices.gpu import DeviceProvider, Evidence, Gpu, Source
-from affinity.devices.numa_node import locate
-from affinity.devices.ordinals import RUNTIMES, DriverOrdinal, Order, PhysicalOrdinal, Seat, VisibleOrdinal, unknown
+from affinity.devices.gpu import Gpu, NodeEvidence, NodeSource
+from affinity.devices.numa_node import assign_node
+from affinity.devices.ordinals import (
+    NUMBERINGS,
+    DriverOrdinal,
+    Entry,
+    Numbering,
+    PhysicalOrdinal,
+    VisibleOrdinal,
+    pci_order,
+)
+from affinity.devices.provider import DeviceProvider
 from affinity.errors import AffinityError, DeviceError, PluginError, SettingsError
 from affinity.host import Host
 from affinity.registry import Registry
 from affinity.settings import Settings
-from affinity.support import asked
+from affinity.support import call_supports
 from affinity.topology.cpuset import NodeSet
 from affinity.topology.model import Origin, PciAddress
 
@@ -46,12 +55,16 @@ class Inventory:
     @cached_property
     def machine(self) -> tuple[Gpu, ...]:
         """Every GPU of the machine in PCI order, also those hidden from this process: the same from each worker."""
-        return self._files if self._files_suffice else _in_pci_order((*self._asked[0], *self._asked[1]))
+        return (
+            self._sysfs_gpus
+            if self._sysfs_is_sufficient
+            else _in_pci_order((*self._driver_gpus[0], *self._driver_gpus[1]))
+        )
 
     @cached_property
     def devices(self) -> tuple[Gpu, ...]:
         """The GPUs that the drivers show this process, before any environment variable, in PCI order."""
-        return self._files if self._nothing_to_ask() else self._asked[0]
+        return self._sysfs_gpus if self._driver_is_unneeded() else self._driver_gpus[0]
 
     @cached_property
     def visible(self) -> tuple[Gpu, ...]:
@@ -59,44 +72,44 @@ class Inventory:
         return tuple(gpu for vendor in self._vendors for gpu in self._orders(vendor)[1].gpus)
 
     @property
-    def physical(self) -> Order[PhysicalOrdinal]:
+    def physical(self) -> Numbering[PhysicalOrdinal]:
         """`machine`, by ordinal."""
-        return Order(PhysicalOrdinal, tuple(map(Seat, self.machine)))
+        return Numbering(PhysicalOrdinal, tuple(map(Entry, self.machine)))
 
     @property
-    def driver_order(self) -> Order[DriverOrdinal]:
+    def driver_order(self) -> Numbering[DriverOrdinal]:
         """What an entry of CUDA_VISIBLE_DEVICES (or its like) counts among."""
         return self._ordinals[0]
 
     @property
-    def visible_order(self) -> Order[VisibleOrdinal]:
+    def visible_order(self) -> Numbering[VisibleOrdinal]:
         """What `cuda:0` (or its like) counts among."""
         return self._ordinals[1]
 
     @cached_property
     def _vendors(self) -> tuple[str, ...]:
         here = {g.vendor for g in self.devices}
-        return (*(v for v in RUNTIMES if v in here), *sorted(here - RUNTIMES.keys()))
+        return (*(v for v in NUMBERINGS if v in here), *sorted(here - NUMBERINGS.keys()))
 
     @cached_property
-    def _ordinals(self) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+    def _ordinals(self) -> tuple[Numbering[DriverOrdinal], Numbering[VisibleOrdinal]]:
         """Ordinals count one vendor's GPUs: no runtime shows two."""
         vendor = self._vendors[0] if self._vendors else "none"
         if len(self._vendors) > 1:
             self._notes[f"ordinals count the {vendor} GPUs; name the others by PCI address"] = None
         return self._orders(vendor)
 
-    def _orders(self, vendor: str) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+    def _orders(self, vendor: str) -> tuple[Numbering[DriverOrdinal], Numbering[VisibleOrdinal]]:
         mine = tuple(g for g in self.devices if g.vendor == vendor)
-        driver, visible = RUNTIMES.get(vendor, unknown)(mine, self._environ)
-        self._notes.update(dict.fromkeys(seat.doubt for seat in visible.seats if seat.others))
+        driver, visible = NUMBERINGS.get(vendor, pci_order)(mine, self._environ)
+        self._notes.update(dict.fromkeys(seat.ambiguity for seat in visible.entries if seat.alternatives))
         return driver, visible
 
-    def settle(self, seat: Seat) -> Gpu:
+    def gpu_of(self, seat: Entry) -> Gpu:
         """Who sits there, as far as that can be known; a doubt is noted."""
-        if seat.others:
-            self._notes[seat.doubt] = None
-        return seat.sure()
+        if seat.alternatives:
+            self._notes[seat.ambiguity] = None
+        return seat.unambiguous_gpu()
 
     # -- files
 
@@ -107,67 +120,72 @@ class Inventory:
         return self._settings.devices or ("nvml", *others, "pci")
 
     @cached_property
-    def _described(self) -> dict[PciAddress, Gpu]:
+    def _sysfs_records(self) -> dict[PciAddress, Gpu]:
         """What providers that read files alone tell of each address."""
         found: dict[PciAddress, Gpu] = {}
         for provider in self._usable(drivers=False):
             for gpu in self._listed(provider) or ():
                 if gpu.pci is not None:
-                    found[gpu.pci] = found[gpu.pci].merged(gpu) if gpu.pci in found else gpu
+                    found[gpu.pci] = found[gpu.pci].merge(gpu) if gpu.pci in found else gpu
         return found
 
     @cached_property
-    def _files(self) -> tuple[Gpu, ...]:
+    def _sysfs_gpus(self) -> tuple[Gpu, ...]:
         """What files tell, located, under the operator's override where it counts these GPUs."""
-        gpus = _in_pci_order(self._described.values())
+        gpus = _in_pci_order(self._sysfs_records.values())
         if self._settings.nodes is not None and len(self._settings.nodes) == len(gpus):
-            gpus = self._overridden(gpus)
-        return tuple(locate(gpu, self._host.topology) for gpu in gpus)
+            gpus = self._with_nodes(gpus)
+        return tuple(assign_node(gpu, self._host.topology) for gpu in gpus)
 
     @cached_property
-    def _files_suffice(self) -> bool:
+    def _sysfs_is_sufficient(self) -> bool:
         """Whether no driver could change a node: the operator or PCI tells each, or there is only one to be on."""
-        if not self._files or (self._settings.nodes is not None and len(self._settings.nodes) != len(self._files)):
+        if not self._sysfs_gpus or (
+            self._settings.nodes is not None and len(self._settings.nodes) != len(self._sysfs_gpus)
+        ):
             return False
-        return all(g.node is not None and (g.source is None or g.source <= Source.PCI_NUMA_NODE) for g in self._files)
+        return all(
+            g.node is not None and (g.node_source is None or g.node_source <= NodeSource.PCI_NUMA_NODE)
+            for g in self._sysfs_gpus
+        )
 
-    def _nothing_to_ask(self) -> bool:
+    def _driver_is_unneeded(self) -> bool:
         """Whether files alone tell what this process may use: where the operator told the nodes, no GPU is hidden
         from this process, and no variable speaks of UUIDs."""
-        if self._settings.nodes is None or not self._files_suffice:
+        if self._settings.nodes is None or not self._sysfs_is_sufficient:
             return False
         named = ",".join(value for name, value in self._environ.items() if name.endswith("_VISIBLE_DEVICES"))
         if "GPU-" in named.upper() or "MIG-" in named.upper():
             return False
-        mine = sum(g.vendor == "nvidia" for g in self._files)
-        return self._host.topology.origin is not Origin.LIVE or mine == nvidia_nodes()
+        mine = sum(g.vendor == "nvidia" for g in self._sysfs_gpus)
+        return self._host.topology.origin is not Origin.LIVE or mine == count_nvidia_devices()
 
     # -- drivers
 
     @cached_property
-    def _asked(self) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
+    def _driver_gpus(self) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
         """The GPUs that the drivers show, with what files tell of them; and those they hide."""
         listed: dict[object, Gpu] = {}
         spoken: set[str] = set()
         for provider in self._usable(drivers=True):
             theirs = self._listed(provider)
             for gpu in theirs or ():
-                listed[gpu] = listed[gpu].merged(gpu) if gpu in listed else gpu
+                listed[gpu] = listed[gpu].merge(gpu) if gpu in listed else gpu
             if theirs is not None:
-                spoken |= provider.drivers
+                spoken |= provider.driver_vendors
         hidden: list[Gpu] = []
-        for gpu in self._described.values():
+        for gpu in self._sysfs_records.values():
             if gpu in listed:
-                listed[gpu] = listed[gpu].merged(gpu)
+                listed[gpu] = listed[gpu].merge(gpu)
             elif gpu.vendor in spoken:
                 hidden.append(gpu)
             else:
                 listed[gpu] = gpu
-        shown, hidden = _found_again(list(listed.values()), hidden)
-        self._notes.update(dict.fromkeys(f"{g}: {g.fault}" for g in shown if g.fault))
-        devices, rest = self._counted(_in_pci_order(shown), _in_pci_order(hidden))
+        shown, hidden = _match_lost_gpus(list(listed.values()), hidden)
+        self._notes.update(dict.fromkeys(f"{g}: {g.error}" for g in shown if g.error))
+        devices, rest = self._apply_node_override(_in_pci_order(shown), _in_pci_order(hidden))
         topology = self._host.topology
-        return tuple(locate(g, topology) for g in devices), tuple(locate(g, topology) for g in rest)
+        return tuple(assign_node(g, topology) for g in devices), tuple(assign_node(g, topology) for g in rest)
 
     def _usable(self, *, drivers: bool) -> list[DeviceProvider]:
         """The providers of this kind. One that the operator named is not asked whether it can."""
@@ -180,12 +198,12 @@ class Inventory:
                     raise
                 self._notes[str(broken)] = None
                 continue
-            if bool(provider.drivers) is drivers and (self._settings.devices or self._can(provider)):
+            if bool(provider.driver_vendors) is drivers and (self._settings.devices or self._can(provider)):
                 found.append(provider)
         return found
 
     def _can(self, provider: DeviceProvider) -> bool:
-        return asked(provider.supports, self._host).ok
+        return call_supports(provider.supports, self._host).ok
 
     def _listed(self, provider: DeviceProvider) -> tuple[Gpu, ...] | None:
         """What a provider lists; None, and a note, where it fails: the others then answer alone."""
@@ -202,56 +220,58 @@ class Inventory:
 
     # -- the operator's override
 
-    def _counted(self, shown: tuple[Gpu, ...], hidden: tuple[Gpu, ...]) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
+    def _apply_node_override(
+        self, shown: tuple[Gpu, ...], hidden: tuple[Gpu, ...]
+    ) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
         """AFFINITY_NODES counts the machine's GPUs, or those shown to this process, or stands in for them."""
         nodes = self._settings.nodes
         every = _in_pci_order((*shown, *hidden))
         if nodes is None:
             return shown, hidden
         if not every:
-            return self._overridden(tuple(map(stand_in, range(len(nodes))))), ()
+            return self._with_nodes(tuple(map(placeholder_gpu, range(len(nodes))))), ()
         if len(nodes) == len(every):
-            told = dict(zip(every, self._overridden(every), strict=True))
+            told = dict(zip(every, self._with_nodes(every), strict=True))
             return tuple(told[g] for g in shown), tuple(told[g] for g in hidden)
         if len(nodes) == len(shown):
-            return self._overridden(shown), hidden
+            return self._with_nodes(shown), hidden
         also = f" ({len(shown)} of them for this process)" if hidden else ""
         raise SettingsError(
             f"AFFINITY_NODES names {len(nodes)} nodes, {len(every)} GPUs are here{also}: "
             "give one node for each GPU, in PCI order"
         )
 
-    def _overridden(self, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
+    def _with_nodes(self, gpus: tuple[Gpu, ...]) -> tuple[Gpu, ...]:
         there = NodeSet(self._host.topology.by_id)
         nodes = self._settings.nodes or ()
         for node in nodes:
             if node not in there:
                 raise SettingsError(f"AFFINITY_NODES names node {node}, which is not here: online nodes are {there}")
         return tuple(
-            attrs.evolve(gpu, evidence=(Evidence(Source.OPERATOR, nodes=NodeSet([node])), *gpu.evidence))
+            attrs.evolve(gpu, evidence=(NodeEvidence(NodeSource.OPERATOR, nodes=NodeSet([node])), *gpu.evidence))
             for gpu, node in zip(gpus, nodes, strict=True)
         )
 
 
-def stand_in(index: int, node: int | None = None) -> Gpu:
+def placeholder_gpu(index: int, node: int | None = None) -> Gpu:
     """In place of a GPU, on a machine without one."""
-    return Gpu(None, "none", label=f"stand-in {index}", node=node, why="a stand-in" if node is not None else "")
+    return Gpu(None, "none", label=f"stand-in {index}", node=node, node_reason="a stand-in" if node is not None else "")
 
 
-def nvidia_nodes(dev: str = "/dev") -> int:
+def count_nvidia_devices(dev: str = "/dev") -> int:
     """How many NVIDIA GPUs a process here can open: a container has fewer device nodes than sysfs shows GPUs."""
     return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir(dev))
 
 
 def _in_pci_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
     """Those without an address come first, as their driver gave them: nobody knows before whom they belong."""
-    return tuple(sorted(gpus, key=lambda g: (g.pci is not None, g.pci or _NOWHERE)))
+    return tuple(sorted(gpus, key=lambda g: (g.pci is not None, g.pci or _NO_PLACEMENT)))
 
 
-_NOWHERE = PciAddress(0, 0, 0, 0)
+_NO_PLACEMENT = PciAddress(0, 0, 0, 0)
 
 
-def _found_again(shown: list[Gpu], hidden: list[Gpu]) -> tuple[list[Gpu], list[Gpu]]:
+def _match_lost_gpus(shown: list[Gpu], hidden: list[Gpu]) -> tuple[list[Gpu], list[Gpu]]:
     """A GPU so lost that its driver cannot tell its address is one that sysfs shows and the driver does not.
 
     Where their numbers match, they are the same, one by one in PCI order.
@@ -260,6 +280,6 @@ def _found_again(shown: list[Gpu], hidden: list[Gpu]) -> tuple[list[Gpu], list[G
         lost = [g for g in shown if g.pci is None and g.vendor == vendor]
         behind = [g for g in _in_pci_order(hidden) if g.vendor == vendor]
         if len(lost) == len(behind):
-            shown = [g for g in shown if g not in lost] + [b.merged(a) for a, b in zip(lost, behind, strict=True)]
+            shown = [g for g in shown if g not in lost] + [b.merge(a) for a, b in zip(lost, behind, strict=True)]
             hidden = [g for g in hidden if g not in behind]
     return shown, hidden

@@ -48,41 +48,41 @@ class VisibleOrdinal(Ordinal):
 
 
 @attrs.frozen
-class Seat:
+class Entry:
     """A place in an order. gpu: who sits there. others: who may sit there instead, and `doubt` says why."""
 
     gpu: Gpu
-    others: tuple[Gpu, ...] = ()
-    doubt: str = ""
+    alternatives: tuple[Gpu, ...] = ()
+    ambiguity: str = ""
 
-    def sure(self) -> Gpu:
+    def unambiguous_gpu(self) -> Gpu:
         """The GPU; one without an identity where those it may be are on different nodes.
 
         A worker that is bound to the wrong GPU's node is worse off than one that is not bound.
         """
-        if all(other.node == self.gpu.node for other in self.others):
+        if all(other.node == self.gpu.node for other in self.alternatives):
             return self.gpu
-        label = f"one of {', '.join(map(str, (self.gpu, *self.others)))}"
-        return Gpu(None, self.gpu.vendor, label=label, why=f"unknown: {self.doubt}")
+        label = f"one of {', '.join(map(str, (self.gpu, *self.alternatives)))}"
+        return Gpu(None, self.gpu.vendor, label=label, node_reason=f"unknown: {self.ambiguity}")
 
 
 O = TypeVar("O", bound=Ordinal)  # noqa: E741
 
 
 @attrs.frozen
-class Order(Generic[O]):
+class Numbering(Generic[O]):
     """GPUs in one numbering."""
 
     kind: type[O]
-    seats: tuple[Seat, ...] = ()
+    entries: tuple[Entry, ...] = ()
 
-    def at(self, ordinal: O) -> Seat | None:
+    def at(self, ordinal: O) -> Entry | None:
         """The place of this number, None beyond the end. TypeError for an ordinal of another numbering."""
         if type(ordinal) is not self.kind:
             raise TypeError(f"a {type(ordinal).__name__} is no position in an order of {self.kind.__name__}s")
-        return self.seats[ordinal.value] if ordinal.value < len(self.seats) else None
+        return self.entries[ordinal.value] if ordinal.value < len(self.entries) else None
 
-    def seat(self, text: str) -> Seat | None:
+    def lookup(self, text: str) -> Entry | None:
         """The place an entry of a variable names: an ordinal of this numbering, a UUID or its prefix, a MIG id."""
         ordinal = self.kind.parse(text)
         return self.at(ordinal) if ordinal is not None else self._by_uuid(text)
@@ -90,26 +90,32 @@ class Order(Generic[O]):
     @property
     def gpus(self) -> tuple[Gpu, ...]:
         """All that are in this order. Who sits where does not matter where only places are exchanged."""
-        here = {s.gpu for s in self.seats}
-        return tuple(s.gpu if here.issuperset(s.others) else s.sure() for s in self.seats)
+        here = {s.gpu for s in self.entries}
+        return tuple(s.gpu if here.issuperset(s.alternatives) else s.unambiguous_gpu() for s in self.entries)
 
-    def _by_uuid(self, text: str) -> Seat | None:
+    def _by_uuid(self, text: str) -> Entry | None:
         wanted = text.lower()
         mig = wanted.startswith("mig-")
         if wanted.startswith("mig-gpu-"):  # MIG-GPU-<uuid>/<GPU instance>/<compute instance>, drivers before R470
             wanted, mig = wanted[4:].partition("/")[0], False
         if not mig and not wanted.startswith("gpu-"):
             return None
-        every = [s.gpu for s in self.seats]
-        found = [g for g in every if any(u.lower().startswith(wanted) for u in (g.mig if mig else (g.uuid or "",)))]
+        every = [s.gpu for s in self.entries]
+        found = [
+            g for g in every if any(u.lower().startswith(wanted) for u in (g.mig_uuids if mig else (g.uuid or "",)))
+        ]
         if not found:
             found = [g for g in every if g.uuid is None]  # of these the driver has not been asked: one of them, perhaps
             doubt = f"whose {text} is cannot be told without the driver; name the GPU by its PCI address"
-            return Seat(found[0], tuple(found[1:]), doubt) if found else None
-        return Seat(found[0]) if len(found) == 1 else None
+            return Entry(found[0], tuple(found[1:]), doubt) if found else None
+        return Entry(found[0]) if len(found) == 1 else None
 
 
-def cuda(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+#: Before any variable, and after all of them.
+Numberings = tuple[Numbering[DriverOrdinal], Numbering[VisibleOrdinal]]
+
+
+def cuda(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
     """CUDA's order of these GPUs (in PCI order), before and after CUDA_VISIBLE_DEVICES.
 
     Source: CUDA C++ Programming Guide, "CUDA Environment Variables": unset shows all; empty shows none; entries are
@@ -119,24 +125,24 @@ def cuda(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[Drive
     else among different ones. NVIDIA_VISIBLE_DEVICES is the container runtime's: it decides which devices there
     are, not their order.
     """
-    driver = Order(DriverOrdinal, _fastest_first(gpus, environ) or _some_out_of_reach(gpus))
+    driver = Numbering(DriverOrdinal, _fastest_first_entries(gpus, environ) or _entries_with_lost_gpus(gpus))
     text = environ.get("CUDA_VISIBLE_DEVICES")
     if text is None:
-        return driver, Order(VisibleOrdinal, driver.seats)
-    seats: dict[object, Seat] = {}
+        return driver, Numbering(VisibleOrdinal, driver.entries)
+    seats: dict[object, Entry] = {}
     for entry in map(str.strip, text.split(",")):
-        seat = driver.seat(entry)
+        seat = driver.lookup(entry)
         if seat is None:
             break
         # Two MIG devices of one GPU are two entries; so are two UUIDs of which only the driver knows the GPUs.
-        key = entry if seat.doubt or entry.lower().startswith("mig-") else seat.gpu
+        key = entry if seat.ambiguity or entry.lower().startswith("mig-") else seat.gpu
         if key in seats:
-            return driver, Order(VisibleOrdinal)
+            return driver, Numbering(VisibleOrdinal)
         seats[key] = seat
-    return driver, Order(VisibleOrdinal, tuple(seats.values()))
+    return driver, Numbering(VisibleOrdinal, tuple(seats.values()))
 
 
-def _fastest_first(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Seat, ...]:
+def _fastest_first_entries(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Entry, ...]:
     """Everybody may sit anywhere; nobody where this does not apply."""
     if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({g.device_id for g in gpus if g.device_id}) < 2:
         return ()
@@ -144,22 +150,22 @@ def _fastest_first(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[S
         "CUDA numbers GPUs of different models fastest first, so an ordinal does not tell which one is meant; "
         "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID or PCI address"
     )
-    return tuple(Seat(g, tuple(o for o in gpus if o != g), doubt) for g in gpus)
+    return tuple(Entry(g, tuple(o for o in gpus if o != g), doubt) for g in gpus)
 
 
-def _some_out_of_reach(gpus: tuple[Gpu, ...]) -> tuple[Seat, ...]:
+def _entries_with_lost_gpus(gpus: tuple[Gpu, ...]) -> tuple[Entry, ...]:
     """In PCI order; behind a GPU that its driver cannot reach, CUDA may or may not have counted it."""
     seats = []
     lost: list[Gpu] = []
     for i, gpu in enumerate(gpus):
-        lost += [gpu] if gpu.fault else []
-        later = tuple(g for g in gpus[i + 1 :] if not g.fault)[: len(lost)]
-        doubt = f"the driver cannot reach {lost[0]} ({lost[0].fault}), so CUDA may not count it" if lost else ""
-        seats.append(Seat(gpu, later, doubt if later else ""))
+        lost += [gpu] if gpu.error else []
+        later = tuple(g for g in gpus[i + 1 :] if not g.error)[: len(lost)]
+        doubt = f"the driver cannot reach {lost[0]} ({lost[0].error}), so CUDA may not count it" if lost else ""
+        seats.append(Entry(gpu, later, doubt if later else ""))
     return tuple(seats)
 
 
-def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
     """HIP's order of these GPUs (in PCI order, in which amdgpu finds them), before and after HIP_VISIBLE_DEVICES.
 
     ROCR_VISIBLE_DEVICES first: ordinals or UUIDs (`GPU-` and amdgpu's unique_id) or prefixes; empty hides all; an
@@ -168,27 +174,27 @@ def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[Driver
     CUDA_VISIBLE_DEVICES, counts among what is left: an invalid entry ends the list, one that stands twice counts
     once, empty shows all. Source: ROCm, "HIP environment variables", and clr, rocclr/device/rocm/rocdevice.cpp.
     """
-    every = Order(RocrOrdinal, tuple(map(Seat, gpus)))
+    every = Numbering(RocrOrdinal, tuple(map(Entry, gpus)))
     text = environ.get("ROCR_VISIBLE_DEVICES")
-    driver = Order(DriverOrdinal, every.seats if text is None else tuple(_until_repeated(every, text)))
+    driver = Numbering(DriverOrdinal, every.entries if text is None else tuple(_until_repeated(every, text)))
     text = environ.get("HIP_VISIBLE_DEVICES") or environ.get("CUDA_VISIBLE_DEVICES")
     if not text:
-        return driver, Order(VisibleOrdinal, driver.seats)
-    return driver, Order(VisibleOrdinal, tuple(dict.fromkeys(_until_invalid(driver, text))))
+        return driver, Numbering(VisibleOrdinal, driver.entries)
+    return driver, Numbering(VisibleOrdinal, tuple(dict.fromkeys(_until_invalid(driver, text))))
 
 
-def _until_invalid(order: Order[O], text: str) -> Iterator[Seat]:
+def _until_invalid(order: Numbering[O], text: str) -> Iterator[Entry]:
     for entry in map(str.strip, text.split(",")):
-        seat = order.seat(entry)
+        seat = order.lookup(entry)
         if seat is None:
             return
         yield seat
 
 
-def _until_repeated(order: Order[O], text: str) -> Iterator[Seat]:
+def _until_repeated(order: Numbering[O], text: str) -> Iterator[Entry]:
     seen = set()
     for seat in _until_invalid(order, text):
-        if seat in seen and not seat.doubt:
+        if seat in seen and not seat.ambiguity:
             return
         seen.add(seat)
         yield seat
@@ -198,7 +204,7 @@ def _until_repeated(order: Order[O], text: str) -> Iterator[Seat]:
 _MAX_SERIES = range(0x0BD0, 0x0BF0)
 
 
-def level_zero(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+def level_zero(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
     """Level Zero's order of these GPUs (in PCI order), before and after ZE_AFFINITY_MASK.
 
     Source: oneAPI Level Zero Specification, Core Programming Guide, "Affinity Mask" and "Device Hierarchy": the mask
@@ -212,23 +218,23 @@ def level_zero(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order
         doubt = "Level Zero counts tiles, not cards; set ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE, or name PCI addresses"
     elif environ.get("ZE_ENABLE_PCI_ID_DEVICE_ORDER") != "1" and len({g.device_id for g in gpus}) > 1:
         doubt = "Level Zero's order of different models is its own; set ZE_ENABLE_PCI_ID_DEVICE_ORDER=1"
-    seats = tuple(Seat(g, tuple(o for o in gpus if o != g) if doubt else (), doubt) for g in gpus)
-    driver = Order(DriverOrdinal, seats)
+    seats = tuple(Entry(g, tuple(o for o in gpus if o != g) if doubt else (), doubt) for g in gpus)
+    driver = Numbering(DriverOrdinal, seats)
     text = environ.get("ZE_AFFINITY_MASK", "").strip()
     if not text:
-        return driver, Order(VisibleOrdinal, seats)
+        return driver, Numbering(VisibleOrdinal, seats)
     chosen = {DriverOrdinal.parse(entry.strip().partition(".")[0]) for entry in text.split(",")}
     kept = (seat for i, seat in enumerate(seats) if DriverOrdinal(i) in chosen)
-    return driver, Order(VisibleOrdinal, tuple(kept))
+    return driver, Numbering(VisibleOrdinal, tuple(kept))
 
 
-Runtime = Callable[[tuple[Gpu, ...], Mapping[str, str]], tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]]
+Runtime = Callable[[tuple[Gpu, ...], Mapping[str, str]], Numberings]
 
 #: By vendor; on a machine with several, an ordinal counts among the GPUs of the first that is there. "none": stand-ins.
-RUNTIMES: Mapping[str, Runtime] = {"nvidia": cuda, "amd": hip, "intel": level_zero, "none": cuda}
+NUMBERINGS: Mapping[str, Runtime] = {"nvidia": cuda, "amd": hip, "intel": level_zero, "none": cuda}
 
 
-def unknown(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Order[DriverOrdinal], Order[VisibleOrdinal]]:
+def pci_order(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
     """PCI order and no variable: for a vendor whose runtime is not known here."""
-    seats = tuple(map(Seat, gpus))
-    return Order(DriverOrdinal, seats), Order(VisibleOrdinal, seats)
+    seats = tuple(map(Entry, gpus))
+    return Numbering(DriverOrdinal, seats), Numbering(VisibleOrdinal, seats)

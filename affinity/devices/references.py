@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from affinity.devices.ordinals import PhysicalOrdinal, VisibleOrdinal
-from affinity.errors import UnknownGpu
+from affinity.errors import UnknownGpuError
 from affinity.topology.model import PciAddress
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
-    """The GPUs a reference names. Raises UnknownGpu, saying what is there.
+    """The GPUs a reference names. Raises UnknownGpuError, saying what is there.
 
     `0`: an ordinal as the runtime counts (`cuda:0`); `GPU-8f2c…`, `MIG-…`: a UUID or an unambiguous prefix, the
     latter for the GPU it is a part of; `0000:1b:00.0`: a PCI address, in any case, without its domain or with
@@ -37,7 +37,7 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
     visible = VisibleOrdinal.parse(text)
     if visible is not None:
         seat = among.visible_order.at(visible)
-        return _one(text, [among.settle(seat)] if seat is not None else [], among)
+        return _one(text, [among.gpu_of(seat)] if seat is not None else [], among)
     return _by_uuid(text, among)
 
 
@@ -46,12 +46,12 @@ def resolve_physical(ids: Iterable[str | int], among: Inventory) -> tuple[Gpu, .
 
     Ray's accelerator ids are such: it numbers a machine's GPUs from 0, or hands out the entries of the
     CUDA_VISIBLE_DEVICES that it was started with. This process's own variable is not looked at.
-    Raises UnknownGpu, saying what is there.
+    Raises UnknownGpuError, saying what is there.
     """
     found: list[Gpu] = []
     for text in (str(i).strip() for i in ids):
-        seat = among.driver_order.seat(text)
-        found += _one(text, [among.settle(seat)] if seat is not None else [], among)
+        seat = among.driver_order.lookup(text)
+        found += _one(text, [among.gpu_of(seat)] if seat is not None else [], among)
     return tuple(dict.fromkeys(found))
 
 
@@ -62,7 +62,9 @@ def _by_uuid(text: str, among: Inventory) -> tuple[Gpu, ...]:
     if not wanted.startswith(("gpu-", "mig-")):
         return _one(text, [], among)
     return _one(
-        text, [g for g in among.devices if any(u.lower().startswith(wanted) for u in (g.uuid or "", *g.mig))], among
+        text,
+        [g for g in among.devices if any(u.lower().startswith(wanted) for u in (g.uuid or "", *g.mig_uuids))],
+        among,
     )
 
 
@@ -70,9 +72,9 @@ def _one(text: str, found: list[Gpu], among: Inventory) -> tuple[Gpu, ...]:
     if len(found) == 1:
         return (found[0],)
     if found:
-        raise UnknownGpu(f"GPU {text!r} is ambiguous: it names {', '.join(map(str, found))}; give more of it")
+        raise UnknownGpuError(f"GPU {text!r} is ambiguous: it names {', '.join(map(str, found))}; give more of it")
     here = ", ".join(str(g) for g in among.devices) or "none"
-    raise UnknownGpu(
+    raise UnknownGpuError(
         f"GPU {text!r} is not here; GPUs: {here} ({len(among.visible)} visible). "
         "Expected a visible ordinal (0), a UUID or prefix (GPU-…, MIG-…), a PCI address, phys:N or all"
     )

@@ -1,0 +1,5 @@
+"""Contact with Linux: system calls and /proc. No other folder makes either."""
+
+from affinity.kernel.mempolicy import MemoryMode as MemoryMode
+from affinity.kernel.mempolicy import MemoryPolicy as MemoryPolicy
+from affinity.kernel.protocol import Kernel as Kernel

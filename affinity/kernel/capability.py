@@ -12,7 +12,7 @@ _VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two sets of effective, per
 
 
 @contextmanager
-def without(capability: int) -> Iterator[None]:
+def capability_dropped(capability: int) -> Iterator[None]:
     """Within the block, the calling thread does not use this capability (below 32); others are not touched."""
     libc = ctypes.CDLL(None)
     header, sets = (ctypes.c_uint32 * 2)(_VERSION, 0), (ctypes.c_uint32 * 6)()

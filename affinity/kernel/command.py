@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25  # Linux's numbers; the enumeration in `signal` costs half a millisecond
-_SAID = 1 << 16  # bytes of a complaint that are kept
+_STDERR_LIMIT = 1 << 16  # bytes of a complaint that are kept
 
 
 def probe(argv: Sequence[str], timeout: float) -> str | None:
@@ -30,7 +30,7 @@ def probe(argv: Sequence[str], timeout: float) -> str | None:
         os.close(write)
     status: int | None = None
     try:
-        said = _hear(read, deadline)
+        said = _read_stderr(read, deadline)
         status = _wait(child, deadline)
     finally:
         os.close(read)
@@ -62,7 +62,7 @@ def _start(argv: Sequence[str], stderr: int) -> int:
     )
 
 
-def _hear(stderr: int, deadline: float) -> str:
+def _read_stderr(stderr: int, deadline: float) -> str:
     """What it writes until it closes its stderr, which its end does; not longer than the deadline."""
     said = b""
     ready = select.poll()  # select(2) ends at descriptor 1023, which a server has long passed
@@ -71,7 +71,7 @@ def _hear(stderr: int, deadline: float) -> str:
         block = os.read(stderr, 4096)
         if not block:
             break
-        said = (said + block)[-_SAID:]
+        said = (said + block)[-_STDERR_LIMIT:]
     return said.decode(errors="replace")
 
 

@@ -12,22 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from affinity.errors import CannotBind
+from affinity.errors import BindError
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 
 
 def load() -> Any:
-    """py-libnuma's module. Raises CannotBind, with a remedy, where it or libnuma.so.1 is missing."""
+    """py-libnuma's module. Raises BindError, with a remedy, where it or libnuma.so.1 is missing."""
     try:
         with _found():
             import numa
     except ImportError as missing:
-        raise CannotBind(f"py-libnuma is missing ({missing}): pip install py-libnuma") from missing
+        raise BindError(f"py-libnuma is missing ({missing}): pip install py-libnuma") from missing
     except (AttributeError, OSError) as missing:
-        raise CannotBind(f"libnuma.so.1 is missing ({missing}): apt-get install libnuma1") from missing
+        raise BindError(f"libnuma.so.1 is missing ({missing}): apt-get install libnuma1") from missing
     if not hasattr(numa, "LIBNUMA"):
         where = getattr(numa, "__file__", "?")
-        raise CannotBind(f"the module numa is {where}, which is not py-libnuma: rename it, or install py-libnuma first")
+        raise BindError(f"the module numa is {where}, which is not py-libnuma: rename it, or install py-libnuma first")
     return numa
 
 
@@ -52,12 +52,12 @@ def set_policy(policy: MemoryPolicy) -> None:
     """Give the calling thread this policy through libnuma.
 
     libnuma reports failure by a line on stderr and no value, so the caller reads back.
-    Raises CannotBind where libnuma, or the function for this mode, is missing.
+    Raises BindError where libnuma, or the function for this mode, is missing.
     """
     numa = load()
     lib = numa.LIBNUMA
     if lib.numa_available() < 0:
-        raise CannotBind(
+        raise BindError(
             "libnuma says that this kernel has no NUMA policy (numa_available() is -1): "
             "a kernel with CONFIG_NUMA and a seccomp profile that allows get_mempolicy are expected"
         )
@@ -73,7 +73,7 @@ def set_policy(policy: MemoryPolicy) -> None:
         case MemoryMode.PREFERRED_MANY if hasattr(lib, "numa_set_preferred_many"):
             _with_mask(numa, policy, lib.numa_set_preferred_many)
         case _:
-            raise CannotBind(f"this libnuma has no call for memory policy {policy}: libnuma 2.0.15 or later")
+            raise BindError(f"this libnuma has no call for memory policy {policy}: libnuma 2.0.15 or later")
 
 
 def _with_mask(numa: Any, policy: MemoryPolicy, call: Any) -> None:

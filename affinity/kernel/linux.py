@@ -1,4 +1,4 @@
-"""`Kernel`: every system call this package makes, as a protocol; and the Linux one.
+"""`LinuxKernel`: this process on the real kernel.
 
 Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2), proc(5), numa(7),
 Documentation/admin-guide/mm/numa_memory_policy.rst.
@@ -10,79 +10,15 @@ import ctypes
 import errno
 import os
 import platform
-import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from typing import NoReturn, Protocol
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import NoReturn
 
-from affinity.kernel.capability import SYS_NICE, without
+from affinity.kernel.capability import SYS_NICE, capability_dropped
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
+from affinity.kernel.procfs import START_TIME, anonymous_bytes, mempolicy_of_maps, read_stat
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
-
-
-class Kernel(Protocol):
-    """The operating system, as far as binding needs it. A refused call raises OSError with its errno.
-
-    `tid` 0 is the calling thread. Sizes are bytes.
-    """
-
-    @property
-    def environ(self) -> MutableMapping[str, str]:
-        """This process's environment."""
-
-    @property
-    def xoptions(self) -> Mapping[str, str | bool]:
-        """The interpreter's `-X` options."""
-
-    def thread_id(self) -> int:
-        """The calling thread's id."""
-
-    def process_id(self) -> int:
-        """This process's id, which is its main thread's id."""
-
-    def threads(self) -> Sequence[int]:
-        """The ids of this process's threads."""
-
-    def get_affinity(self, tid: int = 0) -> CpuSet:
-        """The CPUs a thread may run on. ProcessLookupError where it has ended."""
-
-    def set_affinity(self, tid: int, cpus: CpuSet) -> None:
-        """Let one thread run on these CPUs only."""
-
-    def online(self) -> CpuSet:
-        """The CPUs that are online."""
-
-    def allowed_nodes(self) -> NodeSet:
-        """The nodes this process may take memory from (`Mems_allowed_list`)."""
-
-    def get_mempolicy(self) -> MemoryPolicy:
-        """The calling thread's memory policy; where the call is refused, as numa_maps shows it."""
-
-    def set_mempolicy(self, policy: MemoryPolicy) -> None:
-        """Give the calling thread a memory policy: it governs pages touched from now on."""
-
-    def set_mempolicy_libnuma(self, policy: MemoryPolicy) -> None:
-        """The same through libnuma, which reports no failure: read back. CannotBind without libnuma."""
-
-    def libnuma_missing(self) -> str:
-        """Why libnuma cannot be used and what to do; empty where it can."""
-
-    def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
-        """Move this process's pages from `origin` to `target`; gives the number of pages left behind."""
-
-    def resident(self) -> Mapping[int, int]:
-        """Bytes of this process's own (anonymous) pages by node, from numa_maps."""
-
-    def age(self) -> float:
-        """Seconds since this process started."""
-
-    def probe(self, argv: Sequence[str], timeout: float) -> str | None:
-        """Run a command to its end: None where it exits 0, else what it said of the failure."""
-
-    def exec(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-        """Become this command."""
-
 
 _MODES = {
     MemoryMode.DEFAULT: 0,
@@ -107,8 +43,8 @@ class LinuxKernel:
 
     def __init__(self) -> None:
         self._libc: ctypes.CDLL | None = None
-        self._found: tuple[set[int], CpuSet] = set(), CpuSet()
-        self._given: tuple[CpuSet | None, set[int]] = None, set()
+        self._last_read_mask: tuple[set[int], CpuSet] = set(), CpuSet()
+        self._last_set_mask: tuple[CpuSet | None, set[int]] = None, set()
 
     @property
     def environ(self) -> MutableMapping[str, str]:
@@ -131,19 +67,19 @@ class LinuxKernel:
 
     def get_affinity(self, tid: int = 0) -> CpuSet:
         ids = os.sched_getaffinity(tid)
-        last, cpus = self._found
+        last, cpus = self._last_read_mask
         if ids != last:  # the threads of a process mostly share a mask: it is made once
             cpus = CpuSet(ids)
-            self._found = ids, cpus
+            self._last_read_mask = ids, cpus
         return cpus
 
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
-        last, ids = self._given
+        last, ids = self._last_set_mask
         if cpus is not last:
             if not cpus:  # the kernel's EINVAL, said before Python builds a mask of no size
                 raise OSError(errno.EINVAL, "an empty CPU mask")
             ids = set(cpus)
-            self._given = cpus, ids
+            self._last_set_mask = cpus, ids
         try:
             os.sched_setaffinity(tid, ids)
         except OSError as refused:  # Python does not say in which call
@@ -168,9 +104,9 @@ class LinuxKernel:
         mask = (ctypes.c_ulong * (_NODE_BITS // _WORD))()
         bits, nothing = ctypes.c_ulong(_NODE_BITS), ctypes.c_ulong(0)
         try:
-            self._call(1, "get_mempolicy", ctypes.byref(mode), mask, bits, None, nothing)
+            self._syscall(1, "get_mempolicy", ctypes.byref(mode), mask, bits, None, nothing)
         except OSError:
-            shown = _shown_policy()
+            shown = mempolicy_of_maps()
             if shown is None:
                 raise
             return shown
@@ -185,17 +121,17 @@ class LinuxKernel:
 
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         if policy.nodes:
-            mask, bits = _words(policy.nodes)
-            self._call(0, "set_mempolicy", ctypes.c_int(_MODES[policy.mode]), mask, bits)
+            mask, bits = _node_mask(policy.nodes)
+            self._syscall(0, "set_mempolicy", ctypes.c_int(_MODES[policy.mode]), mask, bits)
         else:
-            self._call(0, "set_mempolicy", ctypes.c_int(_MODES[policy.mode]), None, ctypes.c_ulong(0))
+            self._syscall(0, "set_mempolicy", ctypes.c_int(_MODES[policy.mode]), None, ctypes.c_ulong(0))
 
     def set_mempolicy_libnuma(self, policy: MemoryPolicy) -> None:
         from affinity.kernel.libnuma import set_policy
 
         set_policy(policy)
 
-    def libnuma_missing(self) -> str:
+    def libnuma_error(self) -> str:
         try:
             ctypes.CDLL("libnuma.so.1")
         except OSError as missing:
@@ -203,22 +139,22 @@ class LinuxKernel:
         return ""
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
-        old, bits = _words(origin | target)  # one length for both; bits of target are cleared again
+        old, bits = _node_mask(origin | target)  # one length for both; bits of target are cleared again
         for i in range(len(old)):
             old[i] = origin.bits >> (i * _WORD) & ~(~0 << _WORD)
         new = type(old)(*(target.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(len(old))))
-        with without(SYS_NICE):  # with it, pages of other processes that share them would be moved too
-            return self._call(2, "migrate_pages", ctypes.c_int(0), bits, old, new)
+        with capability_dropped(SYS_NICE):  # with it, pages of other processes that share them would be moved too
+            return self._syscall(2, "migrate_pages", ctypes.c_int(0), bits, old, new)
 
-    def resident(self) -> Mapping[int, int]:
+    def resident_bytes(self) -> Mapping[int, int]:
         with open("/proc/self/numa_maps", encoding="utf-8", errors="replace") as maps:
-            return own_pages(maps)
+            return anonymous_bytes(maps)
 
     def age(self) -> float:
-        ticks = int(stat("/proc/self")[STARTED])
+        ticks = int(read_stat("/proc/self")[START_TIME])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
-    def probe(self, argv: Sequence[str], timeout: float) -> str | None:
+    def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         from affinity.kernel.command import probe
 
         return probe(argv, timeout)
@@ -228,7 +164,7 @@ class LinuxKernel:
         sys.stderr.flush()
         os.execvpe(argv[0], list(argv), dict(environ))
 
-    def _call(self, which: int, name: str, *args: object) -> int:
+    def _syscall(self, which: int, name: str, *args: object) -> int:
         machine = platform.machine() if sys.platform == "linux" else sys.platform
         if machine not in _CALLS:
             raise OSError(errno.ENOSYS, f"{name}: its number on {machine} is not known to this package")
@@ -242,62 +178,7 @@ class LinuxKernel:
         return answer
 
 
-_SHOWN = {
-    "default": MemoryMode.DEFAULT,
-    "local": MemoryMode.LOCAL,
-    "prefer": MemoryMode.PREFERRED,
-    "prefer (many)": MemoryMode.PREFERRED_MANY,
-    "bind": MemoryMode.BIND,
-    "interleave": MemoryMode.INTERLEAVE,
-    "weighted interleave": MemoryMode.WEIGHTED_INTERLEAVE,
-}
-
-
-def _shown_policy() -> MemoryPolicy | None:
-    """The calling thread's policy in its numa_maps file, which no seccomp profile hides; None where it is not told.
-
-    A mapping without a policy of its own shows the thread's; the lowest is the program's text or a driver's, which
-    nobody gives one. Source: mpol_to_str() in mm/mempolicy.c, which writes at most 63 characters, so a longer one
-    may be cut.
-    """
-    try:
-        with open("/proc/thread-self/numa_maps", "rb", buffering=0) as maps:  # no more of it: each line costs a walk
-            line = maps.read(256).decode("ascii", errors="replace").partition("\n")[0]
-    except OSError:
-        return None
-    found = re.match(r"[0-9a-f]+ (([a-z]+(?: \(many\)| interleave)?)(?:=[a-z|]+)?(?::([0-9,-]+))?)(?: |$)", line)
-    if found is None or len(found[1]) >= 63 or found[2] not in _SHOWN:
-        return None
-    return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[3] or ""))
-
-
-STARTED = 19  # when the process started, in clock ticks since boot
-
-
-def stat(directory: str) -> list[str]:
-    """The fields of a process's stat file after its name, which may hold anything; the first is its state.
-
-    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
-    """
-    with open(f"{directory}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()
-
-
-def own_pages(maps: Iterable[str]) -> dict[int, int]:
-    """Bytes of anonymous pages by node, from the lines of a numa_maps file. Source: numa(7)."""
-    found: dict[int, int] = {}
-    for line in maps:
-        if " anon=" not in line or " file=" in line:
-            continue
-        fields = [f.partition("=") for f in line.split()]
-        size = next((int(v) * 1024 for k, _, v in fields if k == "kernelpagesize_kB"), 4096)
-        for key, _, value in fields:
-            if key[:1] == "N" and key[1:].isdigit():
-                found[int(key[1:])] = found.get(int(key[1:]), 0) + int(value) * size
-    return found
-
-
-def _words(nodes: NodeSet) -> tuple[ctypes.Array[ctypes.c_ulong], ctypes.c_ulong]:
+def _node_mask(nodes: NodeSet) -> tuple[ctypes.Array[ctypes.c_ulong], ctypes.c_ulong]:
     """A node mask and its length in bits. The kernel drops the last bit it is told of: tell one more."""
     highest = max(nodes.bits.bit_length(), 1)
     assert highest <= MAX_ID
@@ -307,4 +188,4 @@ def _words(nodes: NodeSet) -> tuple[ctypes.Array[ctypes.c_ulong], ctypes.c_ulong
 
 
 #: This process's kernel. One object, so that what was remembered of a binding is found again.
-LINUX = LinuxKernel()
+THIS_PROCESS = LinuxKernel()

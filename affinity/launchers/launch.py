@@ -50,9 +50,9 @@ class Launch:
     """
 
     mode: LaunchMode
-    why: str = ""
+    reason: str = ""
     gpus: tuple[Gpu, ...] = ()
-    peers: tuple[Gpu, ...] = ()
+    machine_gpus: tuple[Gpu, ...] = ()
     nodes: NodeSet | None = None
     local_rank: int | None = None
     local_size: int | None = None

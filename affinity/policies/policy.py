@@ -5,46 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-import attrs
-
 from affinity.errors import PlacementError
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.launchers.launch import Launch
+from affinity.policies.placement import Placement, preferred_policy
 from affinity.settings import Settings
 from affinity.topology.cpuset import CpuSet, NodeSet
-
-
-@attrs.frozen
-class Placement:
-    """Where a worker goes.
-
-    cpus: the exact mask, None to leave CPUs alone. memory: the policy, None to leave memory alone.
-    nodes: the nodes this is about, for people. reason: in words. migrate: move pages touched before the bind.
-    """
-
-    cpus: CpuSet | None
-    memory: MemoryPolicy | None
-    nodes: NodeSet = NodeSet()
-    reason: str = ""
-    migrate: bool = True
-
-    @property
-    def words(self) -> str:
-        """For messages: `CPUs 0-3 and memory preferred:0`."""
-        return f"CPUs {self.cpus or 'as they are'}" + (f" and memory {self.memory}" if self.memory else "")
-
-    def weaker(self) -> Placement | None:
-        """The next step down: bind, preferred, CPUs only, nothing (None)."""
-        match self.memory:
-            case MemoryPolicy(MemoryMode.BIND, nodes):
-                return attrs.evolve(self, memory=preferring(nodes))
-            case MemoryPolicy(MemoryMode.PREFERRED_MANY, nodes):
-                return attrs.evolve(self, memory=MemoryPolicy(MemoryMode.PREFERRED, NodeSet([nodes.first()])))
-            case MemoryPolicy():
-                return attrs.evolve(self, memory=None) if self.cpus is not None else None
-            case _:
-                return None
 
 
 class PlacementPolicy(ABC):
@@ -55,7 +22,7 @@ class PlacementPolicy(ABC):
     `host.allowed_cpus`, the same on every call, and work from this worker's view alone: compute the shares of
     all `launch.peers`, take this worker's own. "I have no preference" is `Placement(None, None)`; "there is no
     answer" is PlacementError, with the numbers; options that contradict the machine are SettingsError.
-    `memory_beside` gives the memory that follows from CPUs; `affinity.policies.split` has the rest of the toolbox.
+    `memory_for` gives the memory that follows from CPUs; `affinity.policies.split` has the rest of the toolbox.
     """
 
     #: The version of this interface that the class is written for; the registry refuses one newer than this.
@@ -66,12 +33,7 @@ class PlacementPolicy(ABC):
         """Where this worker goes. Raises PlacementError where no CPU is left for it."""
 
 
-def preferring(nodes: NodeSet) -> MemoryPolicy:
-    """`preferred` for one node, `preferred-many` (Linux 5.15) for several."""
-    return MemoryPolicy(MemoryMode.PREFERRED if len(nodes) == 1 else MemoryMode.PREFERRED_MANY, nodes)
-
-
-def memory_beside(cpus: CpuSet, host: Host, settings: Settings) -> MemoryPolicy | None:
+def memory_for(cpus: CpuSet, host: Host, settings: Settings) -> MemoryPolicy | None:
     """The memory policy that follows the CPUs: their nodes, as far as they have memory and are allowed.
 
     None where the operator wants none or none of those nodes can give memory: then the kernel's own
@@ -84,10 +46,10 @@ def memory_beside(cpus: CpuSet, host: Host, settings: Settings) -> MemoryPolicy 
     nodes = host.topology.nodes_of(cpus) & host.topology.memory_nodes & host.allowed_nodes
     if not nodes:
         return None
-    return preferring(nodes) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, nodes)
+    return preferred_policy(nodes) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, nodes)
 
 
-def without_memory(placement: Placement, host: Host, settings: Settings) -> str:
+def missing_memory_reason(placement: Placement, host: Host, settings: Settings) -> str:
     """Why CPUs got no memory though the operator wants some: it is outside the cpuset. "" where that is not so."""
     if placement.cpus is None or placement.memory is not None or settings.memory is None:
         return ""
@@ -97,7 +59,7 @@ def without_memory(placement: Placement, host: Host, settings: Settings) -> str:
     return f"memory of node {missing} is not allowed here (allowed: {host.allowed_nodes}), so memory is left alone"
 
 
-def allowed_on(nodes: NodeSet, host: Host) -> CpuSet:
+def allowed_cpus_of(nodes: NodeSet, host: Host) -> CpuSet:
     """The allowed CPUs of these nodes. Raises PlacementError, saying what is in the way, where there is none."""
     missing = nodes - NodeSet(host.topology.by_id)
     if missing:

@@ -14,7 +14,8 @@ from typing import ClassVar, final
 from affinity.errors import PlacementError
 from affinity.host import Host
 from affinity.launchers.launch import Launch
-from affinity.policies.policy import Placement, PlacementPolicy, allowed_on, memory_beside
+from affinity.policies.placement import Placement
+from affinity.policies.policy import PlacementPolicy, allowed_cpus_of, memory_for
 from affinity.settings import Settings
 from affinity.topology.cpuset import CpuSet, NodeSet
 from affinity.topology.model import Topology
@@ -28,36 +29,36 @@ class SplitPolicy(PlacementPolicy):
     """
 
     #: What one GPU gets, in words: "a contiguous share of the cores".
-    share: ClassVar[str] = "a share"
+    share_name: ClassVar[str] = "a share"
 
     @abstractmethod
-    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
         """The shares of the `count` GPUs next to `node`, in PCI order. Raises PlacementError where they cannot be."""
 
     @final
     def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
         if launch.nodes is not None:
-            return whole_nodes(launch.nodes, host, settings)
+            return place_on_nodes(launch.nodes, host, settings)
         cpus, told = CpuSet(), []
-        for place in gpu_places(launch):
-            node = launch.peers[place].node
+        for place in gpu_indices(launch):
+            node = launch.machine_gpus[place].node
             if node is None:
                 continue
-            there = [i for i, gpu in enumerate(launch.peers) if gpu.node == node]
+            there = [i for i, gpu in enumerate(launch.machine_gpus) if gpu.node == node]
             mine = there.index(place)
-            cpus |= self.deal(node, len(there), host, launch, settings)[mine]
-            told.append(f"{self.share} of node {node} (GPU {mine + 1} of {len(there)} there)")
+            cpus |= self.split(node, len(there), host, launch, settings)[mine]
+            told.append(f"{self.share_name} of node {node} (GPU {mine + 1} of {len(there)} there)")
         if not told:
             return Placement(None, None, reason="no GPU's node is known")
         reason = "; ".join(told) + _options(settings)
-        return Placement(cpus, memory_beside(cpus, host, settings), host.topology.nodes_of(cpus), reason)
+        return Placement(cpus, memory_for(cpus, host, settings), host.topology.nodes_of(cpus), reason)
 
 
-def whole_nodes(nodes: NodeSet, host: Host, settings: Settings) -> Placement:
+def place_on_nodes(nodes: NodeSet, host: Host, settings: Settings) -> Placement:
     """The placement on all usable CPUs of these nodes. Raises PlacementError where there is none."""
     cpus = usable_cpus(nodes, host, settings)
     reason = f"all allowed CPUs of node {nodes}{_options(settings)}"
-    return Placement(cpus, memory_beside(cpus, host, settings), nodes, reason)
+    return Placement(cpus, memory_for(cpus, host, settings), nodes, reason)
 
 
 def usable_cpus(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
@@ -65,7 +66,7 @@ def usable_cpus(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
 
     Raises PlacementError, with the numbers, where none is left.
     """
-    allowed = allowed_on(nodes, host)
+    allowed = allowed_cpus_of(nodes, host)
     left = _left(nodes, host, settings)
     if not left:
         raise PlacementError(
@@ -101,14 +102,14 @@ def l3_domains(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
     return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].l3))
 
 
-def contiguous(cores: Sequence[CpuSet], count: int) -> tuple[CpuSet, ...]:
+def split_contiguous(cores: Sequence[CpuSet], count: int) -> tuple[CpuSet, ...]:
     """`count` runs of neighbouring cores of equal length; the first ones take one more of what is left over."""
     length, over = divmod(len(cores), count)
     starts = [i * length + min(i, over) for i in range(count + 1)]
     return tuple(_union(cores[a:b]) for a, b in pairwise(starts))
 
 
-def with_package(cores: Sequence[CpuSet], host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+def add_package_cores(cores: Sequence[CpuSet], host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
     """With AFFINITY_SCOPE=socket, the cores of one node together with what they bring along; else unchanged.
 
     The package's cores on nodes without a GPU are dealt, in order, to its cores on nodes with one, which then
@@ -119,7 +120,7 @@ def with_package(cores: Sequence[CpuSet], host: Host, launch: Launch, settings: 
         return cores
     here = host.topology.nodes_of(_union(cores))
     package = package_nodes(here, host.topology)
-    with_gpu = (here | NodeSet(gpu.node for gpu in launch.peers if gpu.node is not None)) & package
+    with_gpu = (here | NodeSet(gpu.node for gpu in launch.machine_gpus if gpu.node is not None)) & package
     near = physical_cores(_left(with_gpu, host, settings), host)
     bring = {core: core for core in near}
     for i, core in enumerate(physical_cores(_left(package - with_gpu, host, settings), host)):
@@ -133,16 +134,16 @@ def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
     return NodeSet(n.id for n in topology.nodes if any(topology.cpus[cpu].package in packages for cpu in n.cpus))
 
 
-def gpu_places(launch: Launch) -> tuple[int, ...]:
+def gpu_indices(launch: Launch) -> tuple[int, ...]:
     """Where each of the worker's GPUs stands among all of the machine, in PCI order, from 0.
 
     Raises PlacementError for one that is not there.
     """
     for gpu in launch.gpus:
-        if gpu not in launch.peers:
-            here = ", ".join(map(str, launch.peers)) or "none"
+        if gpu not in launch.machine_gpus:
+            here = ", ".join(map(str, launch.machine_gpus)) or "none"
             raise PlacementError(f"GPU {gpu} is not among the GPUs of this machine ({here}): its share cannot be known")
-    return tuple(launch.peers.index(gpu) for gpu in launch.gpus)
+    return tuple(launch.machine_gpus.index(gpu) for gpu in launch.gpus)
 
 
 def _union(sets: Iterable[CpuSet]) -> CpuSet:

@@ -1,0 +1,1 @@
+"""Values for programs (JSON)."""

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from affinity.devices.gpu import Gpu
     from affinity.host import Host
     from affinity.kernel.mempolicy import MemoryPolicy
-    from affinity.policies.policy import Placement
+    from affinity.policies.placement import Placement
     from affinity.registry import PluginInfo
-    from affinity.report.report import BindReport, Observed
+    from affinity.report.observed import Observed
+    from affinity.report.report import BindReport
     from affinity.selection.rules import Verdict
     from affinity.settings import Settings, Variable
     from affinity.support import Support
@@ -39,7 +40,7 @@ def gpu(found: Gpu) -> Shape:
         "vendor": found.vendor,
         "model": found.model,
         "node": found.node,
-        "node_reason": found.why,
+        "node_reason": found.node_reason,
     }
 
 
@@ -79,7 +80,7 @@ def plan(planned: Plan) -> Shape:
         "problem": planned.problem or None,
         "policy": planned.seen.settings.policy,
         "launch_mode": launch.mode.value,
-        "launch_reason": launch.why,
+        "launch_reason": launch.reason,
         "notes": list(launch.notes),
     }
 
@@ -106,7 +107,7 @@ def setting(variable: Variable, found: Settings) -> Shape:
         "variable": variable.name,
         "meaning": variable.meaning,
         "value": "none" if variable.field == "memory" and value is None else plain(value),
-        "decided_by": found.decided.get(variable.field),
+        "decided_by": found.decided_by.get(variable.field),
     }
 
 
@@ -179,7 +180,7 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
         "strategy": bound.strategy,
         "reason": bound.reason,
         "requested": placement(bound.requested) if bound.requested else None,
-        "already": bound.already,
+        "already": bound.already_bound,
         "satisfied": bound.satisfied,
         "observed": {
             "cpus": cpus(me),
@@ -192,9 +193,9 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
         },
         "moved": bound.outcome.moved,
         "move_seconds": bound.outcome.seconds,
-        "left": bound.outcome.left,
+        "left": bound.outcome.unmoved,
         "degradations": [
-            {"tried": d.tried, "errno": d.errno or None, "said": d.said, "remedy": d.remedy or None}
+            {"tried": d.action, "errno": d.errno or None, "said": d.error, "remedy": d.remedy or None}
             for d in bound.degradations
         ],
         "seconds_since_start": round(bound.age, 3),

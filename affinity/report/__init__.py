@@ -1,0 +1,1 @@
+"""What is in force, as read back from the kernel."""

@@ -2,87 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import attrs
 
 from affinity.degradation import Degradation
-from affinity.errors import CannotBind, UsageError
-from affinity.kernel.linux import Kernel
-from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
+from affinity.errors import BindError, UsageError
+from affinity.kernel.mempolicy import MemoryMode
+from affinity.kernel.protocol import Kernel
 from affinity.launchers.launch import Launch
-from affinity.policies.policy import Placement
-from affinity.selection.fallback import Step
+from affinity.policies.placement import Placement
+from affinity.report.observed import Observed
+from affinity.selection.fallback import Applied
 from affinity.selection.rules import Selection
 from affinity.strategies.strategy import Outcome
-from affinity.topology.cpuset import CpuSet
-
-
-@attrs.frozen
-class Observed:
-    """The kernel's own word. threads: each thread's CPUs. policy: of the calling thread, None where it could not
-    be read (`unread` says why). resident: bytes of the process's own pages by node, None where unreadable."""
-
-    threads: Mapping[int, CpuSet]
-    caller: int
-    policy: MemoryPolicy | None
-    resident: Mapping[int, int] | None
-    unread: tuple[Degradation, ...] = ()
-
-    @classmethod
-    def read(cls, kernel: Kernel, *, pages: bool = True) -> Observed:
-        """Ask the kernel. pages: False leaves out where pages lie, which costs a walk of the address space."""
-        threads: dict[int, CpuSet] = {}
-        for tid in kernel.threads():
-            try:
-                threads[tid] = kernel.get_affinity(tid)
-            except ProcessLookupError:
-                continue
-        policy: MemoryPolicy | None = None
-        resident: Mapping[int, int] | None = None
-        unread = []
-        try:
-            policy = kernel.get_mempolicy()
-        except OSError as refused:
-            unread.append(Degradation.of("read back the memory policy", refused))
-        try:
-            resident = kernel.resident() if pages else None
-        except OSError as refused:  # a kernel without NUMA has no numa_maps: nothing to tell, nothing lost
-            if refused.errno != errno.ENOENT:
-                unread.append(Degradation.of("read where pages lie", refused))
-        return cls(threads, kernel.thread_id(), policy, resident, tuple(unread))
-
-    def contradicts(self, placement: Placement) -> bool:
-        """Whether something that could be read is not as placed: what was not read proves nothing."""
-        return not self.shows(attrs.evolve(placement, memory=placement.memory if self.policy else None))
-
-    def denial(self, strategy: str, placement: Placement) -> Degradation:
-        """The kernel's word against a strategy's."""
-        shown = self.threads[self.caller]
-        if placement.cpus is not None and shown != placement.cpus and shown <= placement.cpus:
-            lost = placement.cpus - shown
-            said = f"the kernel shows {shown}: {lost} went offline or out of the cpuset, or were never asked for"
-            return Degradation(f"strategy {strategy}: CPUs {placement.cpus}", "", said, "bind again or tell its author")
-        return Degradation(
-            f"strategy {strategy}",
-            "",
-            f"it reported success at {placement.words}, but the kernel shows CPUs {self.threads.get(self.caller)} "
-            f"and memory policy {self.policy}",
-            "tell its author",
-        )
-
-    def shows(self, placement: Placement) -> bool:
-        """Whether the calling thread is where the placement says."""
-        return (placement.cpus is None or self.threads.get(self.caller) == placement.cpus) and (
-            placement.memory is None or self.policy == placement.memory
-        )
-
-    def local_share(self, placement: Placement) -> float | None:
-        """Share (0 to 1) of the process's own pages on the placement's nodes; None where unknown."""
-        nodes = placement.memory.nodes if placement.memory and placement.memory.nodes else placement.nodes
-        total = sum(self.resident.values()) if self.resident else 0
-        return sum(self.resident.get(n, 0) for n in nodes) / total if self.resident and total else None
 
 
 @attrs.frozen
@@ -101,7 +34,7 @@ class BindReport:
     selection: Selection
     requested: Placement | None
     observed: Observed
-    already: bool
+    already_bound: bool
     satisfied: bool
     degradations: tuple[Degradation, ...]
     outcome: Outcome
@@ -111,7 +44,7 @@ class BindReport:
     def __reduce__(self) -> tuple[object, ...]:
         """For a report that leaves its process, as an actor's answer does: there it tells, and can undo nothing."""
         *told, _ = attrs.astuple(self, recurse=False)
-        return type(self), (*told, _not_here)
+        return type(self), (*told, _undo_elsewhere)
 
     @property
     def unbound_threads(self) -> int:
@@ -128,7 +61,7 @@ class BindReport:
     def undo(self) -> Observed:
         """Put every thread's mask and the calling thread's memory policy back; gives what is in force then.
 
-        Must be called by the thread that bound. Pages stay where they are. Raises CannotBind where the kernel
+        Must be called by the thread that bound. Pages stay where they are. Raises BindError where the kernel
         does not show the state before.
         """
         return self._undo()
@@ -136,7 +69,7 @@ class BindReport:
     def __str__(self) -> str:
         lines = [f"strategy {self.strategy}: {self.reason}"]
         if self.requested is not None:
-            lines.append(f"requested: {self.requested.words} ({self.requested.reason})")
+            lines.append(f"requested: {self.requested.summary} ({self.requested.reason})")
         mask = self.observed.threads.get(self.observed.caller)
         lines.append(f"in force: CPUs {mask}, memory policy {self.observed.policy or 'unknown'}")
         if self.outcome.moved:
@@ -148,7 +81,7 @@ class BindReport:
         return "\n".join(lines)
 
 
-def _not_here() -> Observed:
+def _undo_elsewhere() -> Observed:
     raise UsageError("this report was made in another process: only there, in the thread that bound, can it be undone")
 
 
@@ -159,45 +92,45 @@ def verify(
     requested: Placement | None,
     problem: str,
     selection: Selection,
-    step: Step[Outcome] | None,
+    step: Applied[Outcome] | None,
     required: bool,
     undo: Callable[[], Observed],
 ) -> BindReport:
     """The report, from what the kernel shows and nothing else.
 
     step: how the ladder was left, None where nothing was done. Under `required` an incomplete binding is undone
-    and raised as CannotBind.
+    and raised as BindError.
     """
     observed = Observed.read(kernel)
-    told = list(step.given_up) if step else []
+    told = list(step.degradations) if step else []
     outcome = step.result if step and step.result else Outcome()
-    unmoved = [refused for refused in outcome.refused if refused.filename == "sched_setaffinity"]
-    for refused in outcome.refused:
+    unmoved = [refused for refused in outcome.errors if refused.filename == "sched_setaffinity"]
+    for refused in outcome.errors:
         what = "bind every thread" if refused in unmoved else "move pages touched before"
         told.append(Degradation.of(what, refused))
-    told += observed.unread
+    told += observed.unreadable
     if problem:
         told.append(Degradation("place", "", problem, ""))
     if step and step.placement:
-        if observed.contradicts(step.placement):
-            told.append(observed.denial(step.strategy, step.placement))
-        told += _beyond_the_caller(step.placement, len(observed.threads) - 1)
+        if observed.conflicts_with(step.placement):
+            told.append(observed.mismatch(step.strategy, step.placement))
+        told += _other_threads_memory(step.placement, len(observed.threads) - 1)
     acted = step is not None or selection.strategy != "noop"
-    satisfied = not problem and not unmoved and (requested is None or observed.shows(requested) or not acted)
+    satisfied = not problem and not unmoved and (requested is None or observed.matches(requested) or not acted)
     if required and not satisfied:
         try:
             undo()
-        except CannotBind as refused:
+        except BindError as refused:
             told.append(Degradation.of("put back", refused))
-        raise CannotBind("required, but not in force: " + "; ".join(map(str, told)))
+        raise BindError("required, but not in force: " + "; ".join(map(str, told)))
     return BindReport(
         strategy=step.strategy if step else selection.strategy,
-        reason=selection.after(step.strategy, step.given_up).reason if step else selection.reason,
+        reason=selection.with_result(step.strategy, step.degradations).reason if step else selection.reason,
         launch=launch,
         selection=selection,
         requested=requested,
         observed=observed,
-        already=step is None and selection.strategy != "noop",
+        already_bound=step is None and selection.strategy != "noop",
         satisfied=satisfied,
         degradations=tuple(told),
         outcome=outcome,
@@ -206,7 +139,7 @@ def verify(
     )
 
 
-def _beyond_the_caller(placement: Placement, others: int) -> list[Degradation]:
+def _other_threads_memory(placement: Placement, others: int) -> list[Degradation]:
     """What the memory policy does not do for threads that ran before the bind: each can only set its own.
 
     They keep first touch on the CPUs they are now bound to, which is what `preferred` beside them asks for.

@@ -9,15 +9,16 @@ from contextlib import contextmanager
 import attrs
 
 from affinity.degradation import Degradation
-from affinity.errors import CannotBind, UsageError
+from affinity.errors import BindError, UsageError
 from affinity.handoff import Note, ours, remember
 from affinity.host import Host
-from affinity.kernel.linux import Kernel
-from affinity.report.report import BindReport, Observed
+from affinity.kernel.protocol import Kernel
+from affinity.report.observed import Observed
+from affinity.report.report import BindReport
 
 
 @attrs.frozen
-class State:
+class SavedState:
     """What the kernel showed, and whose doing it was."""
 
     observed: Observed
@@ -25,7 +26,7 @@ class State:
     reported: BindReport | None = None
 
     @classmethod
-    def of(cls, kernel: Kernel) -> State:
+    def of(cls, kernel: Kernel) -> SavedState:
         ray = sys.modules.get("affinity.integrations.ray")
         return cls(Observed.read(kernel, pages=False), ours(kernel), ray.report() if ray else None)
 
@@ -33,7 +34,7 @@ class State:
         """Put it back, and read back that it is. Pages stay where they are.
 
         Threads started since take the mask that the calling thread had. Raises UsageError from another thread
-        than the one whose state this is, CannotBind where the kernel shows something else afterwards.
+        than the one whose state this is, BindError where the kernel shows something else afterwards.
         """
         me = self.observed.caller
         if kernel.thread_id() != me:
@@ -72,15 +73,15 @@ class State:
         now = Observed.read(kernel)
         if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
             why = "".join(f"; {told}" for told in refused)
-            raise CannotBind(f"undo: CPUs {now.threads[me]} and memory policy {now.policy} are in force, expected "
+            raise BindError(f"undo: CPUs {now.threads[me]} and memory policy {now.policy} are in force, expected "
                              f"CPUs {mine} and {policy} as before{why}")  # fmt: skip
         return now
 
-    def put_back(self, kernel: Kernel) -> tuple[Degradation, ...]:
+    def restore_or_degrade(self, kernel: Kernel) -> tuple[Degradation, ...]:
         """Restore after a refused bind: what stands in the way is told beside the refusal, not in place of it."""
         try:
             self.restore(kernel)
-        except CannotBind as refused:
+        except BindError as refused:
             return (Degradation.of("put back", refused),)
         return ()
 
@@ -93,7 +94,7 @@ def restored(*, host: Host | None = None) -> Iterator[None]:
     within the block keeps the policy it inherited. Errors as `BindReport.undo`.
     """
     kernel = (host or Host.live()).kernel
-    before = State.of(kernel)
+    before = SavedState.of(kernel)
     try:
         yield
     finally:

@@ -1,0 +1,1 @@
+"""WHICH strategy: the rule table, and the weaker placements that follow a refusal."""

@@ -7,16 +7,16 @@ from typing import NamedTuple  # of rows: an attrs class takes four times as lon
 
 import attrs
 
-from affinity.errors import CannotBind, PluginError
+from affinity.errors import BindError, PluginError
 from affinity.handoff import set_by_us
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode
 from affinity.launchers.launch import Launch, LaunchMode
-from affinity.policies.policy import Placement
+from affinity.policies.placement import Placement
 from affinity.registry import Registry
 from affinity.settings import Settings
 from affinity.strategies.strategy import AffinityStrategy
-from affinity.support import Support, asked
+from affinity.support import Support, call_supports
 
 
 class Verdict(NamedTuple):
@@ -38,13 +38,13 @@ class Selection:
     verdicts: tuple[Verdict, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
 
-    def after(self, strategy: str, given_up: Sequence[object]) -> Selection:
+    def with_result(self, strategy: str, degradations: Sequence[object]) -> Selection:
         """The selection as it turned out: the strategy that was left standing, and what was given up for it."""
-        told = "".join(f"; given up: {g}" for g in given_up)
+        told = "".join(f"; given up: {g}" for g in degradations)
         return attrs.evolve(self, strategy=strategy, reason=self.reason + told)
 
 
-class Case(NamedTuple):
+class SelectionInput(NamedTuple):
     """What a rule may look at. `problem`: why there is no placement."""
 
     settings: Settings
@@ -58,28 +58,28 @@ class Rule(NamedTuple):
     """A condition in words, its test (the reason is told either way), and strategies in order of preference."""
 
     condition: str
-    test: Callable[[Case], Support]
+    applies: Callable[[SelectionInput], Support]
     strategies: tuple[str, ...]
 
 
-def select(case: Case, strategies: Registry[AffinityStrategy]) -> Selection:
+def select(case: SelectionInput, strategies: Registry[AffinityStrategy]) -> Selection:
     """Run the table from the top; the first rule that applies chooses.
 
-    Raises PluginError for a named strategy that is missing or broken, and CannotBind where the only strategy
+    Raises PluginError for a named strategy that is missing or broken, and BindError where the only strategy
     named cannot act for this launch.
     """
     verdicts: list[Verdict] = []
     chosen: Selection | None = None
     for number, rule in enumerate(RULES, 1):
-        answer = rule.test(case) if chosen is None else Support.no("an earlier rule decided")
+        answer = rule.applies(case) if chosen is None else Support.no("an earlier rule decided")
         verdicts.append(Verdict(number, rule.condition, answer.ok, answer.reason))
         if answer.ok:
-            chosen = _usable(rule, answer.reason, case, strategies)
+            chosen = _choose(rule, answer.reason, case, strategies)
     assert chosen is not None, "the last rule applies to every launch"
     return attrs.evolve(chosen, verdicts=tuple(verdicts))
 
 
-def _usable(rule: Rule, reason: str, case: Case, strategies: Registry[AffinityStrategy]) -> Selection:
+def _choose(rule: Rule, reason: str, case: SelectionInput, strategies: Registry[AffinityStrategy]) -> Selection:
     """The strategies of the rule that can act here; noop, saying so, where automatic choice finds none."""
     named = case.settings.strategies
     names = rule.strategies or named
@@ -87,7 +87,7 @@ def _usable(rule: Rule, reason: str, case: Case, strategies: Registry[AffinitySt
     skipped: list[tuple[str, str]] = []
     for name in names:
         try:
-            answer = can_act(strategies.get(name), case.launch, case.host)
+            answer = supports_launch(strategies.get(name), case.launch, case.host)
         except PluginError as broken:
             if len(names) == 1 and named:
                 raise
@@ -101,49 +101,49 @@ def _usable(rule: Rule, reason: str, case: Case, strategies: Registry[AffinitySt
         told = f"{reason} ({why})" if why else reason
         return Selection(able[0], told, tuple(able[1:]), skipped=tuple(skipped))
     if named or case.settings.required:
-        raise CannotBind(f"no strategy can act for launch mode {case.launch.mode.value}: {why}")
+        raise BindError(f"no strategy can act for launch mode {case.launch.mode.value}: {why}")
     return Selection("noop", f"{reason}, but no strategy can act: {why}", skipped=tuple(skipped))
 
 
-def can_act(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
+def supports_launch(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
     """The strategy's own answer, after its launch modes."""
     if launch.mode not in strategy.launch_modes:
         modes = ", ".join(sorted(m.value for m in strategy.launch_modes))
         return Support.no(f"does not serve launch mode {launch.mode.value} (serves {modes})")
-    return asked(strategy.supports, launch, host)
+    return call_supports(strategy.supports, launch, host)
 
 
-def _named(case: Case) -> Support:
+def _named(case: SelectionInput) -> Support:
     names = case.settings.strategies
     if names:
-        return Support.yes(f"{case.settings.decided.get('strategies', 'the caller')} names {', '.join(names)}")
+        return Support.yes(f"{case.settings.decided_by.get('strategies', 'the caller')} names {', '.join(names)}")
     return Support.no("no strategy is named")
 
 
-def _switched_off(case: Case) -> Support:
+def _switched_off(case: SelectionInput) -> Support:
     if case.settings.auto:
         return Support.no("automatic binding is on")
     if case.settings.nodes is not None or case.launch.nodes is not None:
         return Support.no("automatic binding is off, but a node is given")
-    return Support.yes(f"automatic binding is off ({case.settings.decided.get('auto', 'by the caller')})")
+    return Support.yes(f"automatic binding is off ({case.settings.decided_by.get('auto', 'by the caller')})")
 
 
-def _nothing_to_gain(case: Case) -> Support:
+def _nothing_to_gain(case: SelectionInput) -> Support:
     host, placement = case.host, case.placement
     if case.problem:
         return Support.yes(case.problem)
     if placement is None or (placement.cpus is None and placement.memory is None):
         return Support.yes(placement.reason if placement else "no placement")
-    asked = case.launch.nodes is not None or case.settings.nodes is not None
-    if not asked and len(host.topology.cpu_nodes) < 2 and placement.cpus == host.allowed_cpus:
+    call_supports = case.launch.nodes is not None or case.settings.nodes is not None
+    if not call_supports and len(host.topology.cpu_nodes) < 2 and placement.cpus == host.allowed_cpus:
         return Support.yes(f"one node with CPUs ({host.topology.cpu_nodes}): every CPU and page is local already")
-    outside = None if host.foreign else _outside_policy(host, placement)
+    outside = None if host.is_foreign else _foreign_mempolicy(host, placement)
     if outside:
         return Support.yes(outside)
     return Support.no(f"node {placement.nodes} is known and nothing has bound this process from outside")
 
 
-def _outside_policy(host: Host, placement: Placement) -> str:
+def _foreign_mempolicy(host: Host, placement: Placement) -> str:
     try:
         policy = host.kernel.get_mempolicy()
     except OSError:
@@ -153,20 +153,20 @@ def _outside_policy(host: Host, placement: Placement) -> str:
     return f"already bound from outside: memory policy {policy} is in force"
 
 
-def _first_generation(case: Case) -> Support:
+def _legacy_requested(case: SelectionInput) -> Support:
     if case.settings.v2:
         return Support.no("SGLANG_NUMA_BIND_V2 does not ask for the first generation")
     return Support.yes("SGLANG_NUMA_BIND_V2=0")
 
 
-def _not_yet_running(case: Case) -> Support:
+def _started_by_us(case: SelectionInput) -> Support:
     mode = case.launch.mode
     if mode in (LaunchMode.SPAWN, LaunchMode.COMMAND):
         return Support.yes(f"launch mode {mode.value}: the process is ours to start")
     return Support.no(f"launch mode {mode.value}: the process already runs")
 
 
-def _running(case: Case) -> Support:
+def _running(case: SelectionInput) -> Support:
     return Support.yes(f"launch mode {case.launch.mode.value}: the process already runs")
 
 
@@ -174,7 +174,7 @@ RULES: tuple[Rule, ...] = (
     Rule("a strategy is named", _named, ()),
     Rule("automatic binding is off and no node is given", _switched_off, ("noop",)),
     Rule("no node is known, nothing to gain, or bound from outside", _nothing_to_gain, ("noop",)),
-    Rule("the first generation is asked for", _first_generation, ("legacy",)),
-    Rule("launch mode spawn or command", _not_yet_running, ("numactl", "inherit")),
+    Rule("the first generation is asked for", _legacy_requested, ("legacy",)),
+    Rule("launch mode spawn or command", _started_by_us, ("numactl", "inherit")),
     Rule("ray, torchrun, mpi, slurm, inline", _running, ("libnuma", "inherit")),
 )

@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 import attrs
 
-from affinity.errors import CannotBind
+from affinity.errors import BindError
 from affinity.handoff import ours
 from affinity.host import Host
-from affinity.kernel.linux import Kernel
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.policies.policy import Placement
+from affinity.kernel.protocol import Kernel
+from affinity.policies.placement import Placement
 from affinity.strategies.strategy import Outcome
 from affinity.topology.cpuset import CpuSet
 
@@ -28,13 +28,13 @@ def bind_process(
     """Put this process, with every thread it has, where the placement says.
 
     set_memory: how to set the calling thread's policy; the system call itself by default.
-    Raises OSError (a refused call) or CannotBind; masks come first, so a failure there changes nothing else.
+    Raises OSError (a refused call) or BindError; masks come first, so a failure there changes nothing else.
     """
     kernel = host.kernel
     outcome = bind_threads(placement.cpus, kernel) if placement.cpus is not None else Outcome()
     if placement.memory is not None:
-        set_and_read_back(placement.memory, kernel, set_memory or kernel.set_mempolicy)
-    return move_pages_after(placement, host, outcome) if placement.migrate else outcome
+        set_mempolicy_verified(placement.memory, kernel, set_memory or kernel.set_mempolicy)
+    return migrate_to_placement(placement, host, outcome) if placement.migrate else outcome
 
 
 def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
@@ -74,13 +74,13 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
                 others += 1
                 refused.append(error)
         if bound == before or new == [me]:  # who is new was started by a bound thread; or nobody is there to start any
-            return Outcome(bound=bound, others=others, refused=tuple(refused))
+            return Outcome(bound=bound, skipped=others, errors=tuple(refused))
 
 
-def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:
+def set_mempolicy_verified(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:
     """libnuma reports no failure, and the kernel cuts a node mask silently: believe only what is read back.
 
-    Raises OSError (refused) or CannotBind (cut), and then leaves the policy as it was.
+    Raises OSError (refused) or BindError (cut), and then leaves the policy as it was.
     """
     before = _policy(kernel)
     set_memory(policy)
@@ -92,7 +92,7 @@ def set_and_read_back(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable
     if found not in (policy, None):  # None: it cannot be read, which the report says
         if before is not None:
             kernel.set_mempolicy(before)
-        raise CannotBind(f"memory policy {policy} was asked for, the kernel made it {found}: nodes outside the cpuset?")
+        raise BindError(f"memory policy {policy} was asked for, the kernel made it {found}: nodes outside the cpuset?")
 
 
 def _policy(kernel: Kernel) -> MemoryPolicy | None:
@@ -102,7 +102,7 @@ def _policy(kernel: Kernel) -> MemoryPolicy | None:
         return None
 
 
-def move_pages_after(placement: Placement, host: Host, outcome: Outcome) -> Outcome:
+def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome) -> Outcome:
     """Move the pages that lie elsewhere to the placement's memory nodes; a refusal is told, not raised."""
     policy = placement.memory
     if policy is None or policy.mode in (MemoryMode.INTERLEAVE, MemoryMode.DEFAULT):
@@ -114,10 +114,10 @@ def move_pages_after(placement: Placement, host: Host, outcome: Outcome) -> Outc
         return outcome
     start = time.perf_counter()
     try:
-        before = host.kernel.resident()
+        before = host.kernel.resident_bytes()
         left = host.kernel.migrate_pages(elsewhere, target)
-        after = host.kernel.resident()
+        after = host.kernel.resident_bytes()
     except OSError as refused:
-        return attrs.evolve(outcome, refused=(*outcome.refused, refused))
+        return attrs.evolve(outcome, errors=(*outcome.errors, refused))
     moved = sum(after.get(n, 0) - before.get(n, 0) for n in target)
-    return attrs.evolve(outcome, moved=max(moved, 0), left=left * mmap.PAGESIZE, seconds=time.perf_counter() - start)
+    return attrs.evolve(outcome, moved=max(moved, 0), unmoved=left * mmap.PAGESIZE, seconds=time.perf_counter() - start)

@@ -11,7 +11,7 @@ import attrs
 
 from affinity.host import Host
 from affinity.launchers.launch import Launch, LaunchMode
-from affinity.policies.policy import Placement
+from affinity.policies.placement import Placement
 from affinity.support import Support
 
 
@@ -21,15 +21,15 @@ class Outcome:
 
     bound, others: threads given the mask, and threads left alone because someone else had pinned them.
     moved, left: bytes of pages migrated, and of pages that could not be. seconds: the time the move took.
-    refused: calls that were given up without failing the bind.
+    errors: calls that were given up without failing the bind.
     """
 
     bound: int = 0
-    others: int = 0
+    skipped: int = 0
     moved: int = 0
-    left: int = 0
+    unmoved: int = 0
     seconds: float = 0.0
-    refused: tuple[OSError, ...] = ()
+    errors: tuple[OSError, ...] = ()
 
 
 class AffinityStrategy(ABC):
@@ -49,7 +49,7 @@ class AffinityStrategy(ABC):
     `bind(placement, host)`
         In the worker's own process, before it builds anything (every mode but `command`).
 
-    Where the placement cannot be put in force, raise OSError (from a system call) or CannotBind (anything
+    Where the placement cannot be put in force, raise OSError (from a system call) or BindError (anything
     else, with a remedy): the framework records it and comes again with a weaker placement, or another strategy.
     All contact with the system goes through `host.kernel`, so that `affinity.testing.FakeHost` can stand in.
     Do not verify: the framework reads back from the kernel what is in force, whatever a strategy says.

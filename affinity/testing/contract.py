@@ -20,23 +20,20 @@ import attrs
 import pytest
 
 from affinity import (
-    RUNNING,
     AffinityError,
-    AffinityStrategy,
-    CannotBind,
+    BindError,
     CpuSet,
     Host,
-    Launch,
     LaunchMode,
-    MemoryMode,
-    MemoryPolicy,
     NodeSet,
-    Placement,
     PlacementError,
-    PlacementPolicy,
     Settings,
     SettingsError,
 )
+from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.launchers import Launch
+from affinity.policies import Placement, PlacementPolicy
+from affinity.strategies import RUNNING, AffinityStrategy
 from affinity.testing.fakehost import FakeHost
 from affinity.testing.machines import Machine
 from affinity.testing.simkernel import Executed
@@ -88,7 +85,7 @@ class StrategyContract(ABC):
     @pytest.fixture(autouse=True)
     def _this_process_is_left_alone(self) -> Iterator[None]:
         """All contact with the system goes through `host.kernel`: this very process must not notice."""
-        from affinity.kernel.linux import LINUX as kernel
+        from affinity.kernel.linux import THIS_PROCESS as kernel
 
         before = kernel.get_affinity(), kernel.get_mempolicy()
         yield
@@ -176,12 +173,12 @@ class StrategyContract(ABC):
     @_for(*RUNNING)
     @pytest.mark.parametrize(("call", "number"), _REFUSALS)
     def test_a_refused_call_is_an_error_never_a_silence(self, usable: FakeHost, call: str, number: int) -> None:
-        """OSError or CannotBind, unless the kernel shows the placement all the same."""
+        """OSError or BindError, unless the kernel shows the placement all the same."""
         placement = _narrow(usable)
         usable.kernel.refuse(call, number)
         try:
             self.make().bind(placement, usable.host)
-        except (OSError, CannotBind):
+        except (OSError, BindError):
             return
         self._in_force(placement, usable)
 
@@ -225,7 +222,7 @@ class StrategyContract(ABC):
         try:
             with self.make().spawning(placement, usable.host):
                 usable.start_worker()
-        except (OSError, CannotBind):
+        except (OSError, BindError):
             pass
         assert _parent(usable) == before
 
@@ -390,7 +387,7 @@ def _launches(host: Host, settings: Settings) -> list[Launch]:
 
     gpus = Inventory(host, settings, {}, Plugins().devices).devices
     return [
-        Launch(LaunchMode.INLINE, gpus=(gpu,), peers=gpus, local_rank=rank, local_size=len(gpus))
+        Launch(LaunchMode.INLINE, gpus=(gpu,), machine_gpus=gpus, local_rank=rank, local_size=len(gpus))
         for rank, gpu in enumerate(gpus)
     ]
 
@@ -421,7 +418,7 @@ def _narrow(fake: FakeHost) -> Placement:
 
 def _again(fake: FakeHost) -> FakeHost:
     """A fresh process on the same machine, under the same limits."""
-    return FakeHost(fake.topology, allowed_cpus=fake.kernel.cpuset, allowed_nodes=fake.kernel.mems)
+    return FakeHost(fake.topology, allowed_cpus=fake.kernel.cpuset, allowed_nodes=fake.kernel.allowed_memory)
 
 
 def _parent(fake: FakeHost) -> object:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from affinity import CpuSet, NodeSet, Topology
+from affinity import CpuSet, NodeSet
+from affinity.topology import Topology
 
 
 def draw(topology: Topology, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> str:

@@ -13,9 +13,11 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 
-from affinity import CpuSet, Host, MemoryMode, NodeSet, Topology
+from affinity import CpuSet, Host, NodeSet
+from affinity.kernel import MemoryMode
 from affinity.testing import machines
 from affinity.testing.simkernel import SimulatedKernel
+from affinity.topology import Topology
 
 __all__ = ["FakeHost", "SimulatedKernel"]
 
@@ -94,8 +96,8 @@ class FakeHost:
         masks: dict[CpuSet, list[int]] = {}
         for tid, mask in kernel.masks.items():
             masks.setdefault(mask, []).append(tid)
-        lines = [draw(self.topology, kernel.cpuset, kernel.mems), f"process {kernel.process_id()}:"]
+        lines = [draw(self.topology, kernel.cpuset, kernel.allowed_memory), f"process {kernel.process_id()}:"]
         lines += [f"  threads {', '.join(map(str, tids))}: CPUs {mask}" for mask, tids in masks.items()]
         policy = kernel.policies[kernel.thread_id()]
-        lines.append(f"  memory policy {policy}, bytes on nodes {dict(kernel.places) or 'none'}")
+        lines.append(f"  memory policy {policy}, bytes on nodes {dict(kernel.pages_by_node) or 'none'}")
         return "\n".join(lines)

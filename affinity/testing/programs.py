@@ -10,13 +10,14 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from affinity import AffinityError, CpuSet, MemoryMode, MemoryPolicy, NodeSet
+from affinity import AffinityError, CpuSet, NodeSet
+from affinity.kernel import MemoryMode, MemoryPolicy
 
 if TYPE_CHECKING:
     from affinity.testing.simkernel import SimulatedKernel
 
 
-class Failed(AffinityError):
+class CommandFailed(AffinityError):
     """A program that ended with an error: `exit status 1: numactl: …`."""
 
 
@@ -47,7 +48,7 @@ def run(argv: Sequence[str], kernel: SimulatedKernel) -> list[str]:
                 command = _taskset(command, kernel)
             case _:
                 return command
-    raise Failed("exit status 1: no command was given")
+    raise CommandFailed("exit status 1: no command was given")
 
 
 def xoptions(argv: Sequence[str]) -> dict[str, str | bool]:
@@ -68,34 +69,34 @@ def _numactl(argv: list[str], kernel: SimulatedKernel) -> list[str]:
     try:
         options, command = getopt.getopt(argv[1:], "aC:N:m:p:P:i:l", _LONG)
     except getopt.GetoptError as wrong:
-        raise Failed(f"exit status 1: numactl: {wrong}") from wrong
+        raise CommandFailed(f"exit status 1: numactl: {wrong}") from wrong
     everything = any(name in ("--all", "-a") for name, _ in options)
     try:
         for name, value in options:
             if name in ("--physcpubind", "-C"):
                 cpus = CpuSet.parse(value)
                 if not everything and not cpus <= kernel.get_affinity():
-                    raise Failed(f"exit status 1: libnuma: Warning: cpu argument {value} is out of range")
+                    raise CommandFailed(f"exit status 1: libnuma: Warning: cpu argument {value} is out of range")
                 kernel.set_affinity(0, cpus)
             elif name in _MEMORY:
                 nodes = NodeSet.parse(value)
                 if not nodes <= kernel.allowed_nodes():
-                    raise Failed(f"exit status 1: libnuma: Warning: node argument {value} is out of range")
+                    raise CommandFailed(f"exit status 1: libnuma: Warning: node argument {value} is out of range")
                 kernel.set_mempolicy(MemoryPolicy(_MEMORY[name], nodes))
             elif name in ("--localalloc", "-l"):
                 kernel.set_mempolicy(MemoryPolicy(MemoryMode.LOCAL))
             elif name in ("--cpunodebind", "-N"):  # widens a mask that the operator narrowed, as the real one does
                 kernel.set_affinity(0, kernel.topology.cpus_of(NodeSet.parse(value)))
     except OSError as refused:
-        raise Failed(f"exit status 1: numactl: {refused.filename}: {refused.strerror}") from refused
+        raise CommandFailed(f"exit status 1: numactl: {refused.filename}: {refused.strerror}") from refused
     return command
 
 
 def _taskset(argv: list[str], kernel: SimulatedKernel) -> list[str]:
     if len(argv) < 4 or argv[1] not in ("-c", "--cpu-list"):
-        raise Failed("exit status 1: taskset: only `taskset -c LIST COMMAND` is simulated")
+        raise CommandFailed("exit status 1: taskset: only `taskset -c LIST COMMAND` is simulated")
     try:
         kernel.set_affinity(0, CpuSet.parse(argv[2]))
     except OSError as refused:
-        raise Failed(f"exit status 1: taskset: failed to set pid 0's affinity: {refused.strerror}") from refused
+        raise CommandFailed(f"exit status 1: taskset: failed to set pid 0's affinity: {refused.strerror}") from refused
     return argv[3:]

@@ -16,8 +16,10 @@ from typing import NoReturn
 
 import attrs
 
-from affinity import CannotBind, CpuSet, MemoryMode, MemoryPolicy, NodeSet, Topology
+from affinity import BindError, CpuSet, NodeSet
+from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.testing import programs
+from affinity.topology import Topology
 
 PAGE = 4096
 
@@ -88,7 +90,7 @@ class _Machine:
 
 
 class SimulatedKernel:
-    """One process on a simulated machine. Implements `affinity.Kernel`.
+    """One process on a simulated machine. Implements `affinity.kernel.Kernel`.
 
     topology: the machine, of any origin. cpuset, mems: what the container leaves (default: all that is online).
     mask: the first thread's CPUs, as `taskset` sets them (default: the cpuset); unlike the cpuset, a thread may widen
@@ -149,7 +151,7 @@ class SimulatedKernel:
         return self._machine.cpuset
 
     @property
-    def mems(self) -> NodeSet:
+    def allowed_memory(self) -> NodeSet:
         return self._machine.mems
 
     @property
@@ -173,14 +175,14 @@ class SimulatedKernel:
         return {tid: thread.policy for tid, thread in self._threads.items()}
 
     @property
-    def places(self) -> Mapping[int, int]:
+    def pages_by_node(self) -> Mapping[int, int]:
         """Bytes of this process's pages by node."""
         return {node: pages * PAGE for node, pages in sorted(self._pages.items()) if pages}
 
     def refuse(self, call: str, number: int, *, when: Callable[..., bool] = lambda *_: True) -> None:
         """From now on this call fails with this errno, where `when(*arguments)` says so.
 
-        Raises ValueError for a call that is none of `affinity.Kernel`: a test that refuses nothing proves nothing.
+        Raises ValueError for a call that `affinity.kernel.Kernel` lacks: a test that refuses nothing proves nothing.
         """
         if call not in REFUSABLE:
             raise ValueError(f"{call!r} cannot be refused: expected one of {', '.join(sorted(REFUSABLE))}")
@@ -287,7 +289,7 @@ class SimulatedKernel:
             case _:
                 return near
 
-    # ------------------------------------------------------------ affinity.Kernel
+    # ------------------------------------------------------------ affinity.kernel.Kernel
 
     @property
     def environ(self) -> MutableMapping[str, str]:
@@ -350,13 +352,13 @@ class SimulatedKernel:
 
     def set_mempolicy_libnuma(self, policy: MemoryPolicy) -> None:
         if self._machine.libnuma:
-            raise CannotBind(self._machine.libnuma)
+            raise BindError(self._machine.libnuma)
         if policy.mode in (MemoryMode.DEFAULT, MemoryMode.WEIGHTED_INTERLEAVE):
-            raise CannotBind(f"this libnuma has no call for memory policy {policy}: libnuma 2.0.15 or later")
+            raise BindError(f"this libnuma has no call for memory policy {policy}: libnuma 2.0.15 or later")
         with suppress(OSError):  # as libnuma: a line on stderr, and no value
             self.set_mempolicy(policy)
 
-    def libnuma_missing(self) -> str:
+    def libnuma_error(self) -> str:
         return self._machine.libnuma
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
@@ -375,18 +377,18 @@ class SimulatedKernel:
                     raise _error(errno.ENOMEM, "migrate_pages")
             return 0
 
-    def resident(self) -> Mapping[int, int]:
+    def resident_bytes(self) -> Mapping[int, int]:
         with self._call("resident"):
-            return self.places
+            return self.pages_by_node
 
     def age(self) -> float:
         return self.seconds
 
-    def probe(self, argv: Sequence[str], timeout: float) -> str | None:
+    def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         with self._call("probe", tuple(argv)):
             try:
                 self.spawn(argv)
-            except programs.Failed as failed:
+            except programs.CommandFailed as failed:
                 return str(failed)
             return None
 
@@ -399,7 +401,7 @@ class SimulatedKernel:
             self._pages, self._environ = {}, dict(environ)
         try:
             inner = programs.run(argv, self)
-        except programs.Failed as failed:
+        except programs.CommandFailed as failed:
             raise Executed(argv, environ, str(failed)) from None
         self._xoptions = programs.xoptions(inner)
         raise Executed(inner, environ)

@@ -22,7 +22,7 @@ from affinity.topology.model import PciAddress, Topology
 from affinity.topology.synthetic import StaticSource
 
 #: An archive that unpacks to more is not a machine's.
-MOST_FILES, MOST_BYTES = 500_000, 1 << 30
+MAX_FILES, MAX_BYTES = 500_000, 1 << 30
 
 _NODE = ("cpulist", "cpumap", "distance", "meminfo")
 _NODES = ("online", "possible", "has_cpu", "has_memory")
@@ -32,13 +32,13 @@ _CACHE = ("level", "shared_cpu_list", "shared_cpu_map")
 _PCI = ("class", "vendor", "device", "numa_node", "local_cpulist", "local_cpus", "boot_vga")
 
 
-def gather(archive: str, root: str = "/") -> tuple[str, ...]:
+def write_archive(archive: str, root: str = "/") -> tuple[str, ...]:
     """Write the archive; gives the paths in it.
 
     Raises OSError where it is there already or cannot be written, TopologyError where `root` is no machine's.
     """
     found = _Capture(root)
-    found.everything()
+    found.collect()
     if "sys/devices/system/cpu/online" not in found.files:
         raise TopologyError(f"{root}: no sys/devices/system/cpu/online in it; expected / or a captured tree")
     with (
@@ -58,7 +58,7 @@ def gather(archive: str, root: str = "/") -> tuple[str, ...]:
 
 
 @contextmanager
-def unpacked(archive: str) -> Iterator[str]:
+def extracted(archive: str) -> Iterator[str]:
     """The archive's root directory (with `sys/` in it), for the time of the block.
 
     Raises TopologyError where the file is no archive of a machine, or tries to leave its directory.
@@ -71,7 +71,7 @@ def unpacked(archive: str) -> Iterator[str]:
                 count = size = 0
                 for member in tar:
                     count, size = count + 1, size + member.size
-                    if count > MOST_FILES or size > MOST_BYTES:
+                    if count > MAX_FILES or size > MAX_BYTES:
                         raise TopologyError(f"{archive}: too large; expected what `affinity gather` writes")
                 tar.extractall(directory, filter="data")
         except (tarfile.TarError, EOFError, OSError) as wrong:
@@ -84,7 +84,7 @@ def unpacked(archive: str) -> Iterator[str]:
         yield roots[0]
 
 
-def in_memory(topology: Topology, detail: str) -> Topology:
+def loaded(topology: Topology, detail: str) -> Topology:
     """The topology with everything read now, so that its files may go."""
     source = StaticSource(topology.distances, topology.memory, topology.cpus, topology.pci_devices)
     return attrs.evolve(topology, detail=detail, source=source)
@@ -98,7 +98,7 @@ class _Capture:
     files: dict[str, bytes] = attrs.field(factory=dict)
     links: dict[str, str] = attrs.field(factory=dict)
 
-    def take(self, source: str, names: tuple[str, ...], target: str = "") -> bool:
+    def _read(self, source: str, names: tuple[str, ...], target: str = "") -> bool:
         """Those of these files that are there; whether any was."""
         before = len(self.files)
         for name in names:
@@ -109,29 +109,29 @@ class _Capture:
                 continue  # older kernels lack some, and a topology does without
         return len(self.files) > before
 
-    def keep_lines(self, path: str, *wanted: bytes) -> None:
+    def _filter_lines(self, path: str, *wanted: bytes) -> None:
         """Of a file that was taken, only the lines with one of these words."""
         if path in self.files:
             lines = self.files[path].splitlines(keepends=True)
             self.files[path] = b"".join(line for line in lines if any(word in line for word in wanted))
 
-    def everything(self) -> None:
+    def collect(self) -> None:
         nodes, cpus = "sys/devices/system/node", "sys/devices/system/cpu"
-        self.take(nodes, _NODES)
-        self.take(cpus, ("online", "present", "possible"))
+        self._read(nodes, _NODES)
+        self._read(cpus, ("online", "present", "possible"))
         for name in _names(self.root, nodes, "node"):
-            self.take(f"{nodes}/{name}", _NODE)
-            self.keep_lines(f"{nodes}/{name}/meminfo", b"MemTotal:")  # how much is in use is nobody's business
+            self._read(f"{nodes}/{name}", _NODE)
+            self._filter_lines(f"{nodes}/{name}/meminfo", b"MemTotal:")  # how much is in use is nobody's business
         for name in _names(self.root, cpus, "cpu"):
-            self.take(f"{cpus}/{name}/topology", ("physical_package_id",))
-            if not self.take(f"{cpus}/{name}/topology", _TOPOLOGY):
-                self.take(f"{cpus}/{name}/topology", _TOPOLOGY_MASKS)
+            self._read(f"{cpus}/{name}/topology", ("physical_package_id",))
+            if not self._read(f"{cpus}/{name}/topology", _TOPOLOGY):
+                self._read(f"{cpus}/{name}/topology", _TOPOLOGY_MASKS)
             for index in _names(self.root, f"{cpus}/{name}/cache", "index"):
-                self.take(f"{cpus}/{name}/cache/{index}", _CACHE)
+                self._read(f"{cpus}/{name}/cache/{index}", _CACHE)
         for name in _listdir(os.path.join(self.root, "sys/bus/pci/devices")):
             self.pci(name)
-        self.take("proc/self", ("status",))
-        self.keep_lines("proc/self/status", b"Cpus_allowed_list:", b"Mems_allowed_list:")
+        self._read("proc/self", ("status",))
+        self._filter_lines("proc/self/status", b"Cpus_allowed_list:", b"Mems_allowed_list:")
 
     def pci(self, name: str) -> None:
         """A display or accelerator device, with the bridges above it."""
@@ -148,7 +148,7 @@ class _Capture:
         home = f"devices/pci{top.domain:04x}:{top.bus:02x}" if top is not None else ""
         for function in chain:
             home += f"/{os.path.basename(function)}"
-            self.take(os.path.relpath(function, self.root), _PCI, f"sys/{home}")
+            self._read(os.path.relpath(function, self.root), _PCI, f"sys/{home}")
             self.links[f"sys/bus/pci/devices/{os.path.basename(function)}"] = f"../../../{home}"
 
 

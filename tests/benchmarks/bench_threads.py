@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from affinity import CpuSet
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 from affinity.strategies.process import bind_threads
 
 ROUNDS = 51
@@ -43,7 +43,7 @@ def measure(count: int) -> tuple[float, float, float]:
     everywhere = os.sched_getaffinity(0)
     target = {min(everywhere)}
     placed = CpuSet(target)  # as a placement has it, as the loop has its set
-    listed = list(LINUX.threads())
+    listed = list(THIS_PROCESS.threads())
     assert len(listed) == count, f"{len(listed)} threads, {count} expected"
 
     def given() -> None:
@@ -51,7 +51,7 @@ def measure(count: int) -> tuple[float, float, float]:
             os.sched_setaffinity(tid, target)
 
     def ours() -> None:
-        assert bind_threads(placed, LINUX).bound == count
+        assert bind_threads(placed, THIS_PROCESS).bound == count
 
     ways = (ours, lambda: loop(target), given)
     found = [[timed(way, lambda: loop(everywhere)) for way in ways] for _ in range(ROUNDS)]

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from affinity import Gpu, Host, Settings
+from affinity import Host, Settings
+from affinity.devices import Gpu
 from affinity.devices.inventory import Inventory
 from affinity.devices.references import resolve, resolve_physical
 from affinity.errors import AffinityError
-from affinity.host import ForeignKernel
+from affinity.host import NoKernel
 from affinity.plugins import Plugins
 from affinity.testing import machines
 
@@ -28,7 +29,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     with open(os.environ["FAKE_NVML"], "w", encoding="ascii") as told:
         told.write(request["told"])
     topology = machines.load(request["machine"])
-    host = Host(topology, ForeignKernel(), topology.online, topology.memory_nodes)  # type: ignore[arg-type]
+    host = Host(topology, NoKernel(), topology.online, topology.memory_nodes)  # type: ignore[arg-type]
     nodes = request.get("nodes")
     settings = Settings(devices=tuple(request["providers"]), nodes=tuple(nodes) if nodes else None)
     found = Inventory(host, settings, request.get("environ", {}), PLUGINS.devices)
@@ -48,7 +49,7 @@ def _tried(act: Callable[[], Sequence[Gpu]]) -> Any:
 
 
 def _shape(gpu: Gpu) -> dict[str, Any]:
-    keys = ("uuid", "model", "vendor", "device_id", "mig", "fault", "node", "why")
+    keys = ("uuid", "model", "vendor", "device_id", "mig_uuids", "error", "node", "node_reason")
     return {"name": str(gpu), **{key: getattr(gpu, key) for key in keys}}
 
 

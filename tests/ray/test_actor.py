@@ -17,7 +17,7 @@ from workers import EVEN, ODD, cpu_of, gpus, masks
 
 import affinity
 from affinity.integrations.ray import bound, report
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("node"), pytest.mark.timeout(60)]
 
@@ -50,7 +50,7 @@ class Plain:
             "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "given": self.given,
             "pid": os.getpid(),
-            "memory": str(LINUX.get_mempolicy()),
+            "memory": str(THIS_PROCESS.get_mempolicy()),
         }
 
 
@@ -98,7 +98,7 @@ def test_method_threads_of_a_threaded_actor_and_of_its_groups_are_bound(actors: 
 
         def compute(self) -> tuple[int, list[int], str]:
             self.all_here.wait(timeout=30)
-            return threading.get_native_id(), sorted(os.sched_getaffinity(0)), str(LINUX.get_mempolicy())
+            return threading.get_native_id(), sorted(os.sched_getaffinity(0)), str(THIS_PROCESS.get_mempolicy())
 
         @ray.method(concurrency_group="io")
         def load(self) -> tuple[int, list[int], str]:
@@ -262,7 +262,7 @@ def test_a_gpu_that_only_ray_knows_is_an_error_where_binding_is_required(actors:
         two["AFFINITY_ENFORCE"] = "required"
     actor = actors(Plain, num_gpus=8, runtime_env={"env_vars": two})
     if required:
-        with pytest.raises(ray.exceptions.ActorDiedError, match=r"UnknownGpu.*is not here"):
+        with pytest.raises(ray.exceptions.ActorDiedError, match=r"UnknownGpuError.*is not here"):
             ray.get(actor.seen.remote(), timeout=40)
     else:
         seen = ray.get(actor.seen.remote(), timeout=40)

@@ -152,9 +152,9 @@ def test_an_audit_has_every_bound_actor_also_one_that_answers_no_call(cluster: C
     for count, pid in pids.items():
         assert found[pid].node == by_gpus()[count]
         assert found[pid].name == "Scheduler"
-        assert found[pid].holds
+        assert found[pid].in_force
         assert found[pid].threads >= 10
-        assert found[pid].outside == 0
+        assert found[pid].threads_outside == 0
         assert found[pid].report["requested"]["cpus"] == str(EVEN)
         assert found[pid].local_share == 1.0
     for actor in made.values():
@@ -166,9 +166,9 @@ def test_an_audit_finds_a_thread_that_has_left(cluster: Cluster) -> None:
     """Something in the actor gave one of its threads all CPUs after the bind."""
     actor = start(by_gpus()[4])
     pid = ray.get(actor.pid.remote(), timeout=60)
-    assert of(pid).holds
+    assert of(pid).in_force
     ray.get(actor.let_a_thread_go.remote(), timeout=30)
-    assert (of(pid).holds, of(pid).outside) == (False, 1)
+    assert (of(pid).in_force, of(pid).threads_outside) == (False, 1)
     ray.kill(actor)
 
 
@@ -179,9 +179,9 @@ def test_an_audit_counts_a_second_bind_and_a_failed_one(cluster: Cluster) -> Non
     pid = ray.get(actor.pid.remote(), timeout=60)
     ray.get(actor.pin_a_thread.remote(), timeout=30)
     ray.get(actor.bind_again.remote(), timeout=30)
-    assert (of(pid).holds, of(pid).outside) == (True, 1)
+    assert (of(pid).in_force, of(pid).threads_outside) == (True, 1)
     ray.get(actor.bind_where_it_cannot.remote(), timeout=30)
-    assert (of(pid).holds, of(pid).error) == (False, "")
+    assert (of(pid).in_force, of(pid).error) == (False, "")
     ray.kill(actor)
 
 
@@ -192,7 +192,7 @@ def test_a_bind_that_was_undone_is_not_audited_and_one_from_any_thread_is(cluste
     assert ray.get(actor.bind_for_a_while.remote(), timeout=30) == [True, True]
     assert [found for found in audit(timeout=30) if found.pid == pid] == []
     ray.get(actor.bind_in_a_thread.remote(), timeout=30)
-    assert (of(pid).holds, of(pid).outside, of(pid).name) == (True, 0, "")
+    assert (of(pid).in_force, of(pid).threads_outside, of(pid).name) == (True, 0, "")
     ray.kill(actor)
 
 
@@ -202,7 +202,7 @@ def test_a_bound_actor_that_calls_a_bound_function_stays_as_it_was(cluster: Clus
     actor = start(by_gpus()[4], Loose)
     pid = ray.get(actor.pid.remote(), timeout=60)
     assert ray.get(actor.bind_for_a_call.remote(), timeout=30)
-    assert (of(pid).holds, of(pid).outside, of(pid).report["requested"]["cpus"]) == (True, 0, str(EVEN))
+    assert (of(pid).in_force, of(pid).threads_outside, of(pid).report["requested"]["cpus"]) == (True, 0, str(EVEN))
     ray.kill(actor)
 
 
@@ -210,7 +210,7 @@ def test_a_record_that_was_written_meanwhile_is_not_dropped(cluster: Cluster) ->
     """An actor that Ray restarts has the id of the one that has ended."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_list, _internal_kv_put
 
-    from affinity.integrations.ray._audit import _drop
+    from affinity.integrations.ray.actor_audit import _drop
 
     for said, kept in ({"pid": 2}, True), ({"pid": 1}, False):
         _internal_kv_put(b"actor", json.dumps(said).encode(), namespace=b"numa-affinity")
@@ -225,8 +225,8 @@ def test_a_record_of_a_process_that_is_another_users_now_is_dropped() -> None:
     text = """
 import os
 import affinity.kernel.linux
-from affinity.integrations.ray._audit import _look
-from affinity.integrations.ray._record import started, who
+from affinity.integrations.ray.actor_audit import _look
+from affinity.integrations.ray.store import started, who
 os.setuid(65534)
 mine = {"pid": os.getpid(), "who": who("/proc/self"), "left_alone": 0,
         "report": {"requested": None, "satisfied": True}}

@@ -17,7 +17,7 @@ from workers import cpu_of, gpus, masks
 
 import affinity
 from affinity.integrations.ray import bound, report
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("node"), pytest.mark.timeout(60)]
 
@@ -30,7 +30,7 @@ def look() -> dict[str, Any]:
         "pid": os.getpid(),
         "gpus": gpus(),
         "masks": {tuple(mask) for mask in masks().values()},
-        "memory": str(LINUX.get_mempolicy()),
+        "memory": str(THIS_PROCESS.get_mempolicy()),
         "note": os.environ.get("AFFINITY_BOUND"),
         "report": report() is not None,
     }

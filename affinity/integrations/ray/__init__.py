@@ -12,15 +12,16 @@ so that a worker does not pay for it.
 
 from typing import TYPE_CHECKING, Any
 
-from affinity.integrations.ray._worker import accelerator_ids, bound, record, report
+from affinity.integrations.ray.actor import accelerator_ids, bound, record, report
 
 if TYPE_CHECKING:
-    from affinity.integrations.ray._audit import ActorAudit, audit
-    from affinity.integrations.ray._nodes import connected
-    from affinity.integrations.ray._survey import NodeSurvey, survey
+    from affinity.integrations.ray.actor_audit import ActorAudit, audit
+    from affinity.integrations.ray.cluster import connected
+    from affinity.integrations.ray.node_survey import NodeSurvey, survey
 
 _HOME = {
-    "ActorAudit": "_audit", "audit": "_audit", "NodeSurvey": "_survey", "survey": "_survey", "connected": "_nodes",
+    "ActorAudit": "actor_audit", "audit": "actor_audit",
+    "NodeSurvey": "node_survey", "survey": "node_survey", "connected": "cluster",
 }  # fmt: skip
 
 __all__ = ["ActorAudit", "NodeSurvey", "accelerator_ids", "audit", "bound", "connected", "record", "report", "survey"]

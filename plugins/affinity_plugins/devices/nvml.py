@@ -12,19 +12,10 @@ from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
-from affinity import (
-    CpuSet,
-    DeviceError,
-    DeviceProvider,
-    Evidence,
-    Gpu,
-    Host,
-    NodeSet,
-    Origin,
-    PciAddress,
-    Source,
-    Support,
-)
+from affinity import CpuSet, Host, NodeSet
+from affinity.devices import DeviceError, DeviceProvider, Gpu, NodeEvidence, NodeSource
+from affinity.strategies import Support
+from affinity.topology import Origin, PciAddress
 
 #: Where a driver shows that it is there; the last is WSL's, which has no PCI function.
 SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
@@ -36,7 +27,7 @@ MAX_CPUS, MAX_NODES = 8192, 1024
 class Nvml(DeviceProvider):
     """One initialisation, one shutdown, whatever happens between."""
 
-    drivers = frozenset({"nvidia"})
+    driver_vendors = frozenset({"nvidia"})
 
     def supports(self, host: Host) -> Support:
         if host.topology.origin is not Origin.LIVE:
@@ -104,22 +95,22 @@ class _Device:
             # Counted, but kept from this process by its control group.
             if refused.value == nvml.NVML_ERROR_NO_PERMISSION:
                 return None
-            return Gpu(None, "nvidia", label=f"GPU {index} of NVML", fault=str(refused))
+            return Gpu(None, "nvidia", label=f"GPU {index} of NVML", error=str(refused))
         return device
 
     def gpu(self) -> Gpu:
         nvml = self._nvml
         address, device_id = self._address()
         node = nvml.NVML_AFFINITY_SCOPE_NODE
-        cpus = self._cpus(Source.NVML_CPU, node)
+        cpus = self._cpus(NodeSource.NVML_CPU, node)
         # A driver older than scopes has one function, which means the same.
         if cpus.problem:
-            plain = self._bits(Source.NVML_CPU, "nvmlDeviceGetCpuAffinity", MAX_CPUS)
+            plain = self._bits(NodeSource.NVML_CPU, "nvmlDeviceGetCpuAffinity", MAX_CPUS)
             cpus = cpus if plain.problem else plain
         evidence = (
-            self._bits(Source.NVML_MEMORY, "nvmlDeviceGetMemoryAffinity", MAX_NODES, node),
+            self._bits(NodeSource.NVML_MEMORY, "nvmlDeviceGetMemoryAffinity", MAX_NODES, node),
             cpus,
-            self._cpus(Source.NVML_SOCKET, nvml.NVML_AFFINITY_SCOPE_SOCKET),
+            self._cpus(NodeSource.NVML_SOCKET, nvml.NVML_AFFINITY_SCOPE_SOCKET),
             self._memory_node(),
         )
         return Gpu(
@@ -128,9 +119,9 @@ class _Device:
             device_id=device_id,
             uuid=self._ask("nvmlDeviceGetUUID")[0],
             model=self._ask("nvmlDeviceGetName")[0] or "",
-            mig=self._mig(),
+            mig_uuids=self._mig(),
             evidence=evidence,
-            fault=self._fault,
+            error=self._fault,
         )
 
     def _ask(self, function: str, *more: Any) -> tuple[Any, str]:
@@ -151,24 +142,24 @@ class _Device:
         # NVML's low half is the vendor; function 0 is the GPU, 1 its sound.
         return PciAddress(info.domain, info.bus, info.device, 0), info.pciDeviceId >> 16
 
-    def _bits(self, source: Source, function: str, ids: int, *scope: int) -> Evidence:
+    def _bits(self, source: NodeSource, function: str, ids: int, *scope: int) -> NodeEvidence:
         words, problem = self._ask(function, ids // 64, *scope)
         bits = sum(word << 64 * i for i, word in enumerate(words or ()))
         if not bits:
-            return Evidence(source, problem=problem or "tells nothing")
-        if source is Source.NVML_MEMORY:
-            return Evidence(source, nodes=NodeSet.from_bits(bits))
-        return Evidence(source, cpus=CpuSet.from_bits(bits))
+            return NodeEvidence(source, problem=problem or "tells nothing")
+        if source is NodeSource.NVML_MEMORY:
+            return NodeEvidence(source, nodes=NodeSet.from_bits(bits))
+        return NodeEvidence(source, cpus=CpuSet.from_bits(bits))
 
-    def _cpus(self, source: Source, scope: int) -> Evidence:
+    def _cpus(self, source: NodeSource, scope: int) -> NodeEvidence:
         return self._bits(source, "nvmlDeviceGetCpuAffinityWithinScope", MAX_CPUS, scope)
 
-    def _memory_node(self) -> Evidence:
+    def _memory_node(self) -> NodeEvidence:
         """The node that is the GPU's own memory: never the one with its CPUs."""
         node, problem = self._ask("nvmlDeviceGetNumaNodeId")
         if node is None or not 0 <= node < MAX_NODES:
-            return Evidence(Source.GPU_MEMORY, problem=problem or f"tells node {node}")
-        return Evidence(Source.GPU_MEMORY, nodes=NodeSet([node]))
+            return NodeEvidence(NodeSource.GPU_MEMORY, problem=problem or f"tells node {node}")
+        return NodeEvidence(NodeSource.GPU_MEMORY, nodes=NodeSet([node]))
 
     def _mig(self) -> tuple[str, ...]:
         mode, _ = self._ask("nvmlDeviceGetMigMode")

@@ -6,7 +6,10 @@ Management chips (ASPEED, Matrox) and emulated consoles are no GPUs: their vendo
 
 from __future__ import annotations
 
-from affinity import CpuSet, DeviceProvider, Evidence, Gpu, Host, NodeSet, PciDevice, Source, Support
+from affinity import CpuSet, Host, NodeSet
+from affinity.devices import DeviceProvider, Gpu, NodeEvidence, NodeSource
+from affinity.strategies import Support
+from affinity.topology import PciDevice
 
 VENDORS = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 
@@ -31,14 +34,14 @@ class Pci(DeviceProvider):
         )
 
 
-def _evidence(device: PciDevice, online: CpuSet) -> tuple[Evidence, ...]:
+def _evidence(device: PciDevice, online: CpuSet) -> tuple[NodeEvidence, ...]:
     found = []
     if device.numa_node is not None:
-        found.append(Evidence(Source.PCI_NUMA_NODE, nodes=NodeSet([device.numa_node])))
+        found.append(NodeEvidence(NodeSource.PCI_NUMA_NODE, nodes=NodeSet([device.numa_node])))
     elif device.local_cpus and device.local_cpus != online:  # all CPUs is how the kernel says that it does not know
-        found.append(Evidence(Source.PCI_LOCAL, cpus=device.local_cpus))
+        found.append(NodeEvidence(NodeSource.PCI_LOCAL, cpus=device.local_cpus))
     if device.bridge_cpus:
-        found.append(Evidence(Source.PCI_BRIDGE, cpus=device.bridge_cpus))
+        found.append(NodeEvidence(NodeSource.PCI_BRIDGE, cpus=device.bridge_cpus))
     return tuple(found)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, Launch, NodeSet, Settings, SplitPolicy, l3_domains, usable_cpus
+from affinity import CpuSet, Host, NodeSet, Settings
+from affinity.launchers import Launch
+from affinity.policies import SplitPolicy, l3_domains, usable_cpus
 
 
 class CoreComplex(SplitPolicy):
@@ -14,9 +16,9 @@ class CoreComplex(SplitPolicy):
     shares are disjoint only where there are enough. torchrun calls it `core-complex`.
     """
 
-    share = "one L3 domain"
+    share_name = "one L3 domain"
 
-    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
         domains = l3_domains(usable_cpus(NodeSet([node]), host, settings), host)
         best = sorted(domains, key=lambda cpus: (-len(cpus), cpus.first()))
         return [best[i % len(best)] for i in range(count)]

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import (
-    CpuSet,
-    Host,
-    Launch,
-    LaunchMode,
+from affinity import CpuSet, Host, LaunchMode, PlacementError, Settings
+from affinity.launchers import Launch
+from affinity.policies import (
     Placement,
-    PlacementError,
     PlacementPolicy,
-    Settings,
-    contiguous,
-    gpu_places,
-    memory_beside,
+    gpu_indices,
+    memory_for,
+    place_on_nodes,
+    split_contiguous,
     usable_cores,
-    whole_nodes,
 )
 
 
@@ -30,9 +26,9 @@ class Even(PlacementPolicy):
 
     def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
         if launch.nodes is not None:
-            return whole_nodes(launch.nodes, host, settings)
-        mine: Sequence[int] = gpu_places(launch)
-        count, told_by = len(launch.peers), "the place of its GPU"
+            return place_on_nodes(launch.nodes, host, settings)
+        mine: Sequence[int] = gpu_indices(launch)
+        count, told_by = len(launch.machine_gpus), "the place of its GPU"
         if launch.local_rank is not None and launch.mode is not LaunchMode.SPAWN:  # there the rank is the parent's
             mine, count, told_by = [launch.local_rank], launch.local_size or count, "its local rank"
         if not mine:
@@ -43,8 +39,8 @@ class Even(PlacementPolicy):
                 "let the launcher tell the number of local workers, or choose another policy"
             )
         cores = usable_cores(host.topology.cpu_nodes, host, settings, least=count)
-        shares = contiguous(cores, count)
+        shares = split_contiguous(cores, count)
         cpus = CpuSet(cpu for i in mine for cpu in shares[i])
         parts = ", ".join(str(i + 1) for i in mine)
         reason = f"part {parts} of {count} of the machine's {len(cores)} usable cores, by {told_by}"
-        return Placement(cpus, memory_beside(cpus, host, settings), host.topology.nodes_of(cpus), reason)
+        return Placement(cpus, memory_for(cpus, host, settings), host.topology.nodes_of(cpus), reason)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, Launch, NodeSet, Settings, SplitPolicy, contiguous, usable_cores, with_package
+from affinity import CpuSet, Host, NodeSet, Settings
+from affinity.launchers import Launch
+from affinity.policies import SplitPolicy, add_package_cores, split_contiguous, usable_cores
 
 
 class Exclusive(SplitPolicy):
@@ -14,8 +16,8 @@ class Exclusive(SplitPolicy):
     it `unique_contiguous`, torchrun `exclusive`.
     """
 
-    share = "a contiguous share of the cores"
+    share_name = "a contiguous share of the cores"
 
-    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
         cores = usable_cores(NodeSet([node]), host, settings, least=count)
-        return contiguous(with_package(cores, host, launch, settings), count)
+        return split_contiguous(add_package_cores(cores, host, launch, settings), count)

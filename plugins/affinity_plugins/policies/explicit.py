@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from affinity import (
-    CpuSet,
-    Host,
-    Launch,
-    Placement,
-    PlacementError,
-    PlacementPolicy,
-    Settings,
-    SettingsError,
-    gpu_places,
-    memory_beside,
-    whole_nodes,
-)
+from affinity import CpuSet, Host, PlacementError, Settings, SettingsError
+from affinity.launchers import Launch
+from affinity.policies import Placement, PlacementPolicy, gpu_indices, memory_for, place_on_nodes
 
 
 class Explicit(PlacementPolicy):
@@ -26,15 +16,15 @@ class Explicit(PlacementPolicy):
 
     def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
         if launch.nodes is not None:
-            return whole_nodes(launch.nodes, host, settings)
-        if len(settings.cpus) != len(launch.peers) or not all(settings.cpus):
+            return place_on_nodes(launch.nodes, host, settings)
+        if len(settings.cpus) != len(launch.machine_gpus) or not all(settings.cpus):
             raise SettingsError(
-                f"AFFINITY_CPUS names {len(settings.cpus)} groups, {len(launch.peers)} GPUs are here: "
+                f"AFFINITY_CPUS names {len(settings.cpus)} groups, {len(launch.machine_gpus)} GPUs are here: "
                 "policy explicit needs a CPU list for each GPU, in PCI order and none empty, e.g. 0-15|16-31"
             )
         if not launch.gpus:
             return Placement(None, None, reason="no GPU tells which group of AFFINITY_CPUS is this worker's")
-        places = gpu_places(launch)
+        places = gpu_indices(launch)
         cpus = CpuSet(cpu for i in places for cpu in settings.cpus[i])
         refused = cpus - host.allowed_cpus
         if refused:
@@ -44,5 +34,5 @@ class Explicit(PlacementPolicy):
                 f"(allowed: {host.allowed_cpus or 'none'}{f'; not online: {offline}' if offline else ''}): "
                 "correct the list, or widen the cpuset, container or batch limit"
             )
-        reason = f"AFFINITY_CPUS, group {', '.join(str(i + 1) for i in places)} of {len(launch.peers)}"
-        return Placement(cpus, memory_beside(cpus, host, settings), host.topology.nodes_of(cpus), reason)
+        reason = f"AFFINITY_CPUS, group {', '.join(str(i + 1) for i in places)} of {len(launch.machine_gpus)}"
+        return Placement(cpus, memory_for(cpus, host, settings), host.topology.nodes_of(cpus), reason)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, Launch, NodeSet, Settings, SplitPolicy, usable_cores, with_package
+from affinity import CpuSet, Host, NodeSet, Settings
+from affinity.launchers import Launch
+from affinity.policies import SplitPolicy, add_package_cores, usable_cores
 
 
 class Interleaved(SplitPolicy):
@@ -14,9 +16,9 @@ class Interleaved(SplitPolicy):
     `unique_interleaved`.
     """
 
-    share = "an interleaved share of the cores"
+    share_name = "an interleaved share of the cores"
 
-    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
         cores = usable_cores(NodeSet([node]), host, settings, least=count)
-        units = with_package(cores, host, launch, settings)
+        units = add_package_cores(cores, host, launch, settings)
         return [CpuSet(cpu for unit in units[i::count] for cpu in unit) for i in range(count)]

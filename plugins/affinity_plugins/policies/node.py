@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from affinity import Host, Launch, Placement, PlacementPolicy, Settings, whole_nodes
+from affinity import Host, Settings
+from affinity.launchers import Launch
+from affinity.policies import Placement, PlacementPolicy, place_on_nodes
 
 
 class Node(PlacementPolicy):
@@ -11,4 +13,4 @@ class Node(PlacementPolicy):
     def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
         if not launch.gpu_nodes:
             return Placement(None, None, reason="no GPU's node is known")
-        return whole_nodes(launch.gpu_nodes, host, settings)
+        return place_on_nodes(launch.gpu_nodes, host, settings)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, Launch, NodeSet, Settings, SplitPolicy, usable_cores
+from affinity import CpuSet, Host, NodeSet, Settings
+from affinity.launchers import Launch
+from affinity.policies import SplitPolicy, usable_cores
 
 
 class SingleCore(SplitPolicy):
@@ -14,7 +16,7 @@ class SingleCore(SplitPolicy):
     `single_unique`.
     """
 
-    share = "one physical core"
+    share_name = "one physical core"
 
-    def deal(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
         return usable_cores(NodeSet([node]), host, settings, least=count)[:count]

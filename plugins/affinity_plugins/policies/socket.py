@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from affinity import Host, Launch, Placement, PlacementPolicy, Settings, package_nodes, whole_nodes
+from affinity import Host, Settings
+from affinity.launchers import Launch
+from affinity.policies import Placement, PlacementPolicy, package_nodes, place_on_nodes
 
 
 class Socket(PlacementPolicy):
@@ -15,4 +17,4 @@ class Socket(PlacementPolicy):
         nodes = launch.gpu_nodes
         if not nodes:
             return Placement(None, None, reason="no GPU's node is known")
-        return whole_nodes(nodes | package_nodes(nodes, host.topology), host, settings)
+        return place_on_nodes(nodes | package_nodes(nodes, host.topology), host, settings)

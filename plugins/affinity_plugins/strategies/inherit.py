@@ -10,15 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from affinity import (
-    AffinityStrategy,
-    Host,
-    Launch,
-    LaunchMode,
-    Outcome,
-    Placement,
-    Support,
-)
+from affinity import Host, LaunchMode
+from affinity.launchers import Launch
+from affinity.policies import Placement
+from affinity.strategies import AffinityStrategy, Outcome, Support
 
 
 class Inherit(AffinityStrategy):
@@ -35,12 +30,12 @@ class Inherit(AffinityStrategy):
     @contextmanager
     def _spawning(self, placement: Placement, host: Host) -> Iterator[None]:
         kernel = host.kernel
-        if not host.foreign:
+        if not host.is_foreign:
             from multiprocessing import resource_tracker
 
             # Started by the first worker's start otherwise, and then bound with it for the parent's lifetime.
             resource_tracker.ensure_running()
-        from affinity import starting
+        from affinity.strategies import starting
 
         mask = kernel.get_affinity()
         policy = kernel.get_mempolicy() if placement.memory is not None else None
@@ -64,7 +59,7 @@ class Inherit(AffinityStrategy):
         return argv
 
     def bind(self, placement: Placement, host: Host) -> Outcome:
-        from affinity import bind_process
+        from affinity.strategies import bind_process
 
         return bind_process(placement, host)
 
@@ -74,6 +69,6 @@ class Inherit(AffinityStrategy):
         if placement.cpus is not None and kernel.get_affinity() != placement.cpus:
             kernel.set_affinity(kernel.thread_id(), placement.cpus)
         if placement.memory is not None:
-            from affinity import set_and_read_back
+            from affinity.strategies import set_mempolicy_verified
 
-            set_and_read_back(placement.memory, kernel, kernel.set_mempolicy)
+            set_mempolicy_verified(placement.memory, kernel, kernel.set_mempolicy)

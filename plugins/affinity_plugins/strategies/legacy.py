@@ -6,18 +6,11 @@ One thing is not kept: V1's numa_run_on_node widened a mask that the operator ha
 
 from __future__ import annotations
 
-from affinity import (
-    RUNNING,
-    AffinityStrategy,
-    CannotBind,
-    Host,
-    Launch,
-    MemoryMode,
-    Outcome,
-    Placement,
-    Support,
-    set_and_read_back,
-)
+from affinity import BindError, Host
+from affinity.kernel import MemoryMode
+from affinity.launchers import Launch
+from affinity.policies import Placement
+from affinity.strategies import RUNNING, AffinityStrategy, Outcome, Support, set_mempolicy_verified
 
 
 class Legacy(AffinityStrategy):
@@ -31,9 +24,9 @@ class Legacy(AffinityStrategy):
     def bind(self, placement: Placement, host: Host) -> Outcome:
         kernel = host.kernel
         if placement.memory is not None and placement.memory.mode is MemoryMode.PREFERRED_MANY:
-            raise CannotBind("the first generation prefers one node only")
+            raise BindError("the first generation prefers one node only")
         if placement.cpus is not None:
             kernel.set_affinity(kernel.thread_id(), placement.cpus)
         if placement.memory is not None:
-            set_and_read_back(placement.memory, kernel, kernel.set_mempolicy)
+            set_mempolicy_verified(placement.memory, kernel, kernel.set_mempolicy)
         return Outcome(bound=1)

@@ -5,7 +5,10 @@ CPU mask on every thread, memory policy through libnuma, pages touched before mo
 
 from __future__ import annotations
 
-from affinity import RUNNING, AffinityStrategy, Host, Launch, Outcome, Placement, Support, bind_process
+from affinity import Host
+from affinity.launchers import Launch
+from affinity.policies import Placement
+from affinity.strategies import RUNNING, AffinityStrategy, Outcome, Support, bind_process
 
 
 class Libnuma(AffinityStrategy):
@@ -14,9 +17,9 @@ class Libnuma(AffinityStrategy):
     launch_modes = RUNNING
 
     def supports(self, launch: Launch, host: Host) -> Support:
-        if host.foreign:
+        if host.is_foreign:
             return Support.yes("libnuma, on that machine")
-        missing = host.kernel.libnuma_missing()
+        missing = host.kernel.libnuma_error()
         return Support.no(missing) if missing else Support.yes("libnuma")
 
     def bind(self, placement: Placement, host: Host) -> Outcome:

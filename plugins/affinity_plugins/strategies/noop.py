@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from affinity import AffinityStrategy, Host, Launch, LaunchMode, Support
+from affinity import Host, LaunchMode
+from affinity.launchers import Launch
+from affinity.strategies import AffinityStrategy, Support
 
 
 class Noop(AffinityStrategy):

@@ -13,17 +13,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from affinity import (
-    AffinityStrategy,
-    CannotBind,
-    Host,
-    Launch,
-    LaunchMode,
-    MemoryMode,
-    Outcome,
-    Placement,
-    Support,
-)
+from affinity import BindError, Host, LaunchMode
+from affinity.kernel import MemoryMode
+from affinity.launchers import Launch
+from affinity.policies import Placement
+from affinity.strategies import AffinityStrategy, Outcome, Support
 
 #: Seconds that numactl may take to answer a probe; it needs milliseconds.
 PROBE_SECONDS = 10.0
@@ -42,7 +36,7 @@ class Numactl(AffinityStrategy):
     launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.COMMAND})
 
     def supports(self, launch: Launch, host: Host) -> Support:
-        if host.foreign:
+        if host.is_foreign:
             return Support.yes("numactl, on that machine")
         found = _on_path("numactl", host)
         return Support.yes(found) if found else Support.no("numactl is not on PATH: apt-get install numactl")
@@ -58,7 +52,7 @@ class Numactl(AffinityStrategy):
 
         interpreter = os.fsdecode(multiprocessing.spawn.get_executable())
         self._probe([*prefix, interpreter, "-I", "-S", "-c", ""], host)
-        from affinity import starting
+        from affinity.strategies import starting
 
         with starting(
             rewrite=lambda argv: [*prefix, interpreter, *argv[1:]],
@@ -74,14 +68,14 @@ class Numactl(AffinityStrategy):
         return [*prefix, *argv]
 
     def bind(self, placement: Placement, host: Host) -> Outcome:
-        from affinity import bind_process
+        from affinity.strategies import bind_process
 
         return bind_process(placement, host)
 
     def _prefix(self, placement: Placement, host: Host) -> list[str]:
         program = _on_path("numactl", host)
         if program is None:
-            raise CannotBind("numactl is not on PATH: apt-get install numactl")
+            raise BindError("numactl is not on PATH: apt-get install numactl")
         prefix = [program]
         if placement.cpus is not None:
             if not placement.cpus <= host.kernel.get_affinity():
@@ -93,9 +87,9 @@ class Numactl(AffinityStrategy):
         return [*prefix, "--"]
 
     def _probe(self, argv: list[str], host: Host) -> None:
-        refused = host.kernel.probe(argv, PROBE_SECONDS)
+        refused = host.kernel.check_command(argv, PROBE_SECONDS)
         if refused is not None:
-            raise CannotBind(f"{' '.join(argv)}: {refused}")
+            raise BindError(f"{' '.join(argv)}: {refused}")
 
 
 def _on_path(program: str, host: Host) -> str | None:

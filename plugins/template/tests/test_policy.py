@@ -5,7 +5,8 @@ from __future__ import annotations
 from affinity_example.policy import AffinityExamplePolicy
 
 import affinity
-from affinity import CpuSet, Host, NodeSet, Placement, Settings
+from affinity import CpuSet, Host, NodeSet, Settings
+from affinity.policies import Placement
 from affinity.testing import PolicyContract
 
 FOUR_NODES = "pack:2 numa:2 core:8 gpu:1"

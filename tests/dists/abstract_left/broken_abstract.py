@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from affinity import RUNNING, AffinityStrategy
+from affinity.strategies import RUNNING, AffinityStrategy
 
 
 class Strategy(AffinityStrategy):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import AffinityStrategy, Host, Launch, LaunchMode, Outcome, Placement, Support
+from affinity import Host, LaunchMode
+from affinity.launchers import Launch
+from affinity.policies import Placement
+from affinity.strategies import AffinityStrategy, Outcome, Support
 
 
 class Strategy(AffinityStrategy):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from affinity import DeviceError, DeviceProvider, Gpu, Host, PlacementPolicy, Support
+from affinity import Host
+from affinity.devices import DeviceError, DeviceProvider, Gpu
+from affinity.policies import PlacementPolicy
+from affinity.strategies import Support
 
 
 class Policy(PlacementPolicy):

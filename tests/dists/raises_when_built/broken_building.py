@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from affinity import RUNNING, AffinityStrategy, Host, Launch, Support
+from affinity import Host
+from affinity.launchers import Launch
+from affinity.strategies import RUNNING, AffinityStrategy, Support
 
 
 class Strategy(AffinityStrategy):

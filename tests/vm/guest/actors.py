@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from worker import nodes_of, own_pages, policy, touch, work
+from worker import anonymous_bytes, nodes_of, policy, touch, work
 
 from affinity.integrations.ray import accelerator_ids, bound, report
 
@@ -35,7 +35,7 @@ class Async:
     """Bound by the decorator: all that its `__init__` touches is there, and what Ray had touched has moved."""
 
     def __init__(self) -> None:
-        self.life: dict[str, Any] = {"gpus": accelerator_ids(), "in init": look(), "own": own_pages()}
+        self.life: dict[str, Any] = {"gpus": accelerator_ids(), "in init": look(), "own": anonymous_bytes()}
 
     async def lived(self) -> dict[str, Any]:
         made = report()

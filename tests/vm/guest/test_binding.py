@@ -65,7 +65,7 @@ def test_each_launch_mode_that_has_started_the_worker(tmp_path: Path) -> None:
     script.write_text(
         """
 import json, os, sys, affinity
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 launchers = json.loads(sys.argv[1])
 known = {name for variables in launchers.values() for name in variables}
 for mode, variables in launchers.items():
@@ -73,7 +73,8 @@ for mode, variables in launchers.items():
     os.environ.update(variables)
     for strategy in ("libnuma", "inherit", "legacy"):
         report = affinity.bind(node=2, settings=affinity.Settings(strategies=(strategy,)))
-        print(mode, report.launch.mode.value, strategy, report.strategy, LINUX.get_affinity(), LINUX.get_mempolicy())
+        now = THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()
+        print(mode, report.launch.mode.value, strategy, report.strategy, *now)
         report.undo()
 """
     )
@@ -160,11 +161,11 @@ def test_four_workers_at_once_for_four_gpus(tmp_path: Path) -> None:
     script.write_text(
         """
 import multiprocessing, threading, affinity
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 def work(queue, gpu):
-    born = str(LINUX.get_affinity()), str(LINUX.get_mempolicy())
+    born = str(THIS_PROCESS.get_affinity()), str(THIS_PROCESS.get_mempolicy())
     report = affinity.bind()
-    queue.put((gpu, *born, report.already, [g.node for g in report.launch.gpus]))
+    queue.put((gpu, *born, report.already_bound, [g.node for g in report.launch.gpus]))
 if __name__ == "__main__":
     queue = multiprocessing.get_context("spawn").Queue()
     plans = [p for p in affinity.plan_each(gpu="all", launch_mode="spawn") if p.placement and p.placement.cpus]
@@ -180,7 +181,7 @@ if __name__ == "__main__":
     for t in threads: t.start()
     for t in threads: t.join()
     for _ in plans: print(*map(str, queue.get()), sep="|")
-    print(str(LINUX.get_affinity()), str(LINUX.get_mempolicy()), sep="|")
+    print(str(THIS_PROCESS.get_affinity()), str(THIS_PROCESS.get_mempolicy()), sep="|")
 """
     )
     expected = {str(g.address): g.numa_node for g in Host.live().topology.pci_devices if g.numa_node is not None}
@@ -215,10 +216,10 @@ def test_a_worker_for_another_gpu_of_an_engine_core_that_is_bound(tmp_path: Path
     script.write_text(
         """
 import multiprocessing, affinity
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 def work(queue):
     report = affinity.bind(node=3)
-    queue.put(f"{LINUX.get_affinity()} {LINUX.get_mempolicy()} {report.satisfied}")
+    queue.put(f"{THIS_PROCESS.get_affinity()} {THIS_PROCESS.get_mempolicy()} {report.satisfied}")
 if __name__ == "__main__":
     print(affinity.bind(node=0).observed.policy)
     context = multiprocessing.get_context("spawn"); queue = context.Queue()
@@ -227,7 +228,7 @@ if __name__ == "__main__":
     print(queue.get()); one.join()
     two = context.Process(target=work, args=(queue,)); two.start()
     print(queue.get()); two.join()
-    print(LINUX.get_affinity(), LINUX.get_mempolicy())
+    print(THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy())
 """
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=True)
@@ -242,10 +243,11 @@ def test_undo_is_verified_by_the_kernel(tmp_path: Path) -> None:
     script.write_text(
         """
 import os, threading, affinity
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 stop = threading.Event()
 for _ in range(5): threading.Thread(target=stop.wait, daemon=True).start()
-def state(): return {str(LINUX.get_affinity(t)) for t in LINUX.threads()}, str(LINUX.get_mempolicy())
+def state():
+    return {str(THIS_PROCESS.get_affinity(t)) for t in THIS_PROCESS.threads()}, str(THIS_PROCESS.get_mempolicy())
 before = state()
 report = affinity.bind(node=1); bound = state(); report.undo(); undone = state()
 with affinity.restored(): affinity.bind(node=2)

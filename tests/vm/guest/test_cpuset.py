@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 import affinity
-from affinity import CpuSet, Host, MemoryMode, MemoryPolicy, NodeSet, Settings
-from affinity.kernel.linux import LINUX
+from affinity import CpuSet, Host, NodeSet, Settings
+from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.kernel.linux import THIS_PROCESS
 from affinity.strategies.start import rewritten
 
 from .confined import confined
@@ -41,14 +42,14 @@ def outcome(call: Callable[[], object]) -> str:
 
 def now() -> list[str]:
     """The calling thread's CPUs and memory policy."""
-    return [str(LINUX.get_affinity()), str(LINUX.get_mempolicy())]
+    return [str(THIS_PROCESS.get_affinity()), str(THIS_PROCESS.get_mempolicy())]
 
 
 def bound(**arguments: Any) -> dict[str, Any]:
     """Bind, and tell what came of it."""
     try:
         report = affinity.bind(**arguments)
-    except affinity.CannotBind as refused:
+    except affinity.BindError as refused:
         return {"error": str(refused), "now": now()}
     return {
         "error": None,
@@ -71,7 +72,7 @@ def test_a_mask_partly_outside_is_cut_and_one_wholly_outside_refused(asked: str,
     """Silently: sched_setaffinity says nothing of the CPUs it leaves out."""
 
     def work() -> str:
-        return outcome(lambda: LINUX.set_affinity(0, CpuSet.parse(asked)) or LINUX.get_affinity())
+        return outcome(lambda: THIS_PROCESS.set_affinity(0, CpuSet.parse(asked)) or THIS_PROCESS.get_affinity())
 
     assert confined(work, cpus="2-4") == given
 
@@ -91,11 +92,11 @@ def test_a_mask_partly_outside_is_cut_and_one_wholly_outside_refused(asked: str,
 )
 def test_a_policy_partly_outside_is_cut_and_one_wholly_outside_refused(policy: MemoryPolicy, kept: str) -> None:
     """And numa_maps, without a privilege, shows the same policy as get_mempolicy."""
-    from affinity.host import kernel
+    from affinity.kernel import linux as kernel
 
     def work() -> list[str]:
-        said = outcome(lambda: LINUX.set_mempolicy(policy) or LINUX.get_mempolicy())
-        return [said, str(kernel._shown_policy())]
+        said = outcome(lambda: THIS_PROCESS.set_mempolicy(policy) or THIS_PROCESS.get_mempolicy())
+        return [said, str(kernel.mempolicy_of_maps())]
 
     assert confined(work, mems="1-2") == [kept, "default" if kept == "EINVAL" else kept]
 
@@ -109,7 +110,7 @@ def test_moving_pages_outside_is_refused(user: int, number: str) -> None:
         old, new = (ctypes.byref(ctypes.c_ulong(1 << node)) for node in (1, 3))
         assert libc.syscall(MIGRATE_PAGES, 0, ctypes.c_ulong(65), old, new) < 0
         bare = errno.errorcode[ctypes.get_errno()]
-        return [bare, outcome(lambda: LINUX.migrate_pages(NodeSet([1]), NodeSet([3])))]
+        return [bare, outcome(lambda: THIS_PROCESS.migrate_pages(NodeSet([1]), NodeSet([3])))]
 
     assert confined(work, mems="1-2", user=user) == [number, "EPERM"]
 
@@ -119,7 +120,7 @@ def test_numactl_says_out_of_range(option: str) -> None:
     """Where the kernel would have cut, numactl refuses: its own words reach the report."""
 
     def work() -> str | None:
-        return LINUX.probe(["numactl", option, "--", "true"], 60)
+        return THIS_PROCESS.check_command(["numactl", option, "--", "true"], 60)
 
     assert "out of range" in str(confined(work, cpus="2-5", mems="1-2"))
 
@@ -128,7 +129,7 @@ def test_numactl_knows_no_preferred_many_without_node_0() -> None:
     """It tries the call with a node that the cpuset lacks, and takes the refusal for an older kernel."""
 
     def work() -> str | None:
-        return LINUX.probe(["numactl", "--preferred-many=1,2", "--", "true"], 60)
+        return THIS_PROCESS.check_command(["numactl", "--preferred-many=1,2", "--", "true"], 60)
 
     assert "preferred-many requested without kernel support" in str(confined(work, cpus="2-5", mems="1-2"))
 
@@ -204,7 +205,7 @@ def test_a_worker_of_a_parent_under_taskset_or_numactl() -> None:
     assert told["now"] == ["1-2", "default"]
 
     def under_membind() -> dict[str, Any]:
-        LINUX.set_mempolicy(MemoryPolicy(MemoryMode.BIND, NodeSet([0])))
+        THIS_PROCESS.set_mempolicy(MemoryPolicy(MemoryMode.BIND, NodeSet([0])))
         return bound(node=3)
 
     told = confined(under_membind)

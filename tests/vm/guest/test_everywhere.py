@@ -11,7 +11,7 @@ import pytest
 
 import affinity
 from affinity import CpuSet
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 
 from ..machines import Gpu, Machine
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.machine("grace", "memoryless", "sparse", "single", "no-
 
 def state() -> tuple[str, str]:
     """The calling thread's CPUs and memory policy."""
-    return str(LINUX.get_affinity()), str(LINUX.get_mempolicy())
+    return str(THIS_PROCESS.get_affinity()), str(THIS_PROCESS.get_mempolicy())
 
 
 def expected(machine: Machine, gpu: Gpu) -> tuple[str, str, str]:
@@ -52,12 +52,12 @@ def test_a_cpu_that_went_offline_after_a_bind_is_no_limit(tmp_path: Path) -> Non
     script.write_text(
         """
 import affinity, pathlib
-from affinity.kernel.linux import LINUX
+from affinity.kernel.linux import THIS_PROCESS
 affinity.bind(node=1)
 pathlib.Path("/sys/devices/system/cpu/cpu7/online").write_text("0")
-print(LINUX.get_affinity())
+print(THIS_PROCESS.get_affinity())
 report = affinity.bind(node=0)
-print(LINUX.get_affinity(), LINUX.get_mempolicy(), report.satisfied)
+print(THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy(), report.satisfied)
 """
     )
     try:

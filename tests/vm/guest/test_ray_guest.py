@@ -100,11 +100,11 @@ def test_survey_and_audit_of_the_cluster(lived: dict[str, Any]) -> None:
     }
     for kind, name in (("sync", "Sync"), ("threaded", "Sync"), ("async", "Async")):
         row = by_name[name, "libnuma", node_of(lived[kind])]
-        assert (row.error, row.outside, row.holds) == ("", 0, True)
+        assert (row.error, row.threads_outside, row.in_force) == ("", 0, True)
         assert row.local_share is not None
         assert row.local_share >= 0.99
     left = by_name["Sync", "legacy", node_of(lived["legacy"])]
-    assert left.outside > 10
+    assert left.threads_outside > 10
     assert left.local_share is not None
     assert left.local_share < 0.9
 

@@ -83,9 +83,9 @@ def masks() -> dict[str, list[int]]:
     return {t: sorted(os.sched_getaffinity(int(t))) for t in os.listdir("/proc/self/task")}
 
 
-def own_pages() -> dict[int, int]:
+def anonymous_bytes() -> dict[int, int]:
     """Bytes of anonymous pages by node."""
-    return dict(Host.live().kernel.resident())
+    return dict(Host.live().kernel.resident_bytes())
 
 
 def policy() -> str:
@@ -117,9 +117,9 @@ def work(mode: str, strategy: str, node: int, mib: int, threads: int = 20) -> di
         "policy": policy(),
         "early": nodes_of(early),
         "late": nodes_of(late),
-        "own": own_pages(),
+        "own": anonymous_bytes(),
         "strategy": report.strategy if report else "",
-        "already": report.already if report else False,
+        "already": report.already_bound if report else False,
         "satisfied": report.satisfied if report else False,
         "share": report.local_share if report else None,
         "moved": report.outcome.moved if report else 0,

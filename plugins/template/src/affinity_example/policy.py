@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from affinity import Host, Launch, NodeSet, Placement, PlacementPolicy, Settings, whole_nodes
+from affinity import Host, NodeSet, Settings
+from affinity.launchers import Launch
+from affinity.policies import Placement, PlacementPolicy, place_on_nodes
 
 #: CPUs that a worker should have: a scheduler, a tokenizer and the threads that feed the GPU.
 ENOUGH = 8
@@ -23,4 +25,4 @@ class AffinityExamplePolicy(PlacementPolicy):
             nearest = topology.nearest(nodes.first(), farther)
             nodes |= NodeSet([nearest.first()])
             farther -= nodes
-        return whole_nodes(nodes, host, settings)
+        return place_on_nodes(nodes, host, settings)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from affinity import (
-    RUNNING,
-    AffinityStrategy,
-    Host,
-    Launch,
-    Outcome,
-    Placement,
-    Support,
-    bind_process,
-    physical_cores,
-)
+from affinity import Host
+from affinity.launchers import Launch
+from affinity.policies import Placement, physical_cores
+from affinity.strategies import RUNNING, AffinityStrategy, Outcome, Support, bind_process
 
 POOL = "OMP_NUM_THREADS"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from affinity.kernel.linux import STARTED, stat
+from affinity.kernel.procfs import START_TIME, read_stat
 
 if TYPE_CHECKING:
     from affinity.report.report import BindReport
@@ -23,7 +23,7 @@ def tell(made: BindReport | None) -> None:
 
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    from affinity.integrations.ray._worker import worker_context
+    from affinity.integrations.ray.actor import worker_context
     from affinity.render import serialize
 
     context = worker_context()
@@ -56,7 +56,7 @@ def who(directory: str) -> list[str]:
 
 def started(directory: str) -> str:
     """When the process started, in clock ticks since boot; everybody may know. Errors as `who`."""
-    fields = stat(directory)
+    fields = read_stat(directory)
     if fields[0] == "Z":
         raise ProcessLookupError(f"{directory}: a zombie")
-    return fields[STARTED]
+    return fields[START_TIME]

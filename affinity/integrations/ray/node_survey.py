@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from affinity.integrations.ray import _nodes as nodes
+from affinity.integrations.ray import cluster
 
 
 @attrs.frozen
@@ -32,15 +32,15 @@ def survey(*, timeout: float = 60) -> Iterator[NodeSurvey]:
     reported. The nodes' own AFFINITY_* settings, and those of this job's runtime environment, are what is planned
     with. Raises UsageError where there is no connection.
     """
-    hosts = nodes.alive()
-    for answer in nodes.ask(dict.fromkeys(hosts, (_look, None)), hosts, timeout):
+    hosts = cluster.alive()
+    for answer in cluster.ask(dict.fromkeys(hosts, (_look, None)), hosts, timeout):
         machine, plans = answer.said or (None, ())
         yield NodeSurvey(answer.node, answer.host, machine, plans, answer.error)
 
 
 def _look(_: None) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """Runs on the node."""
-    from affinity.api import plan_for
+    from affinity.api import make_plan
     from affinity.observe import observe
     from affinity.render import serialize
 
@@ -49,6 +49,8 @@ def _look(_: None) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
         seen.launch,
         attrs.evolve(seen.settings, required=False),
     )  # an impossible plan is told, not raised
-    machine = serialize.machine(seen.host, launch.peers, launch.gpus, launch.notes)
-    each = (attrs.evolve(seen, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,))) for gpu in launch.peers)
-    return machine, tuple(serialize.plan(plan_for(worker)) for worker in each)
+    machine = serialize.machine(seen.host, launch.machine_gpus, launch.gpus, launch.notes)
+    each = (
+        attrs.evolve(seen, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,))) for gpu in launch.machine_gpus
+    )
+    return machine, tuple(serialize.plan(make_plan(worker)) for worker in each)

@@ -15,8 +15,8 @@ from typing import Any
 
 import attrs
 
-from affinity.integrations.ray import _nodes as nodes
-from affinity.integrations.ray._record import STORE, started, who
+from affinity.integrations.ray import cluster
+from affinity.integrations.ray.store import STORE, started, who
 from affinity.topology.cpuset import CpuSet
 
 
@@ -26,9 +26,9 @@ class ActorAudit:
 
     actor: Ray's id. name: its own, else its class's, else "" (it was bound outside its methods). node, host, pid: where
     it runs. report: what it found when it bound, in the shape of docs/reference/json.md. threads: those it has now, and
-    outside: how many of them may run on CPUs that were not placed. resident: bytes of its own pages by node now, None
-    where unreadable. holds: what was to be done was (nothing, where it was placed nowhere), and no more threads are
-    outside than were then. error: why nothing could be learnt, "" where it could.
+    threads_outside: how many of them may run on CPUs that were not placed. resident: bytes of its own pages by node
+    now, None if unreadable. in_force: what was to be done was (nothing, if it was placed nowhere), and no more threads
+    are outside than were then. error: why nothing could be learnt, "" if it could.
     """
 
     actor: str
@@ -38,9 +38,9 @@ class ActorAudit:
     pid: int
     report: dict[str, Any]
     threads: int = 0
-    outside: int = 0
+    threads_outside: int = 0
     resident: dict[int, int] | None = None
-    holds: bool = False
+    in_force: bool = False
     error: str = ""
 
     @property
@@ -57,14 +57,14 @@ def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
     timeout: seconds for all nodes; actors of a silent one are reported with `error`. The records of actors that
     have ended are dropped. Raises UsageError where this process is connected to no cluster.
     """
-    hosts = nodes.alive()
+    hosts = cluster.alive()
     by_node: dict[str, dict[str, dict[str, Any]]] = {}
     for actor, told in _records():
         by_node.setdefault(told["node"], {})[actor] = told
     for gone in by_node.keys() - hosts.keys():
         for actor, told in by_node.pop(gone).items():
             _drop(actor, told)
-    for answer in nodes.ask({node: (_look, told) for node, told in by_node.items()}, hosts, timeout):
+    for answer in cluster.ask({node: (_look, told) for node, told in by_node.items()}, hosts, timeout):
         for actor, told in by_node[answer.node].items():
             found = {"error": answer.error} if answer.said is None else answer.said[actor]
             if found is None:
@@ -97,7 +97,7 @@ def _look(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None
 
 
 def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
-    from affinity.kernel.linux import own_pages
+    from affinity.kernel.procfs import anonymous_bytes
 
     directory = f"/proc/{told['pid']}"
     if who("/proc/self")[0] != told["who"][0]:
@@ -117,11 +117,11 @@ def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
     outside = sum(not mask <= cpus for mask in masks) if cpus is not None else 0
     try:
         with open(f"{directory}/numa_maps", encoding="utf-8", errors="replace") as maps:
-            resident = own_pages(maps)
+            resident = anonymous_bytes(maps)
     except OSError:
         resident = None
     holds = told["report"]["satisfied"] and outside <= told["left_alone"]
-    return {"threads": len(masks), "outside": outside, "resident": resident, "holds": holds}
+    return {"threads": len(masks), "threads_outside": outside, "resident": resident, "in_force": holds}
 
 
 def _masks(threads: list[str]) -> list[CpuSet]:

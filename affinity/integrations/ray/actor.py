@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
-from affinity.errors import CannotBind, UsageError
+from affinity.errors import BindError, UsageError
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from affinity.observe import GpuRef
+    from affinity.observe import GpuReference
     from affinity.report.report import BindReport
     from affinity.settings import Settings
 
@@ -33,7 +33,7 @@ _report: BindReport | None = None
 class Where(TypedDict, total=False):
     """Arguments of `affinity.bind`, all optional: without them the GPUs are those that Ray gave this worker."""
 
-    gpu: GpuRef
+    gpu: GpuReference
     node: int
     settings: Settings
 
@@ -94,7 +94,7 @@ def bound(target: Any = None, /, **where: Any) -> Any:
     body and gives everything back after it, because Ray hands its process to the next task. A class derived from a
     bound one is decorated too, else what its `__init__` does before `super().__init__()` comes too early. Arguments
     and errors as `affinity.bind`; an actor that may not start unbound (`AFFINITY_ENFORCE=required`) fails with
-    CannotBind at its creator.
+    BindError at its creator.
     """
     if target is None:
         return functools.partial(_bound, **where)
@@ -169,7 +169,7 @@ def _for_this_task(where: Where) -> Iterator[None]:
     finally:
         try:
             made.undo()
-        except CannotBind as refused:  # a cpuset that was narrowed meanwhile; what the task gave is worth more
+        except BindError as refused:  # a cpuset that was narrowed meanwhile; what the task gave is worth more
             warnings.warn(f"the next task of this worker may start bound: {refused}", RuntimeWarning, stacklevel=2)
 
 
@@ -187,7 +187,7 @@ def record(made: BindReport | None) -> None:
     """
     global _report
     _report = made
-    from affinity.integrations.ray._record import tell
+    from affinity.integrations.ray.store import tell
 
     try:
         tell(made)

@@ -1,0 +1,38 @@
+"""`DeviceProvider`: one way to list GPUs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from affinity.devices.gpu import Gpu
+from affinity.support import Support
+
+if TYPE_CHECKING:
+    from affinity.host import Host
+
+
+class DeviceProvider(ABC):
+    """Entry point group `affinity.devices`: one way to list GPUs.
+
+    Write a class with a no-argument constructor; import heavy things inside `devices` only. Several providers may
+    list one GPU: what they know is merged by PCI address. `supports` says, from files, whether this provider can
+    answer for this host, and never raises; it is not asked where the operator names the provider. `devices` may
+    raise `DeviceError` with a remedy; the other providers then answer alone.
+
+    driver_vendors: the vendors ("nvidia", …) whose driver is asked, at some cost: a GPU of theirs that is not listed is
+    not there for this process, whatever sysfs shows. Empty for a provider that reads files alone.
+    """
+
+    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    interface_version: ClassVar[int] = 1
+
+    driver_vendors: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def supports(self, host: Host) -> Support:
+        """Whether this provider can list the GPUs of this host, and why (not)."""
+
+    @abstractmethod
+    def devices(self, host: Host) -> tuple[Gpu, ...]:
+        """Every GPU this provider sees, in PCI order."""

@@ -1,0 +1,63 @@
+"""What files of a process in /proc tell. Sources: proc(5), numa(7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
+from affinity.topology.cpuset import NodeSet
+
+_SHOWN = {
+    "default": MemoryMode.DEFAULT,
+    "local": MemoryMode.LOCAL,
+    "prefer": MemoryMode.PREFERRED,
+    "prefer (many)": MemoryMode.PREFERRED_MANY,
+    "bind": MemoryMode.BIND,
+    "interleave": MemoryMode.INTERLEAVE,
+    "weighted interleave": MemoryMode.WEIGHTED_INTERLEAVE,
+}
+
+
+def mempolicy_of_maps() -> MemoryPolicy | None:
+    """The calling thread's policy in its numa_maps file, which no seccomp profile hides; None where it is not told.
+
+    A mapping without a policy of its own shows the thread's; the lowest is the program's text or a driver's, which
+    nobody gives one. Source: mpol_to_str() in mm/mempolicy.c, which writes at most 63 characters, so a longer one
+    may be cut.
+    """
+    try:
+        with open("/proc/thread-self/numa_maps", "rb", buffering=0) as maps:  # no more of it: each line costs a walk
+            line = maps.read(256).decode("ascii", errors="replace").partition("\n")[0]
+    except OSError:
+        return None
+    found = re.match(r"[0-9a-f]+ (([a-z]+(?: \(many\)| interleave)?)(?:=[a-z|]+)?(?::([0-9,-]+))?)(?: |$)", line)
+    if found is None or len(found[1]) >= 63 or found[2] not in _SHOWN:
+        return None
+    return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[3] or ""))
+
+
+START_TIME = 19  # when the process started, in clock ticks since boot
+
+
+def read_stat(directory: str) -> list[str]:
+    """The fields of a process's stat file after its name, which may hold anything; the first is its state.
+
+    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
+    """
+    with open(f"{directory}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()
+
+
+def anonymous_bytes(maps: Iterable[str]) -> dict[int, int]:
+    """Bytes of anonymous pages by node, from the lines of a numa_maps file. Source: numa(7)."""
+    found: dict[int, int] = {}
+    for line in maps:
+        if " anon=" not in line or " file=" in line:
+            continue
+        fields = [f.partition("=") for f in line.split()]
+        size = next((int(v) * 1024 for k, _, v in fields if k == "kernelpagesize_kB"), 4096)
+        for key, _, value in fields:
+            if key[:1] == "N" and key[1:].isdigit():
+                found[int(key[1:])] = found.get(int(key[1:]), 0) + int(value) * size
+    return found
