@@ -15,11 +15,13 @@ from affinity.errors import BindError, PlacementError, UsageError
 from affinity.handoff import VARIABLE, Note, forked, remember
 from affinity.host import Host
 from affinity.launchers.launch import Launch, LaunchMode
-from affinity.observe import GpuReference, Seen, observe
+from affinity.observation import Observation
+from affinity.observe import GpuReference, observe
+from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
 from affinity.policies.policy import missing_memory_reason
 from affinity.selection.fallback import Applied, apply
-from affinity.selection.rules import Selection, SelectionInput, select
+from affinity.selection.rules import Selection, select
 from affinity.settings import Settings
 from affinity.topology.cpuset import CpuSet
 
@@ -50,14 +52,15 @@ class Plan:
     placement: None where there is none, and `problem` says why. selection: the strategy, with each rule's verdict.
     """
 
-    seen: Seen
+    observation: Observation
     placement: Placement | None
     problem: str
     selection: Selection
+    _plugins: Plugins = attrs.field(repr=False, eq=False)
 
     @property
     def launch(self) -> Launch:
-        return self.seen.launch
+        return self.observation.launch
 
 
 def plan(
@@ -74,7 +77,10 @@ def plan(
     GPU. launch_mode: default: detected. settings: default: from the environment. host: default: this machine.
     Raises UnknownGpuError, SettingsError, PluginError, TopologyError; BindError under `required`.
     """
-    return make_plan(observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host))
+    plugins = Plugins()
+    return make_plan(
+        observe(plugins, gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host), plugins
+    )
 
 
 def plan_each(
@@ -85,8 +91,12 @@ def plan_each(
     host: Host | None = None,
 ) -> list[Plan]:
     """A plan for each of the GPUs, as for one worker a GPU; the machine is read once. Arguments as `plan`."""
-    seen = observe(gpu=gpu, launch_mode=launch_mode, settings=settings, host=host)
-    return [make_plan(attrs.evolve(seen, launch=attrs.evolve(seen.launch, gpus=(g,)))) for g in seen.launch.gpus]
+    plugins = Plugins()
+    observation = observe(plugins, gpu=gpu, launch_mode=launch_mode, settings=settings, host=host)
+    return [
+        make_plan(attrs.evolve(observation, launch=attrs.evolve(observation.launch, gpus=(g,))), plugins)
+        for g in observation.launch.gpus
+    ]
 
 
 def bind(
@@ -107,24 +117,25 @@ def bind(
     from affinity.report.restore import SavedState
 
     with _binding:
-        seen = observe(gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
-        seen.host.require_this_machine()
-        if seen.launch.mode is LaunchMode.COMMAND:
+        plugins = Plugins()
+        observation = observe(plugins, gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
+        observation.host.require_this_machine()
+        if observation.launch.mode is LaunchMode.COMMAND:
             raise UsageError("launch mode command is for `affinity run`; a process that binds itself is inline")
-        planned = make_plan(seen)
-        before = SavedState.of(seen.host.kernel)
+        planned = make_plan(observation, plugins)
+        before = SavedState.of(observation.host.kernel)
         step = _apply(planned, before)
         report = verify(
-            seen.host.kernel,
-            launch=seen.launch,
+            observation.host.kernel,
+            launch=observation.launch,
             requested=planned.placement,
             problem=planned.problem,
             selection=planned.selection,
             step=step,
-            required=seen.settings.required,
-            undo=lambda: before.restore(seen.host.kernel),
+            required=observation.settings.required,
+            undo=lambda: before.restore(observation.host.kernel),
         )
-        if seen.launch.mode is LaunchMode.RAY and "ray" in sys.modules:
+        if observation.launch.mode is LaunchMode.RAY and "ray" in sys.modules:
             from affinity.integrations.ray import record
 
             record(report)
@@ -151,38 +162,39 @@ def spawning(
     """
     from affinity.strategies.start import starting
 
-    seen = observe(gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
-    seen.host.require_this_machine()
-    planned = make_plan(seen)
+    plugins = Plugins()
+    observation = observe(plugins, gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
+    observation.host.require_this_machine()
+    planned = make_plan(observation, plugins)
     with ExitStack() as stack:
         step = apply(
-            lambda strategy, rung: stack.enter_context(strategy.spawning(rung, seen.host)),
+            lambda strategy, rung: stack.enter_context(strategy.spawning(rung, observation.host)),
             planned.placement or _NO_PLACEMENT,
             planned.selection,
-            seen.plugins.strategies,
-            required=seen.settings.required,
+            planned._plugins.strategies,
+            required=observation.settings.required,
         )
-        note = _note(seen, step.placement if step.strategy != "noop" else None)
+        note = _note(observation, step.placement if step.strategy != "noop" else None)
 
         def tell(argv: list[str]) -> list[str]:  # a frozen program's arguments are its own, not the interpreter's
             return argv if getattr(sys, "frozen", False) else [argv[0], "-X", f"affinity={note}", *argv[1:]]
 
-        stack.enter_context(starting(rewrite=tell, forked=lambda: forked(seen.host.kernel, note)))
+        stack.enter_context(starting(rewrite=tell, forked=lambda: forked(observation.host.kernel, note)))
         yield attrs.evolve(planned, selection=planned.selection.with_result(step.strategy, step.degradations))
 
 
 def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
     """Become this command, bound as planned (launch mode `command`). Raises OSError where it cannot be executed."""
-    seen = planned.seen
-    seen.host.require_this_machine()
-    kernel = seen.host.kernel
-    note = _note(seen, planned.placement)
+    observation = planned.observation
+    observation.host.require_this_machine()
+    kernel = observation.host.kernel
+    note = _note(observation, planned.placement)
     step = apply(
-        lambda strategy, rung: strategy.command(argv, rung, seen.host),
+        lambda strategy, rung: strategy.command(argv, rung, observation.host),
         planned.placement or _NO_PLACEMENT,
         planned.selection,
-        seen.plugins.strategies,
-        required=seen.settings.required,
+        planned._plugins.strategies,
+        required=observation.settings.required,
     )
     for degradations in step.degradations:
         print(f"affinity: given up: {degradations}", file=sys.stderr)
@@ -192,38 +204,37 @@ def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
     kernel.exec(step.result or argv, environ)
 
 
-def make_plan(seen: Seen) -> Plan:
+def make_plan(observation: Observation, plugins: Plugins) -> Plan:
     """Place and select. A placement that is impossible is a plan to do nothing, or BindError where required."""
     placement, problem = None, ""
     try:
-        placement = seen.plugins.policies.get(seen.settings.policy).place(seen.host, seen.launch, seen.settings)
-        told = "; ".join(filter(None, (placement.reason, missing_memory_reason(placement, seen.host, seen.settings))))
-        placement = attrs.evolve(placement, migrate=seen.settings.migrate, reason=told)
+        placement = plugins.policies.get(observation.settings.policy).place(observation)
+        told = "; ".join(filter(None, (placement.reason, missing_memory_reason(placement, observation))))
+        placement = attrs.evolve(placement, migrate=observation.settings.migrate, reason=told)
     except PlacementError as impossible:
-        if seen.settings.required:
+        if observation.settings.required:
             raise
         problem = str(impossible)
-    case = SelectionInput(seen.settings, seen.launch, seen.host, placement, problem)
-    return Plan(seen, placement, problem, select(case, seen.plugins.strategies))
+    return Plan(observation, placement, problem, select(observation, placement, plugins.strategies, problem), plugins)
 
 
 def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
     """Walk the ladder in this process; None where there is nothing to do. A refused binding leaves no trace."""
-    seen, placement = planned.seen, planned.placement
-    host, kernel = seen.host, seen.host.kernel
+    observation, placement = planned.observation, planned.placement
+    host, kernel = observation.host, observation.host.kernel
     if placement is None or planned.selection.strategy == "noop":
         return None
     if _in_force(before.observed, placement, host):
         if before.note is not None:  # born bound: its own children, which inherit the mask, learn what it was before
             remember(kernel, attrs.evolve(before.note, worker=""))
         return None
-    if seen.settings.required and placement.memory is not None and before.observed.policy is None:
+    if observation.settings.required and placement.memory is not None and before.observed.policy is None:
         why = "; ".join(map(str, before.observed.unreadable))
         raise BindError(f"required, but no memory policy could be verified or undone here: {why}")
 
     def attempt(strategy: AffinityStrategy, rung: Placement) -> Outcome:
         try:
-            return strategy.bind(rung, host)
+            return strategy.bind(rung, observation)
         except (OSError, BindError):
             before.restore_or_degrade(kernel)  # the next attempt must find the threads as this one did
             raise
@@ -233,8 +244,8 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
             attempt,
             placement,
             planned.selection,
-            seen.plugins.strategies,
-            required=seen.settings.required,
+            planned._plugins.strategies,
+            required=observation.settings.required,
         )
     except BaseException as refused:
         left = before.restore_or_degrade(kernel)
@@ -257,21 +268,25 @@ def _in_force(now: Observed, placement: Placement, host: Host) -> bool:
     )
 
 
-def _note(seen: Seen, placement: Placement | None) -> Note:
+def _note(observation: Observation, placement: Placement | None) -> Note:
     """What a child is told: its mask, the mask that was allowed before, and which worker it is."""
-    bound = placement.cpus if placement is not None and placement.cpus is not None else seen.host.kernel.get_affinity()
+    bound = (
+        placement.cpus
+        if placement is not None and placement.cpus is not None
+        else observation.host.kernel.get_affinity()
+    )
     memory = str(placement.memory or "") if placement is not None else ""
-    return Note(bound, seen.host.allowed_cpus, memory, _portable_references(seen))
+    return Note(bound, observation.host.allowed_cpus, memory, _portable_references(observation))
 
 
-def _portable_references(seen: Seen) -> str:
+def _portable_references(observation: Observation) -> str:
     """The worker's GPUs in words that mean the same in the child: never a visible ordinal."""
-    gpus = seen.launch.gpus
+    gpus = observation.launch.gpus
     if gpus and all(g.pci is not None for g in gpus):
         return ",".join(str(g.pci) for g in gpus)
-    if gpus and "nodes" in seen.settings.decided_by:  # stand-ins, which the child finds in the same variable
-        return ",".join(f"phys:{seen.launch.machine_gpus.index(g)}" for g in gpus)
-    return f"node:{seen.launch.gpu_nodes}"
+    if gpus and "nodes" in observation.settings.decided_by:  # stand-ins, which the child finds in the same variable
+        return ",".join(f"phys:{observation.launch.machine_gpus.index(g)}" for g in gpus)
+    return f"node:{observation.launch.gpu_nodes}"
 
 
 __all__ = ["Plan", "bind", "exec_command", "plan", "plan_each", "spawning"]

@@ -15,6 +15,7 @@ from affinity.handoff import spawn_note
 from affinity.host import Host
 from affinity.kernel.linux import LinuxKernel
 from affinity.launchers.launch import Launch, LaunchMode
+from affinity.observation import Observation
 from affinity.plugins import Plugins
 from affinity.settings import Settings
 from affinity.topology.cpuset import NodeSet
@@ -27,29 +28,19 @@ if TYPE_CHECKING:
 GpuReference = str | int | Sequence[str | int] | None
 
 
-@attrs.frozen
-class Seen:
-    """All that placing and selecting may look at."""
-
-    host: Host
-    launch: Launch
-    settings: Settings
-    plugins: Plugins = attrs.field(repr=False, eq=False)
-
-
 def observe(
+    plugins: Plugins,
     *,
     gpu: GpuReference = None,
     node: int | None = None,
     launch_mode: LaunchMode | str | None = None,
     settings: Settings | None = None,
     host: Host | None = None,
-) -> Seen:
+) -> Observation:
     """Read the machine, the launch and the settings; resolve which GPUs are this worker's."""
     host = host or Host.live()
     environ: Mapping[str, str] = {} if host.is_foreign else host.kernel.environ
     settings = settings or Settings.from_environ(environ)
-    plugins = Plugins()
     note = None if host.is_foreign else spawn_note(host.kernel)
     assigned = _ray_ids(environ)
     ray_worker = assigned is not None if isinstance(host.kernel, LinuxKernel) else None
@@ -64,7 +55,7 @@ def observe(
         kind, _, named = note.worker.partition("node:")
         gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
     if nodes is not None:
-        return Seen(host, attrs.evolve(launch, nodes=nodes or None), settings, plugins)
+        return Observation(host, attrs.evolve(launch, nodes=nodes or None), settings)
     from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
@@ -74,7 +65,7 @@ def observe(
         mine, why = _worker_gpus(gpu, launch, found)
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*found.notes, *([why] if why else ()))
-    return Seen(host, attrs.evolve(launch, gpus=mine, machine_gpus=machine_gpus, notes=notes), settings, plugins)
+    return Observation(host, attrs.evolve(launch, gpus=mine, machine_gpus=machine_gpus, notes=notes), settings)
 
 
 def parse_index(value: object, name: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from affinity.launchers.launch import LaunchMode
 from affinity.policies.policy import PlacementPolicy
-from affinity.registry import Registry, installed
+from affinity.registry import InstalledPlugin, Registry, installed
 from affinity.strategies.strategy import AffinityStrategy
 
 if TYPE_CHECKING:
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Plugins:
-    """What is installed at the moment it is made."""
+    """What is installed at the moment it is first asked for."""
 
-    def __init__(self) -> None:
-        self._found = installed()
+    @cached_property
+    def _found(self) -> list[InstalledPlugin]:
+        return installed()
 
     @cached_property
     def strategies(self) -> Registry[AffinityStrategy]:

@@ -11,7 +11,7 @@ from affinity.devices import Gpu
 from affinity.host import NoKernel
 from affinity.kernel import MemoryMode
 from affinity.launchers import Launch
-from affinity.policies import Placement, PlacementPolicy
+from affinity.policies import Observation, Placement, PlacementPolicy
 from affinity.registry import Registry
 from affinity.topology import Cpu, Node, Origin, PciAddress, Topology
 from affinity.topology.synthetic import StaticSource
@@ -83,7 +83,7 @@ def worker(everyone: Sequence[Gpu], *mine: int, rank: int | None = None, size: i
 def placed(policy: str, on: Host, launch: Launch, settings: Settings | None = None) -> str:
     """What a worker gets: a CPU list, `nothing` (no preference), or `impossible`."""
     try:
-        placement = POLICIES.get(policy).place(on, launch, settings or Settings())
+        placement = POLICIES.get(policy).place(Observation(on, launch, settings or Settings()))
     except PlacementError:
         return "impossible"
     return "nothing" if placement.cpus is None else str(placement.cpus)
@@ -101,11 +101,13 @@ def check_promises(policy: str, on: Host, everyone: Sequence[Gpu], settings: Set
     shares: dict[int, CpuSet] = {}
     for i in range(len(everyone)):
         try:
-            placement = POLICIES.get(policy).place(on, worker(everyone, i), settings)
+            placement = POLICIES.get(policy).place(Observation(on, worker(everyone, i), settings))
         except PlacementError as refused:
             assert len(str(refused)) > 20
             continue
-        assert placement == POLICIES.get(policy).place(on, worker(everyone, i), settings), "not deterministic"
+        assert placement == POLICIES.get(policy).place(Observation(on, worker(everyone, i), settings)), (
+            "not deterministic"
+        )
         assert placement.reason
         if placement.cpus is None:
             assert everyone[i].node is None, "only an unknown node is no preference"
@@ -123,7 +125,7 @@ def check_promises(policy: str, on: Host, everyone: Sequence[Gpu], settings: Set
     for i, mine in shares.items():
         for j, other in shares.items():
             assert not (enough and i < j) or mine.isdisjoint(other), f"GPUs {i} and {j} share CPUs {mine & other}"
-            both = POLICIES.get(policy).place(on, worker(everyone, i, j), settings).cpus
+            both = POLICIES.get(policy).place(Observation(on, worker(everyone, i, j), settings)).cpus
             assert both == mine | other, "several GPUs get what each of them gets"
 
 

@@ -16,6 +16,7 @@ from affinity import BindError, CpuSet, Host, LaunchMode, PluginError, Settings
 from affinity.api import exec_command
 from affinity.devices.inventory import Inventory
 from affinity.launchers import Launch
+from affinity.observation import Observation
 from affinity.plugins import Plugins
 from affinity.selection.rules import supports_launch
 from affinity.testing import Executed, FakeHost
@@ -108,9 +109,8 @@ def test_two_distributions_with_one_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_alone_each_of_the_two_works(monkeypatch: pytest.MonkeyPatch) -> None:
     """So it was the name, and nothing else."""
     use(monkeypatch, "twin_b")
-    assert supports_launch(
-        Plugins().strategies.get("twin"), Launch(LaunchMode.RAY), Host.synthetic(TWO)
-    ).reason.startswith("the second")
+    observation = Observation(Host.synthetic(TWO), Launch(LaunchMode.RAY))
+    assert supports_launch(Plugins().strategies.get("twin"), observation).reason.startswith("the second")
 
 
 def test_a_claim_on_a_built_in_name_is_never_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:

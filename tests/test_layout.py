@@ -26,7 +26,7 @@ ORDER = [
     "host",
     "devices.gpu", "devices.provider", "devices.numa_node", "devices.ordinals",
     "devices.inventory", "devices.references",
-    "launchers.launch",
+    "launchers.launch", "observation",
     "policies.placement", "policies.policy", "policies.split",
     "strategies.strategy", "strategies.process", "strategies.start",
     "plugins", "observe",

@@ -13,7 +13,7 @@ from affinity.devices import Gpu
 from affinity.devices.inventory import placeholder_gpu
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.launchers import Launch
-from affinity.policies import Placement
+from affinity.policies import Observation, Placement
 
 BUILT_IN = ("core-complex", "even", "exclusive", "explicit", "interleaved", "node", "single-core", "socket")
 
@@ -86,13 +86,13 @@ def test_a_named_node_without_cpus_or_not_there_is_an_error(policy: str, node: i
     """Node 5 has no CPUs, node 7 does not exist: both are said, with the nodes that would do."""
     launch = Launch(LaunchMode.INLINE, nodes=NodeSet([node]))
     with pytest.raises(PlacementError, match="nodes with CPUs are 0-3" if node == 5 else "online nodes are 0-3,5"):
-        POLICIES.get(policy).place(host(FOUR_NODES, nodes=[5]), launch, Settings())
+        POLICIES.get(policy).place(Observation(host(FOUR_NODES, nodes=[5]), launch, Settings()))
 
 
 @pytest.mark.parametrize("policy", [p for p in BUILT_IN if p not in ("even", "explicit")])
 def test_an_unknown_node_is_no_preference(policy: str) -> None:
     """-1 is unknown, never node 0: CPUs and memory are left alone, and the reason says why."""
-    placement = POLICIES.get(policy).place(host(FOUR_NODES), worker(gpus(None, 0), 0), Settings())
+    placement = POLICIES.get(policy).place(Observation(host(FOUR_NODES), worker(gpus(None, 0), 0), Settings()))
     assert placement == Placement(None, None, reason="no GPU's node is known")
 
 
@@ -109,7 +109,7 @@ def test_a_gpu_that_is_not_among_the_machines_is_an_error_for_a_split() -> None:
     """Its share cannot be known; taking the first one would give it another GPU's cores."""
     launch = Launch(LaunchMode.INLINE, gpus=gpus(0, 0)[1:], machine_gpus=gpus(0))
     with pytest.raises(PlacementError, match=r"0000:02:00\.0 is not among the GPUs of this machine"):
-        POLICIES.get("exclusive").place(host(FOUR_NODES), launch, Settings())
+        POLICIES.get("exclusive").place(Observation(host(FOUR_NODES), launch, Settings()))
 
 
 def test_stand_ins_split_as_gpus_do() -> None:
@@ -221,7 +221,7 @@ def test_each_gpu_gets(
 def test_memory_follows_the_chosen_cpus(policy: str, memory: MemoryPolicy) -> None:
     """The nodes whose CPUs were chosen; several nodes are preferred-many, of which one is the next step down."""
     settings = Settings(cpus=(CpuSet([0, 8]),))
-    placement = POLICIES.get(policy).place(host(FOUR_NODES), worker(gpus(1), 0), settings)
+    placement = POLICIES.get(policy).place(Observation(host(FOUR_NODES), worker(gpus(1), 0), settings))
     assert placement.memory == memory
     weaker = placement.weaker()
     assert len(memory.nodes) == 1 or (
@@ -233,7 +233,7 @@ def test_memory_follows_the_chosen_cpus(policy: str, memory: MemoryPolicy) -> No
 def test_a_node_without_memory_still_gives_cpus(policy: str) -> None:
     """The mask is set, memory is left to the kernel's first touch."""
     on = host(FOUR_NODES, memoryless=[1])
-    placement = POLICIES.get(policy).place(on, worker(gpus(1), 0), Settings(memory=MemoryMode.BIND))
+    placement = POLICIES.get(policy).place(Observation(on, worker(gpus(1), 0), Settings(memory=MemoryMode.BIND)))
     assert placement.cpus is not None
     assert placement.memory is None
 
@@ -284,7 +284,7 @@ def test_an_impossible_placement_says_the_numbers(
 ) -> None:
     """What was found, what was expected."""
     with pytest.raises(PlacementError, match=said):
-        POLICIES.get(policy).place(host(FOUR_NODES, **limits), worker(gpus(0, 0), 0), settings)
+        POLICIES.get(policy).place(Observation(host(FOUR_NODES, **limits), worker(gpus(0, 0), 0), settings))
 
 
 @pytest.mark.parametrize(
@@ -293,13 +293,13 @@ def test_an_impossible_placement_says_the_numbers(
 def test_explicit_groups_must_match_the_gpus(groups: tuple[CpuSet, ...]) -> None:
     """One group a GPU: anything else is the operator's to correct, whichever worker sees it."""
     with pytest.raises(SettingsError, match=f"AFFINITY_CPUS names {len(groups)} groups, 2 GPUs are here"):
-        POLICIES.get("explicit").place(host(FOUR_NODES), worker(gpus(0, 0), 0), Settings(cpus=groups))
+        POLICIES.get("explicit").place(Observation(host(FOUR_NODES), worker(gpus(0, 0), 0), Settings(cpus=groups)))
 
 
 def test_the_reason_is_for_people() -> None:
     """It says which share of what, and which options made it smaller."""
     settings = Settings(smt="one", reserve=1)
-    placement = POLICIES.get("exclusive").place(host(FOUR_NODES), worker(gpus(0, 1, 1), 2), settings)
+    placement = POLICIES.get("exclusive").place(Observation(host(FOUR_NODES), worker(gpus(0, 1, 1), 2), settings))
     assert placement.reason == (
         "a contiguous share of the cores of node 1 (GPU 2 of 2 there) (AFFINITY_RESERVE=1, AFFINITY_SMT=one)"
     )

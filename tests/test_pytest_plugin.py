@@ -14,12 +14,12 @@ from affinity.testing import machines
 
 #: Strategies that break the contract, each in one way, and the case that must notice.
 BROKEN = {
-    "Lies": ("def bind(self, placement, host): return Outcome()", "test_bind_puts_the_placement_in_force"),
+    "Lies": ("def bind(self, placement, observation): return Outcome()", "test_bind_puts_the_placement_in_force"),
     "Swallows": (
         """
-    def bind(self, placement, host):
+    def bind(self, placement, observation):
         try:
-            return bind_process(placement, host)
+            return bind_process(placement, observation.host)
         except (OSError, BindError):
             return Outcome()
     """,
@@ -27,26 +27,26 @@ BROKEN = {
     ),
     "Widens": (
         """
-    def bind(self, placement, host):
+    def bind(self, placement, observation):
         if placement.cpus:
-            host.kernel.set_affinity(0, host.allowed_cpus)
-        return bind_process(placement, host)
+            observation.host.kernel.set_affinity(0, observation.host.allowed_cpus)
+        return bind_process(placement, observation.host)
     """,
         "test_bind_touches_no_cpu_outside_the_placement",
     ),
     "Tramples": (
         """
-    def bind(self, placement, host):
-        for tid in host.kernel.threads():
+    def bind(self, placement, observation):
+        for tid in observation.host.kernel.threads():
             if placement.cpus:
-                host.kernel.set_affinity(tid, placement.cpus)
-        return bind_process(placement, host)
+                observation.host.kernel.set_affinity(tid, placement.cpus)
+        return bind_process(placement, observation.host)
     """,
         "test_bind_leaves_threads_that_someone_else_pinned",
     ),
     "BindsItsParent": (
         """
-    bind = lambda self, placement, host: bind_process(placement, host)
+    bind = lambda self, placement, observation: bind_process(placement, observation.host)
     @contextmanager
     def spawning(self, placement, host):
         host.kernel.set_affinity(0, placement.cpus)
@@ -56,7 +56,7 @@ BROKEN = {
     ),
     "ForgetsOnError": (
         """
-    bind = lambda self, placement, host: bind_process(placement, host)
+    bind = lambda self, placement, observation: bind_process(placement, observation.host)
     @contextmanager
     def spawning(self, placement, host):
         before = host.kernel.get_affinity()
@@ -68,9 +68,9 @@ BROKEN = {
     ),
     "GoesAround": (
         """
-    def bind(self, placement, host):
+    def bind(self, placement, observation):
         os.sched_setaffinity(0, {0})
-        return bind_process(placement, host)
+        return bind_process(placement, observation.host)
     """,
         "test_bind_puts_the_placement_in_force",
     ),
@@ -82,7 +82,7 @@ BROKEN = {
         "test_a_command_is_executed_as_it_is_and_bound",
     ),
     "Raises": (
-        "def supports(self, launch, host): raise RuntimeError('no')",
+        "def supports(self, observation): raise RuntimeError('no')",
         "test_supports_answers_with_a_reason_and_changes_nothing",
     ),
 }
@@ -100,7 +100,7 @@ from affinity.testing import PolicyContract, StrategyContract
 
 class Base(AffinityStrategy):
     launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.INLINE, LaunchMode.COMMAND})
-    def supports(self, launch, host): return Support.yes("always")
+    def supports(self, observation): return Support.yes("always")
     def command(self, argv, placement, host):
         return ["taskset", "-c", str(placement.cpus), *argv] if placement.cpus else argv
 """
@@ -147,7 +147,9 @@ def test_every_broken_policy_is_noticed(tmp_path: Path) -> None:
     }
     text = HEAD + "calls = []\n"
     for name, (answer, _) in bodies.items():
-        text += f"class {name}(PlacementPolicy):\n    def place(self, host, launch, settings): return {answer}\n"
+        text += f"class {name}(PlacementPolicy):\n    def place(self, observation):\n"
+        text += "        host, launch, settings = observation.host, observation.launch, observation.settings\n"
+        text += f"        return {answer}\n"
         text += f"@pytest.mark.affinity_machines('dgx-h100')\nclass Test{name}(PolicyContract):\n"
         text += f"    disjoint = True\n    def make(self): return {name}()\n"
     said = run_pytest(tmp_path, text).stdout

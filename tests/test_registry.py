@@ -31,7 +31,7 @@ class Good(AffinityStrategy):
     launch_modes = RUNNING
     version = {version!r}
     def __init__(self): made.append(self)
-    def supports(self, launch, host): return Support.yes({version!r})
+    def supports(self, observation): return Support.yes({version!r})
 """
 
 

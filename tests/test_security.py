@@ -135,7 +135,7 @@ def test_a_variable_names_plugins_and_no_code(tmp_path: Path, name: str) -> None
 
 def test_a_forged_note_gives_no_more_than_the_kernel_does(tmp_path: Path) -> None:
     """AFFINITY_BOUND may lift a mask that taskset set, as any process may itself; what is not online is never asked."""
-    text = "import affinity; print(affinity.plan(node=0).seen.host.allowed_cpus)"
+    text = "import affinity; print(affinity.plan(node=0).observation.host.allowed_cpus)"
     every = str(min(os.sched_getaffinity(0)))
     command = ["taskset", "-c", every, sys.executable, "-c", text]
     assert here(tmp_path, *command, AFFINITY_BOUND=f"{every}<0-9999").stdout.strip() == online()

@@ -82,13 +82,14 @@ def command(*, host: Host, as_json: bool) -> None:
     that has CPUs.
     """
     from affinity.observe import observe
+    from affinity.plugins import Plugins
     from affinity.render import serialize
 
     _validate.this_machine(host, "demo")
-    seen = observe(gpu="all", settings=_validate.settings(), host=host)
+    observation = observe(Plugins(), gpu="all", settings=_validate.settings(), host=host)
     places: list[tuple[str, dict[str, Any]]] = [
         (f"GPU {gpu}", {"gpu": str(gpu.pci)}) if gpu.pci is not None else (f"{gpu}", {"node": gpu.node})
-        for gpu in seen.launch.gpus
+        for gpu in observation.launch.gpus
     ]
     stand_ins = not any("gpu" in place for _, place in places)
     if not places:
@@ -97,11 +98,11 @@ def command(*, host: Host, as_json: bool) -> None:
     reports = [{"worker": name, "started_by": "multiprocessing", **_spawn(place)} for name, place in places]
     reports += [{"worker": name, "started_by": "a plain subprocess", **_inline(place)} for name, place in places[-1:]]
     if as_json:
-        notes = list(seen.launch.notes)
+        notes = list(observation.launch.notes)
         _output.json({"version": serialize.VERSION, "stand_ins": stand_ins, "workers": reports, "notes": notes})
     else:
         _print(reports, stand_ins)
-        _output.lines("note", seen.launch.notes)
+        _output.lines("note", observation.launch.notes)
     if any("error" in report for report in reports):
         sys.exit(3)
 

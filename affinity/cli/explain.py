@@ -55,7 +55,7 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
         print(f"node {launch.nodes}: named by the caller")
     _output.lines("note", launch.notes)
     where = f"{planned.placement.summary} ({planned.placement.reason})" if planned.placement else planned.problem
-    print(f"placement by policy {planned.seen.settings.policy}: {where}\n")
+    print(f"placement by policy {planned.observation.settings.policy}: {where}\n")
     _output.table(
         "Rules, from the top; the first that applies decides",
         ("rule", "condition", "applies", "verdict"),

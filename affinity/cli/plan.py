@@ -40,7 +40,7 @@ def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, hos
             found = p.launch.gpus[0]
             rows.append((found, found.node, cpus, memory, p.selection.strategy, p.problem or p.selection.reason))
         _output.table(
-            f"Policy {plans[0].seen.settings.policy}, launch mode {plans[0].launch.mode.value}",
+            f"Policy {plans[0].observation.settings.policy}, launch mode {plans[0].launch.mode.value}",
             ("GPU", "node", "CPUs", "memory", "strategy", "reason"),
             rows,
         )

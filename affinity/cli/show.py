@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 def command(*, host: Host, as_json: bool) -> None:
     """The machine: packages, NUMA nodes, CPUs, GPUs, distances, and what is allowed here."""
     from affinity.observe import observe
+    from affinity.plugins import Plugins
     from affinity.render import serialize
 
-    seen = observe(gpu="all", settings=_validate.settings(), host=host)
-    machine = serialize.machine(host, seen.launch.machine_gpus, seen.launch.gpus, seen.launch.notes)
+    observation = observe(Plugins(), gpu="all", settings=_validate.settings(), host=host)
+    machine = serialize.machine(
+        host, observation.launch.machine_gpus, observation.launch.gpus, observation.launch.notes
+    )
     if as_json:
         _output.json(machine)
     else:

@@ -11,7 +11,7 @@ from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
     from affinity.host import Host
-    from affinity.launchers.launch import Launch
+    from affinity.observation import Observation
     from affinity.plugins import Plugins
     from affinity.strategies.strategy import AffinityStrategy
     from affinity.support import Support
@@ -26,14 +26,16 @@ def command(*, host: Host, as_json: bool) -> None:
     A broken plugin is shown with its error; it fails a worker only where that worker's settings name it.
     """
     from affinity.observe import observe
+    from affinity.plugins import Plugins
 
-    seen = observe(gpu="all", settings=_validate.settings(), host=host)
-    groups = _groups(seen.plugins, seen.launch, host)
+    plugins = Plugins()
+    observation = observe(plugins, gpu="all", settings=_validate.settings(), host=host)
+    groups = _groups(observation, plugins)
     if as_json:
         from affinity.render import serialize
 
         return _output.json({"version": serialize.VERSION, **groups})
-    for group, plugins in groups.items():
+    for group, rows in groups.items():
         modes = ("launch modes",) if group == "strategies" else ()
         _output.table(
             group.capitalize(),
@@ -47,13 +49,13 @@ def command(*, host: Host, as_json: bool) -> None:
                     p["can_act"],
                     p["reason"],
                 )
-                for p in plugins
+                for p in rows
             ],
         )
     return None
 
 
-def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict[str, object]]]:
+def _groups(observation: Observation, plugins: Plugins) -> dict[str, list[dict[str, object]]]:
     from affinity.render import serialize
     from affinity.support import call_supports
 
@@ -64,24 +66,26 @@ def _groups(plugins: Plugins, launch: Launch, host: Host) -> dict[str, list[dict
             continue
         strategy = plugins.strategies.get(info.name)
         modes = sorted(mode.value for mode in strategy.launch_modes)
-        strategies.append(serialize.plugin(info, launch_modes=modes, support=_support(strategy, launch, host)))
+        strategies.append(serialize.plugin(info, launch_modes=modes, support=_support(strategy, observation)))
     policies = [serialize.plugin(info) for info in plugins.policies.list()]
     devices = [
         serialize.plugin(
-            info, support=None if info.error else call_supports(plugins.devices.get(info.name).supports, host)
+            info,
+            support=None if info.error else call_supports(plugins.devices.get(info.name).supports, observation.host),
         )
         for info in plugins.devices.list()
     ]
     return {"strategies": strategies, "policies": policies, "devices": devices}
 
 
-def _support(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
+def _support(strategy: AffinityStrategy, observation: Observation) -> Support:
     """Its answer for this process's launch, or, where it serves others only, for the first of those."""
     from affinity.selection.rules import supports_launch
 
+    launch = observation.launch
     if launch.mode not in strategy.launch_modes and strategy.launch_modes:
         launch = attrs.evolve(launch, mode=min(strategy.launch_modes, key=lambda m: m.value))
-    return supports_launch(strategy, launch, host)
+    return supports_launch(strategy, attrs.evolve(observation, launch=launch))
 
 
 def _modes(plugin: dict[str, object]) -> tuple[str]:

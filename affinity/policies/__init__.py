@@ -1,6 +1,7 @@
 """WHERE a worker goes. Entry-point group `affinity.policies`, and the functions that policies share."""
 
 from affinity.launchers.launch import Launch as Launch
+from affinity.observation import Observation as Observation
 from affinity.policies.placement import Placement as Placement
 from affinity.policies.policy import PlacementPolicy as PlacementPolicy
 from affinity.policies.policy import allowed_cpus_of as allowed_cpus_of

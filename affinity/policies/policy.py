@@ -8,9 +8,8 @@ from typing import ClassVar
 from affinity.errors import PlacementError
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.launchers.launch import Launch
+from affinity.observation import Observation
 from affinity.policies.placement import Placement, preferred_policy
-from affinity.settings import Settings
 from affinity.topology.cpuset import CpuSet, NodeSet
 
 
@@ -29,16 +28,17 @@ class PlacementPolicy(ABC):
     interface_version: ClassVar[int] = 1
 
     @abstractmethod
-    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+    def place(self, observation: Observation) -> Placement:
         """Where this worker goes. Raises PlacementError where no CPU is left for it."""
 
 
-def memory_for(cpus: CpuSet, host: Host, settings: Settings) -> MemoryPolicy | None:
+def memory_for(cpus: CpuSet, observation: Observation) -> MemoryPolicy | None:
     """The memory policy that follows the CPUs: their nodes, as far as they have memory and are allowed.
 
     None where the operator wants none or none of those nodes can give memory: then the kernel's own
     first touch takes the nearest node that can.
     """
+    host, settings = observation.host, observation.settings
     if settings.memory is None:
         return None
     if settings.memory is MemoryMode.LOCAL:
@@ -49,9 +49,10 @@ def memory_for(cpus: CpuSet, host: Host, settings: Settings) -> MemoryPolicy | N
     return preferred_policy(nodes) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, nodes)
 
 
-def missing_memory_reason(placement: Placement, host: Host, settings: Settings) -> str:
+def missing_memory_reason(placement: Placement, observation: Observation) -> str:
     """Why CPUs got no memory though the operator wants some: it is outside the cpuset. "" where that is not so."""
-    if placement.cpus is None or placement.memory is not None or settings.memory is None:
+    host = observation.host
+    if placement.cpus is None or placement.memory is not None or observation.settings.memory is None:
         return ""
     missing = host.topology.nodes_of(placement.cpus) & host.topology.memory_nodes
     if not missing:

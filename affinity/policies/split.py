@@ -14,6 +14,7 @@ from typing import ClassVar, final
 from affinity.errors import PlacementError
 from affinity.host import Host
 from affinity.launchers.launch import Launch
+from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.policies.policy import PlacementPolicy, allowed_cpus_of, memory_for
 from affinity.settings import Settings
@@ -32,13 +33,14 @@ class SplitPolicy(PlacementPolicy):
     share_name: ClassVar[str] = "a share"
 
     @abstractmethod
-    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+    def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
         """The shares of the `count` GPUs next to `node`, in PCI order. Raises PlacementError where they cannot be."""
 
     @final
-    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+    def place(self, observation: Observation) -> Placement:
+        host, launch = observation.host, observation.launch
         if launch.nodes is not None:
-            return place_on_nodes(launch.nodes, host, settings)
+            return place_on_nodes(launch.nodes, observation)
         cpus, told = CpuSet(), []
         for place in gpu_indices(launch):
             node = launch.machine_gpus[place].node
@@ -46,26 +48,27 @@ class SplitPolicy(PlacementPolicy):
                 continue
             there = [i for i, gpu in enumerate(launch.machine_gpus) if gpu.node == node]
             mine = there.index(place)
-            cpus |= self.split(node, len(there), host, launch, settings)[mine]
+            cpus |= self.split(node, len(there), observation)[mine]
             told.append(f"{self.share_name} of node {node} (GPU {mine + 1} of {len(there)} there)")
         if not told:
             return Placement(None, None, reason="no GPU's node is known")
-        reason = "; ".join(told) + _options(settings)
-        return Placement(cpus, memory_for(cpus, host, settings), host.topology.nodes_of(cpus), reason)
+        reason = "; ".join(told) + _options(observation.settings)
+        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus), reason)
 
 
-def place_on_nodes(nodes: NodeSet, host: Host, settings: Settings) -> Placement:
+def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
     """The placement on all usable CPUs of these nodes. Raises PlacementError where there is none."""
-    cpus = usable_cpus(nodes, host, settings)
-    reason = f"all allowed CPUs of node {nodes}{_options(settings)}"
-    return Placement(cpus, memory_for(cpus, host, settings), nodes, reason)
+    cpus = usable_cpus(nodes, observation)
+    reason = f"all allowed CPUs of node {nodes}{_options(observation.settings)}"
+    return Placement(cpus, memory_for(cpus, observation), nodes, reason)
 
 
-def usable_cpus(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
+def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
     """The allowed CPUs of these nodes, less what AFFINITY_RESERVE and AFFINITY_SMT take away.
 
     Raises PlacementError, with the numbers, where none is left.
     """
+    host, settings = observation.host, observation.settings
     allowed = allowed_cpus_of(nodes, host)
     left = _left(nodes, host, settings)
     if not left:
@@ -76,17 +79,17 @@ def usable_cpus(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
     return left
 
 
-def usable_cores(nodes: NodeSet, host: Host, settings: Settings, *, least: int) -> tuple[CpuSet, ...]:
+def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tuple[CpuSet, ...]:
     """The usable physical cores of these nodes, node by node, each by its lowest CPU number.
 
     Raises PlacementError, with the numbers, where there are fewer than `least`.
     """
-    cpus = usable_cpus(nodes, host, settings)
+    cpus, host = usable_cpus(nodes, observation), observation.host
     cores = [core for node in nodes for core in physical_cores(cpus & host.topology.cpus_of(NodeSet([node])), host)]
     if len(cores) < least:
         raise PlacementError(
             f"usable physical cores of node {nodes}: {len(cores)} (CPUs {cpus}) for {least} workers, each of which "
-            f"needs one{_options(settings)}: widen what is allowed, or choose a policy that shares "
+            f"needs one{_options(observation.settings)}: widen what is allowed, or choose a policy that shares "
             "(node, socket, core-complex)"
         )
     return tuple(cores)
@@ -109,13 +112,14 @@ def split_contiguous(cores: Sequence[CpuSet], count: int) -> tuple[CpuSet, ...]:
     return tuple(_union(cores[a:b]) for a, b in pairwise(starts))
 
 
-def add_package_cores(cores: Sequence[CpuSet], host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
+def add_package_cores(cores: Sequence[CpuSet], observation: Observation) -> Sequence[CpuSet]:
     """With AFFINITY_SCOPE=socket, the cores of one node together with what they bring along; else unchanged.
 
     The package's cores on nodes without a GPU are dealt, in order, to its cores on nodes with one, which then
     move as a unit. So a DGX A100, where only half of the nodes have GPUs, is used whole, and each GPU keeps its
     own node's cores. Source: NVIDIA's gpu_affinity, scope SOCKET.
     """
+    host, launch, settings = observation.host, observation.launch, observation.settings
     if settings.scope != "socket":
         return cores
     here = host.topology.nodes_of(_union(cores))

@@ -78,7 +78,7 @@ def plan(planned: Plan) -> Shape:
         "fallbacks": list(selection.fallbacks),
         "reason": selection.reason,
         "problem": planned.problem or None,
-        "policy": planned.seen.settings.policy,
+        "policy": planned.observation.settings.policy,
         "launch_mode": launch.mode.value,
         "launch_reason": launch.reason,
         "notes": list(launch.notes),

@@ -12,6 +12,7 @@ from affinity.handoff import set_by_us
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode
 from affinity.launchers.launch import Launch, LaunchMode
+from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.registry import Registry
 from affinity.settings import Settings
@@ -47,11 +48,22 @@ class Selection:
 class SelectionInput(NamedTuple):
     """What a rule may look at. `problem`: why there is no placement."""
 
-    settings: Settings
-    launch: Launch
-    host: Host
+    observation: Observation
     placement: Placement | None
+    strategies: Registry[AffinityStrategy]
     problem: str = ""
+
+    @property
+    def host(self) -> Host:
+        return self.observation.host
+
+    @property
+    def launch(self) -> Launch:
+        return self.observation.launch
+
+    @property
+    def settings(self) -> Settings:
+        return self.observation.settings
 
 
 class Rule(NamedTuple):
@@ -62,24 +74,27 @@ class Rule(NamedTuple):
     strategies: tuple[str, ...]
 
 
-def select(case: SelectionInput, strategies: Registry[AffinityStrategy]) -> Selection:
+def select(
+    observation: Observation, placement: Placement | None, strategies: Registry[AffinityStrategy], problem: str = ""
+) -> Selection:
     """Run the table from the top; the first rule that applies chooses.
 
     Raises PluginError for a named strategy that is missing or broken, and BindError where the only strategy
     named cannot act for this launch.
     """
+    case = SelectionInput(observation, placement, strategies, problem)
     verdicts: list[Verdict] = []
     chosen: Selection | None = None
     for number, rule in enumerate(RULES, 1):
         answer = rule.applies(case) if chosen is None else Support.no("an earlier rule decided")
         verdicts.append(Verdict(number, rule.condition, answer.ok, answer.reason))
         if answer.ok:
-            chosen = _choose(rule, answer.reason, case, strategies)
+            chosen = _choose(rule, answer.reason, case)
     assert chosen is not None, "the last rule applies to every launch"
     return attrs.evolve(chosen, verdicts=tuple(verdicts))
 
 
-def _choose(rule: Rule, reason: str, case: SelectionInput, strategies: Registry[AffinityStrategy]) -> Selection:
+def _choose(rule: Rule, reason: str, case: SelectionInput) -> Selection:
     """The strategies of the rule that can act here; noop, saying so, where automatic choice finds none."""
     named = case.settings.strategies
     names = rule.strategies or named
@@ -87,7 +102,7 @@ def _choose(rule: Rule, reason: str, case: SelectionInput, strategies: Registry[
     skipped: list[tuple[str, str]] = []
     for name in names:
         try:
-            answer = supports_launch(strategies.get(name), case.launch, case.host)
+            answer = supports_launch(case.strategies.get(name), case.observation)
         except PluginError as broken:
             if len(names) == 1 and named:
                 raise
@@ -105,12 +120,13 @@ def _choose(rule: Rule, reason: str, case: SelectionInput, strategies: Registry[
     return Selection("noop", f"{reason}, but no strategy can act: {why}", skipped=tuple(skipped))
 
 
-def supports_launch(strategy: AffinityStrategy, launch: Launch, host: Host) -> Support:
+def supports_launch(strategy: AffinityStrategy, observation: Observation) -> Support:
     """The strategy's own answer, after its launch modes."""
+    launch = observation.launch
     if launch.mode not in strategy.launch_modes:
         modes = ", ".join(sorted(m.value for m in strategy.launch_modes))
         return Support.no(f"does not serve launch mode {launch.mode.value} (serves {modes})")
-    return call_supports(strategy.supports, launch, host)
+    return call_supports(strategy.supports, observation)
 
 
 def _named(case: SelectionInput) -> Support:

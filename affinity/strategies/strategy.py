@@ -10,7 +10,8 @@ from typing import ClassVar
 import attrs
 
 from affinity.host import Host
-from affinity.launchers.launch import Launch, LaunchMode
+from affinity.launchers.launch import LaunchMode
+from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.support import Support
 
@@ -38,7 +39,7 @@ class AffinityStrategy(ABC):
     Write a class with a no-argument constructor, name the launch modes it serves, and override the moments at which
     it acts (docs/reference/plugins.md tells what may change between versions of this interface):
 
-    `supports(launch, host)`
+    `supports(observation)`
         Can I act for this launch on this host? Answered from files and PATH, without importing or running
         anything heavy, never raising. The reason of a "no" reaches the operator: say what to install or set.
     `spawning(placement, host)`
@@ -46,12 +47,12 @@ class AffinityStrategy(ABC):
         also when the start raises.
     `command(argv, placement, host)`
         The command to execute in place of `argv` (mode `command`).
-    `bind(placement, host)`
+    `bind(placement, observation)`
         In the worker's own process, before it builds anything (every mode but `command`).
 
     Where the placement cannot be put in force, raise OSError (from a system call) or BindError (anything
     else, with a remedy): the framework records it and comes again with a weaker placement, or another strategy.
-    All contact with the system goes through `host.kernel`, so that `affinity.testing.FakeHost` can stand in.
+    All contact with the system goes through `observation.host.kernel`, which `affinity.testing.FakeHost` simulates.
     Do not verify: the framework reads back from the kernel what is in force, whatever a strategy says.
     """
 
@@ -61,8 +62,8 @@ class AffinityStrategy(ABC):
     launch_modes: ClassVar[frozenset[LaunchMode]]
 
     @abstractmethod
-    def supports(self, launch: Launch, host: Host) -> Support:
-        """Whether this strategy can act for this launch on this host, and why (not)."""
+    def supports(self, observation: Observation) -> Support:
+        """Return whether this strategy can act for this launch on this host, and why (not)."""
 
     def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
         """Around the start of a worker process. Default: nothing."""
@@ -72,6 +73,6 @@ class AffinityStrategy(ABC):
         """What to execute in place of `argv`. Default: `argv`."""
         return argv
 
-    def bind(self, placement: Placement, host: Host) -> Outcome:
+    def bind(self, placement: Placement, observation: Observation) -> Outcome:
         """In the worker's process. Default: nothing."""
         return Outcome()

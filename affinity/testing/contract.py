@@ -32,7 +32,7 @@ from affinity import (
 )
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.launchers import Launch
-from affinity.policies import Placement, PlacementPolicy
+from affinity.policies import Observation, Placement, PlacementPolicy
 from affinity.strategies import RUNNING, AffinityStrategy
 from affinity.testing.fakehost import FakeHost
 from affinity.testing.machines import Machine
@@ -96,7 +96,7 @@ class StrategyContract(ABC):
         """A fake host on which this strategy can act; skips where it says, with its reason, that it cannot."""
         strategy = self.make()
         launch = Launch(min(strategy.launch_modes, key=lambda mode: mode.value))
-        answer = strategy.supports(launch, fake_host.host)
+        answer = strategy.supports(Observation(fake_host.host, launch))
         if not answer.ok:
             pytest.skip(f"it cannot act here: {answer.reason}")
         return fake_host
@@ -113,7 +113,7 @@ class StrategyContract(ABC):
         """On any machine, for any launch mode, whatever is installed."""
         fake = FakeHost(machine, environ={"PATH": path}, libnuma="libnuma is not here")
         for mode in LaunchMode:
-            answer = self.make().supports(Launch(mode), fake.host)
+            answer = self.make().supports(Observation(fake.host, Launch(mode)))
             assert isinstance(answer.ok, bool)
             assert answer.ok or answer.reason.strip()
         assert not fake.kernel.changes
@@ -123,14 +123,14 @@ class StrategyContract(ABC):
         """The kernel shows exactly the placement's CPUs and memory policy for the thread that bound."""
         for placement in _placements(usable):
             fake = _again(usable)
-            self.make().bind(placement, fake.host)
+            self.make().bind(placement, fake.observation)
             self._in_force(placement, fake)
 
     @_for(*RUNNING)
     def test_bind_touches_no_cpu_outside_the_placement(self, usable: FakeHost) -> None:
         """Not even for a moment: a thread there could start others."""
         placement = _placements(usable)[0]
-        self.make().bind(placement, usable.host)
+        self.make().bind(placement, usable.observation)
         masks = [c.arguments[1] for c in usable.kernel.changes if c.name == "set_affinity"]
         assert all(isinstance(mask, CpuSet) and mask <= (placement.cpus or mask) for mask in masks)
 
@@ -139,9 +139,9 @@ class StrategyContract(ABC):
         """Also for every other thread."""
         placement = _placements(usable)[0]
         usable.kernel.start_thread()
-        self.make().bind(placement, usable.host)
+        self.make().bind(placement, usable.observation)
         once = usable.kernel.masks, usable.kernel.policies
-        self.make().bind(placement, usable.host)
+        self.make().bind(placement, usable.observation)
         assert (usable.kernel.masks, usable.kernel.policies) == once
 
     @_for(*RUNNING)
@@ -150,14 +150,14 @@ class StrategyContract(ABC):
         placement = _placements(usable)[0]
         fake = _again(usable)
         masks = fake.kernel.masks
-        self.make().bind(attrs.evolve(placement, cpus=None), fake.host)
+        self.make().bind(attrs.evolve(placement, cpus=None), fake.observation)
         assert fake.kernel.masks == masks
         fake = _again(usable)
         policies = fake.kernel.policies
-        self.make().bind(attrs.evolve(placement, memory=None), fake.host)
+        self.make().bind(attrs.evolve(placement, memory=None), fake.observation)
         assert fake.kernel.policies == policies
         fake = _again(usable)
-        self.make().bind(Placement(None, None), fake.host)
+        self.make().bind(Placement(None, None), fake.observation)
         assert not fake.kernel.changes
 
     @_for(*RUNNING)
@@ -167,7 +167,7 @@ class StrategyContract(ABC):
         pinned = usable.kernel.start_thread()
         elsewhere = CpuSet([max(usable.host.allowed_cpus)])
         usable.kernel.set_affinity(pinned, elsewhere)
-        self.make().bind(placement, usable.host)
+        self.make().bind(placement, usable.observation)
         assert usable.kernel.masks[pinned] == elsewhere
 
     @_for(*RUNNING)
@@ -177,7 +177,7 @@ class StrategyContract(ABC):
         placement = _narrow(usable)
         usable.kernel.refuse(call, number)
         try:
-            self.make().bind(placement, usable.host)
+            self.make().bind(placement, usable.observation)
         except (OSError, BindError):
             return
         self._in_force(placement, usable)
@@ -187,7 +187,7 @@ class StrategyContract(ABC):
         """Masks and policy are worth having without them."""
         placement = _placements(usable)[0]
         usable.kernel.refuse("migrate_pages", errno.EPERM)
-        self.make().bind(placement, usable.host)
+        self.make().bind(placement, usable.observation)
         self._in_force(placement, usable)
 
     @_for(LaunchMode.SPAWN)
@@ -201,7 +201,7 @@ class StrategyContract(ABC):
             with strategy.spawning(placement, fake.host):
                 worker = fake.start_worker()
             assert _parent(fake) == before
-            strategy.bind(placement, worker.host)
+            strategy.bind(placement, worker.observation)
             self._in_force(placement, worker)
 
     @_for(LaunchMode.SPAWN)
@@ -242,7 +242,7 @@ class StrategyContract(ABC):
                     both_inside.wait()
                     workers[i] = usable.start_worker()
                     both_inside.wait()
-                strategy.bind(placement, workers[i].host)
+                strategy.bind(placement, workers[i].observation)
 
         threads = [threading.Thread(target=start, args=(i,)) for i in range(2)]
         for thread in threads:
@@ -360,7 +360,7 @@ class PolicyContract(ABC):
 
     def _place(self, host: Host, launch: Launch, settings: Settings) -> Placement | AffinityError:
         try:
-            return self.make().place(host, launch, settings)
+            return self.make().place(Observation(host, launch, settings))
         except (PlacementError, SettingsError) as impossible:
             return impossible
 

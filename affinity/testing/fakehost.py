@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 
 from affinity import CpuSet, Host, NodeSet
 from affinity.kernel import MemoryMode
+from affinity.launchers import Launch, LaunchMode
+from affinity.policies import Observation
 from affinity.testing import machines
 from affinity.testing.simkernel import SimulatedKernel
 from affinity.topology import Topology
@@ -74,6 +76,11 @@ class FakeHost:
 
         cpus = allowed_before(self.kernel) & self.topology.online
         return Host(self.topology, self.kernel, cpus, self.kernel.allowed_nodes())
+
+    @property
+    def observation(self) -> Observation:
+        """`host` with a launch of mode `inline` and default settings: pass it to a strategy's methods."""
+        return Observation(self.host, Launch(LaunchMode.INLINE))
 
     def start_worker(self) -> FakeHost:
         """Start a worker as `multiprocessing`'s spawn method does, and give its process.

@@ -42,15 +42,18 @@ def _look(_: None) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """Runs on the node."""
     from affinity.api import make_plan
     from affinity.observe import observe
+    from affinity.plugins import Plugins
     from affinity.render import serialize
 
-    seen = observe(gpu="all", launch_mode="ray")
+    plugins = Plugins()
+    observation = observe(plugins, gpu="all", launch_mode="ray")
     launch, settings = (
-        seen.launch,
-        attrs.evolve(seen.settings, required=False),
+        observation.launch,
+        attrs.evolve(observation.settings, required=False),
     )  # an impossible plan is told, not raised
-    machine = serialize.machine(seen.host, launch.machine_gpus, launch.gpus, launch.notes)
+    machine = serialize.machine(observation.host, launch.machine_gpus, launch.gpus, launch.notes)
     each = (
-        attrs.evolve(seen, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,))) for gpu in launch.machine_gpus
+        attrs.evolve(observation, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,)))
+        for gpu in launch.machine_gpus
     )
-    return machine, tuple(serialize.plan(make_plan(worker)) for worker in each)
+    return machine, tuple(serialize.plan(make_plan(worker, plugins)) for worker in each)

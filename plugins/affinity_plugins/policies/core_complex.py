@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.launchers import Launch
-from affinity.policies import SplitPolicy, l3_domains, usable_cpus
+from affinity import CpuSet, NodeSet
+from affinity.policies import Observation, SplitPolicy, l3_domains, usable_cpus
 
 
 class CoreComplex(SplitPolicy):
@@ -18,7 +17,7 @@ class CoreComplex(SplitPolicy):
 
     share_name = "one L3 domain"
 
-    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
-        domains = l3_domains(usable_cpus(NodeSet([node]), host, settings), host)
+    def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
+        domains = l3_domains(usable_cpus(NodeSet([node]), observation), observation.host)
         best = sorted(domains, key=lambda cpus: (-len(cpus), cpus.first()))
         return [best[i % len(best)] for i in range(count)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, LaunchMode, PlacementError, Settings
-from affinity.launchers import Launch
+from affinity import CpuSet, LaunchMode, PlacementError
 from affinity.policies import (
+    Observation,
     Placement,
     PlacementPolicy,
     gpu_indices,
@@ -24,9 +24,10 @@ class Even(PlacementPolicy):
     Cores are counted node by node; the first parts take the remainder.
     """
 
-    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+    def place(self, observation: Observation) -> Placement:
+        host, launch = observation.host, observation.launch
         if launch.nodes is not None:
-            return place_on_nodes(launch.nodes, host, settings)
+            return place_on_nodes(launch.nodes, observation)
         mine: Sequence[int] = gpu_indices(launch)
         count, told_by = len(launch.machine_gpus), "the place of its GPU"
         if launch.local_rank is not None and launch.mode is not LaunchMode.SPAWN:  # there the rank is the parent's
@@ -38,9 +39,9 @@ class Even(PlacementPolicy):
                 f"local rank {max(mine)} was found, but only {count} workers or GPUs are known of: "
                 "let the launcher tell the number of local workers, or choose another policy"
             )
-        cores = usable_cores(host.topology.cpu_nodes, host, settings, least=count)
+        cores = usable_cores(host.topology.cpu_nodes, observation, least=count)
         shares = split_contiguous(cores, count)
         cpus = CpuSet(cpu for i in mine for cpu in shares[i])
         parts = ", ".join(str(i + 1) for i in mine)
         reason = f"part {parts} of {count} of the machine's {len(cores)} usable cores, by {told_by}"
-        return Placement(cpus, memory_for(cpus, host, settings), host.topology.nodes_of(cpus), reason)
+        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus), reason)

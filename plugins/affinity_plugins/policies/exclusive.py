@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.launchers import Launch
-from affinity.policies import SplitPolicy, add_package_cores, split_contiguous, usable_cores
+from affinity import CpuSet, NodeSet
+from affinity.policies import Observation, SplitPolicy, add_package_cores, split_contiguous, usable_cores
 
 
 class Exclusive(SplitPolicy):
@@ -18,6 +17,6 @@ class Exclusive(SplitPolicy):
 
     share_name = "a contiguous share of the cores"
 
-    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
-        cores = usable_cores(NodeSet([node]), host, settings, least=count)
-        return split_contiguous(add_package_cores(cores, host, launch, settings), count)
+    def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
+        cores = usable_cores(NodeSet([node]), observation, least=count)
+        return split_contiguous(add_package_cores(cores, observation), count)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from affinity import CpuSet, Host, PlacementError, Settings, SettingsError
-from affinity.launchers import Launch
-from affinity.policies import Placement, PlacementPolicy, gpu_indices, memory_for, place_on_nodes
+from affinity import CpuSet, PlacementError, SettingsError
+from affinity.policies import Observation, Placement, PlacementPolicy, gpu_indices, memory_for, place_on_nodes
 
 
 class Explicit(PlacementPolicy):
@@ -14,9 +13,10 @@ class Explicit(PlacementPolicy):
     do not apply. Raises SettingsError where the groups do not match the GPUs or one is empty.
     """
 
-    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+    def place(self, observation: Observation) -> Placement:
+        host, launch, settings = observation.host, observation.launch, observation.settings
         if launch.nodes is not None:
-            return place_on_nodes(launch.nodes, host, settings)
+            return place_on_nodes(launch.nodes, observation)
         if len(settings.cpus) != len(launch.machine_gpus) or not all(settings.cpus):
             raise SettingsError(
                 f"AFFINITY_CPUS names {len(settings.cpus)} groups, {len(launch.machine_gpus)} GPUs are here: "
@@ -35,4 +35,4 @@ class Explicit(PlacementPolicy):
                 "correct the list, or widen the cpuset, container or batch limit"
             )
         reason = f"AFFINITY_CPUS, group {', '.join(str(i + 1) for i in places)} of {len(launch.machine_gpus)}"
-        return Placement(cpus, memory_for(cpus, host, settings), host.topology.nodes_of(cpus), reason)
+        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus), reason)

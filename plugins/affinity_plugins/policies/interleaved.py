@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.launchers import Launch
-from affinity.policies import SplitPolicy, add_package_cores, usable_cores
+from affinity import CpuSet, NodeSet
+from affinity.policies import Observation, SplitPolicy, add_package_cores, usable_cores
 
 
 class Interleaved(SplitPolicy):
@@ -18,7 +17,7 @@ class Interleaved(SplitPolicy):
 
     share_name = "an interleaved share of the cores"
 
-    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
-        cores = usable_cores(NodeSet([node]), host, settings, least=count)
-        units = add_package_cores(cores, host, launch, settings)
+    def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
+        cores = usable_cores(NodeSet([node]), observation, least=count)
+        units = add_package_cores(cores, observation)
         return [CpuSet(cpu for unit in units[i::count] for cpu in unit) for i in range(count)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.launchers import Launch
-from affinity.policies import SplitPolicy, usable_cores
+from affinity import CpuSet, NodeSet
+from affinity.policies import Observation, SplitPolicy, usable_cores
 
 
 class SingleCore(SplitPolicy):
@@ -18,5 +17,5 @@ class SingleCore(SplitPolicy):
 
     share_name = "one physical core"
 
-    def split(self, node: int, count: int, host: Host, launch: Launch, settings: Settings) -> Sequence[CpuSet]:
-        return usable_cores(NodeSet([node]), host, settings, least=count)[:count]
+    def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
+        return usable_cores(NodeSet([node]), observation, least=count)[:count]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from affinity import Host, Settings
-from affinity.launchers import Launch
-from affinity.policies import Placement, PlacementPolicy, package_nodes, place_on_nodes
+from affinity.policies import Observation, Placement, PlacementPolicy, package_nodes, place_on_nodes
 
 
 class Socket(PlacementPolicy):
@@ -13,8 +11,9 @@ class Socket(PlacementPolicy):
     For machines that cut a package into several nodes, where a worker needs more than one of them.
     """
 
-    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
+    def place(self, observation: Observation) -> Placement:
+        host, launch = observation.host, observation.launch
         nodes = launch.gpu_nodes
         if not nodes:
             return Placement(None, None, reason="no GPU's node is known")
-        return place_on_nodes(nodes | package_nodes(nodes, host.topology), host, settings)
+        return place_on_nodes(nodes | package_nodes(nodes, host.topology), observation)

@@ -11,9 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 from affinity import Host, LaunchMode
-from affinity.launchers import Launch
 from affinity.policies import Placement
-from affinity.strategies import AffinityStrategy, Outcome, Support
+from affinity.strategies import AffinityStrategy, Observation, Outcome, Support
 
 
 class Inherit(AffinityStrategy):
@@ -21,7 +20,7 @@ class Inherit(AffinityStrategy):
 
     launch_modes = frozenset(LaunchMode)
 
-    def supports(self, launch: Launch, host: Host) -> Support:
+    def supports(self, observation: Observation) -> Support:
         return Support.yes("a child inherits the starting thread's mask and policy")
 
     def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
@@ -58,10 +57,10 @@ class Inherit(AffinityStrategy):
         self._take(placement, host)
         return argv
 
-    def bind(self, placement: Placement, host: Host) -> Outcome:
+    def bind(self, placement: Placement, observation: Observation) -> Outcome:
         from affinity.strategies import bind_process
 
-        return bind_process(placement, host)
+        return bind_process(placement, observation.host)
 
     @staticmethod
     def _take(placement: Placement, host: Host) -> None:

@@ -6,11 +6,10 @@ One thing is not kept: V1's numa_run_on_node widened a mask that the operator ha
 
 from __future__ import annotations
 
-from affinity import BindError, Host
+from affinity import BindError
 from affinity.kernel import MemoryMode
-from affinity.launchers import Launch
 from affinity.policies import Placement
-from affinity.strategies import RUNNING, AffinityStrategy, Outcome, Support, set_mempolicy_verified
+from affinity.strategies import RUNNING, AffinityStrategy, Observation, Outcome, Support, set_mempolicy_verified
 
 
 class Legacy(AffinityStrategy):
@@ -18,11 +17,11 @@ class Legacy(AffinityStrategy):
 
     launch_modes = RUNNING
 
-    def supports(self, launch: Launch, host: Host) -> Support:
+    def supports(self, observation: Observation) -> Support:
         return Support.yes("the calling thread and a preferred node")
 
-    def bind(self, placement: Placement, host: Host) -> Outcome:
-        kernel = host.kernel
+    def bind(self, placement: Placement, observation: Observation) -> Outcome:
+        kernel = observation.host.kernel
         if placement.memory is not None and placement.memory.mode is MemoryMode.PREFERRED_MANY:
             raise BindError("the first generation prefers one node only")
         if placement.cpus is not None:

@@ -5,10 +5,8 @@ CPU mask on every thread, memory policy through libnuma, pages touched before mo
 
 from __future__ import annotations
 
-from affinity import Host
-from affinity.launchers import Launch
 from affinity.policies import Placement
-from affinity.strategies import RUNNING, AffinityStrategy, Outcome, Support, bind_process
+from affinity.strategies import RUNNING, AffinityStrategy, Observation, Outcome, Support, bind_process
 
 
 class Libnuma(AffinityStrategy):
@@ -16,11 +14,11 @@ class Libnuma(AffinityStrategy):
 
     launch_modes = RUNNING
 
-    def supports(self, launch: Launch, host: Host) -> Support:
-        if host.is_foreign:
+    def supports(self, observation: Observation) -> Support:
+        if observation.host.is_foreign:
             return Support.yes("libnuma, on that machine")
-        missing = host.kernel.libnuma_error()
+        missing = observation.host.kernel.libnuma_error()
         return Support.no(missing) if missing else Support.yes("libnuma")
 
-    def bind(self, placement: Placement, host: Host) -> Outcome:
-        return bind_process(placement, host, set_memory=host.kernel.set_mempolicy_libnuma)
+    def bind(self, placement: Placement, observation: Observation) -> Outcome:
+        return bind_process(placement, observation.host, set_memory=observation.host.kernel.set_mempolicy_libnuma)

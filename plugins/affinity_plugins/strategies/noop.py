@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from affinity import Host, LaunchMode
-from affinity.launchers import Launch
-from affinity.strategies import AffinityStrategy, Support
+from affinity import LaunchMode
+from affinity.strategies import AffinityStrategy, Observation, Support
 
 
 class Noop(AffinityStrategy):
@@ -12,5 +11,5 @@ class Noop(AffinityStrategy):
 
     launch_modes = frozenset(LaunchMode)
 
-    def supports(self, launch: Launch, host: Host) -> Support:
+    def supports(self, observation: Observation) -> Support:
         return Support.yes("changes nothing")

@@ -15,9 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from affinity import BindError, Host, LaunchMode
 from affinity.kernel import MemoryMode
-from affinity.launchers import Launch
 from affinity.policies import Placement
-from affinity.strategies import AffinityStrategy, Outcome, Support
+from affinity.strategies import AffinityStrategy, Observation, Outcome, Support
 
 #: Seconds that numactl may take to answer a probe; it needs milliseconds.
 PROBE_SECONDS = 10.0
@@ -35,10 +34,10 @@ class Numactl(AffinityStrategy):
 
     launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.COMMAND})
 
-    def supports(self, launch: Launch, host: Host) -> Support:
-        if host.is_foreign:
+    def supports(self, observation: Observation) -> Support:
+        if observation.host.is_foreign:
             return Support.yes("numactl, on that machine")
-        found = _on_path("numactl", host)
+        found = _on_path("numactl", observation.host)
         return Support.yes(found) if found else Support.no("numactl is not on PATH: apt-get install numactl")
 
     def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
@@ -67,10 +66,10 @@ class Numactl(AffinityStrategy):
         self._probe([*prefix, _on_path("true", host) or sys.executable, "--version"], host)
         return [*prefix, *argv]
 
-    def bind(self, placement: Placement, host: Host) -> Outcome:
+    def bind(self, placement: Placement, observation: Observation) -> Outcome:
         from affinity.strategies import bind_process
 
-        return bind_process(placement, host)
+        return bind_process(placement, observation.host)
 
     def _prefix(self, placement: Placement, host: Host) -> list[str]:
         program = _on_path("numactl", host)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from affinity import Host
-from affinity.launchers import Launch
-from affinity.strategies import AffinityStrategy, Support
+from affinity.strategies import AffinityStrategy, Observation, Support
 
 
 class Strategy(AffinityStrategy):
-    def supports(self, launch: Launch, host: Host) -> Support:
+    def supports(self, observation: Observation) -> Support:
         return Support.yes("for what, though?")
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from affinity import Host
-from affinity.launchers import Launch
-from affinity.strategies import RUNNING, AffinityStrategy, Support
+from affinity.strategies import RUNNING, AffinityStrategy, Observation, Support
 
 
 class Strategy(AffinityStrategy):
     launch_modes = RUNNING
 
-    def supports(self, launch: Launch, host: Host) -> Support:
+    def supports(self, observation: Observation) -> Support:
         return Support.yes("never asked")
 
     def __init__(self) -> None:

@@ -92,7 +92,7 @@ def test_a_mask_partly_outside_is_cut_and_one_wholly_outside_refused(asked: str,
 )
 def test_a_policy_partly_outside_is_cut_and_one_wholly_outside_refused(policy: MemoryPolicy, kept: str) -> None:
     """And numa_maps, without a privilege, shows the same policy as get_mempolicy."""
-    from affinity.kernel import linux as kernel
+    from affinity.kernel import procfs as kernel
 
     def work() -> list[str]:
         said = outcome(lambda: THIS_PROCESS.set_mempolicy(policy) or THIS_PROCESS.get_mempolicy())

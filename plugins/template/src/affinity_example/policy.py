@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from affinity import Host, NodeSet, Settings
-from affinity.launchers import Launch
-from affinity.policies import Placement, PlacementPolicy, place_on_nodes
+from affinity import NodeSet
+from affinity.policies import Observation, Placement, PlacementPolicy, place_on_nodes
 
 #: CPUs that a worker should have: a scheduler, a tokenizer and the threads that feed the GPU.
 ENOUGH = 8
@@ -15,9 +14,9 @@ class AffinityExamplePolicy(PlacementPolicy):
 
     interface_version = 1
 
-    def place(self, host: Host, launch: Launch, settings: Settings) -> Placement:
-        topology = host.topology
-        nodes = launch.gpu_nodes
+    def place(self, observation: Observation) -> Placement:
+        host = observation.host
+        topology, nodes = host.topology, observation.launch.gpu_nodes
         if not nodes:
             return Placement(None, None, reason="no GPU's node is known")
         farther = topology.nodes_of(host.allowed_cpus) - nodes
@@ -25,4 +24,4 @@ class AffinityExamplePolicy(PlacementPolicy):
             nearest = topology.nearest(nodes.first(), farther)
             nodes |= NodeSet([nearest.first()])
             farther -= nodes
-        return place_on_nodes(nodes, host, settings)
+        return place_on_nodes(nodes, observation)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from affinity import Host
-from affinity.launchers import Launch
 from affinity.policies import Placement, physical_cores
-from affinity.strategies import RUNNING, AffinityStrategy, Outcome, Support, bind_process
+from affinity.strategies import RUNNING, AffinityStrategy, Observation, Outcome, Support, bind_process
 
 POOL = "OMP_NUM_THREADS"
 
@@ -20,10 +18,11 @@ class AffinityExampleStrategy(AffinityStrategy):
     interface_version = 1
     launch_modes = RUNNING
 
-    def supports(self, launch: Launch, host: Host) -> Support:
+    def supports(self, observation: Observation) -> Support:
         return Support.yes("system calls alone: it needs no program and no library")
 
-    def bind(self, placement: Placement, host: Host) -> Outcome:
+    def bind(self, placement: Placement, observation: Observation) -> Outcome:
+        host = observation.host
         outcome = bind_process(placement, host)  # raises where the kernel refuses: then nothing else is done
         if placement.cpus is not None:
             host.kernel.environ.setdefault(POOL, str(len(physical_cores(placement.cpus, host))))

@@ -1,0 +1,22 @@
+"""`Observation`: the one value that goes through the five verbs."""
+
+from __future__ import annotations
+
+import attrs
+
+from affinity.host import Host
+from affinity.launchers.launch import Launch
+from affinity.settings import Settings
+
+
+@attrs.frozen
+class Observation:
+    """What is known before anything is decided: all that a policy, a rule or a strategy may look at.
+
+    host: the machine, its kernel, and what this process may use. launch: how the worker was started, and its GPUs.
+    settings: the operator's flags.
+    """
+
+    host: Host
+    launch: Launch
+    settings: Settings = attrs.field(factory=Settings)
