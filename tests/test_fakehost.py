@@ -201,5 +201,5 @@ def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options
     )
     kernel = SimulatedKernel(host.topology, mask=host.allowed_cpus, mems=host.allowed_nodes)
     assert programs.run(["numactl", *options, "true"], kernel) == ["true"]
-    mask, policy = kernel.masks[kernel.process_id()], kernel.policies[kernel.process_id()]
+    mask, policy = kernel.masks[kernel.pid], kernel.policies[kernel.pid]
     assert real.stdout.strip() == f"CPUs {mask}, policy {policy}"

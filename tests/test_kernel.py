@@ -18,7 +18,7 @@ def test_the_mask_is_the_schedulers() -> None:
     """Of the calling thread and of this process."""
     assert set(THIS_PROCESS.get_affinity()) == os.sched_getaffinity(0)
     assert THIS_PROCESS.thread_id() == threading.get_native_id()
-    assert THIS_PROCESS.process_id() in THIS_PROCESS.threads()
+    assert THIS_PROCESS.pid in THIS_PROCESS.threads()
 
 
 def test_refused_masks_raise_their_errno() -> None:

@@ -3,3 +3,4 @@
 from affinity.kernel.mempolicy import MemoryMode as MemoryMode
 from affinity.kernel.mempolicy import MemoryPolicy as MemoryPolicy
 from affinity.kernel.protocol import Kernel as Kernel
+from affinity.kernel.protocol import Process as Process

@@ -18,6 +18,7 @@ from typing import NoReturn
 from affinity.kernel.capability import SYS_NICE, capability_dropped
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.kernel.procfs import START_TIME, anonymous_bytes, mempolicy_of_maps, read_stat
+from affinity.kernel.protocol import Process
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
 
 _MODES = {
@@ -59,8 +60,16 @@ class LinuxKernel:
 
         return threading.get_native_id()
 
-    def process_id(self) -> int:
+    @property
+    def pid(self) -> int:
         return os.getpid()
+
+    @property
+    def is_this_process(self) -> bool:
+        return True
+
+    def parent(self) -> Process | None:
+        return None
 
     def threads(self) -> Sequence[int]:
         return [int(name) for name in os.listdir("/proc/self/task")]
@@ -99,7 +108,7 @@ class LinuxKernel:
                     return NodeSet.parse(line.partition(":")[2])
         return NodeSet([0])  # a kernel without NUMA: one implicit node
 
-    def get_mempolicy(self) -> MemoryPolicy:
+    def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
         mode = ctypes.c_int()
         mask = (ctypes.c_ulong * (_NODE_BITS // _WORD))()
         bits, nothing = ctypes.c_ulong(_NODE_BITS), ctypes.c_ulong(0)

@@ -1,6 +1,6 @@
-"""`Kernel`: every system call this package makes, as a protocol.
+"""`Process` and `Kernel`: what this package asks of the operating system, as protocols.
 
-Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2).
+Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2), proc(5).
 """
 
 from __future__ import annotations
@@ -12,11 +12,55 @@ from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.topology.cpuset import CpuSet, NodeSet
 
 
-class Kernel(Protocol):
-    """The operating system, as far as binding needs it. A refused call raises OSError with its errno.
+class Process(Protocol):
+    """One process as the kernel shows it: this one, another by its PID, or a simulated one.
 
-    `tid` 0 is the calling thread. Sizes are bytes.
+    A call that the system refuses raises OSError with its errno, ProcessLookupError if the process has ended.
+    Sizes are bytes. `tid` 0 is the calling thread; of another process, its main thread.
     """
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is the main thread's id."""
+
+    @property
+    def is_this_process(self) -> bool:
+        """True only for the real, current process: its sys.modules and Python objects may be looked at too."""
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """Its variables: current for this process, initial for another. PermissionError for another user's."""
+
+    def parent(self) -> Process | None:
+        """Return the process that started this one, None if it has ended or cannot be seen."""
+
+    def threads(self) -> Sequence[int]:
+        """Return the ids of its threads."""
+
+    def get_affinity(self, tid: int = 0) -> CpuSet:
+        """Return the CPUs that a thread may run on. ProcessLookupError if the thread has ended."""
+
+    def set_affinity(self, tid: int, cpus: CpuSet) -> None:
+        """Let one thread run on these CPUs only."""
+
+    def allowed_nodes(self) -> NodeSet:
+        """Return the nodes that it may take memory from (`Mems_allowed_list`)."""
+
+    def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
+        """Return a thread's memory policy; if the call is refused or the process another, as numa_maps shows it."""
+
+    def resident_bytes(self) -> Mapping[int, int]:
+        """Return the bytes of its own (anonymous) pages by node, from numa_maps."""
+
+    def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
+        """Move its pages from `origin` to `target`; return the number of pages left behind."""
+
+    def age(self) -> float:
+        """Return the seconds since it started."""
+
+
+class Kernel(Process, Protocol):
+    """This process, and what only a process can do for itself."""
 
     @property
     def environ(self) -> MutableMapping[str, str]:
@@ -27,49 +71,22 @@ class Kernel(Protocol):
         """The interpreter's `-X` options."""
 
     def thread_id(self) -> int:
-        """The calling thread's id."""
-
-    def process_id(self) -> int:
-        """This process's id, which is its main thread's id."""
-
-    def threads(self) -> Sequence[int]:
-        """The ids of this process's threads."""
-
-    def get_affinity(self, tid: int = 0) -> CpuSet:
-        """The CPUs a thread may run on. ProcessLookupError where it has ended."""
-
-    def set_affinity(self, tid: int, cpus: CpuSet) -> None:
-        """Let one thread run on these CPUs only."""
+        """Return the calling thread's id."""
 
     def online(self) -> CpuSet:
-        """The CPUs that are online."""
-
-    def allowed_nodes(self) -> NodeSet:
-        """The nodes this process may take memory from (`Mems_allowed_list`)."""
-
-    def get_mempolicy(self) -> MemoryPolicy:
-        """The calling thread's memory policy; where the call is refused, as numa_maps shows it."""
+        """Return the CPUs that are online."""
 
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         """Give the calling thread a memory policy: it governs pages touched from now on."""
 
     def set_mempolicy_libnuma(self, policy: MemoryPolicy) -> None:
-        """The same through libnuma, which reports no failure: read back. BindError without libnuma."""
+        """Do the same through libnuma, which reports no failure: read back. BindError without libnuma."""
 
     def libnuma_error(self) -> str:
-        """Why libnuma cannot be used and what to do; empty where it can."""
-
-    def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
-        """Move this process's pages from `origin` to `target`; gives the number of pages left behind."""
-
-    def resident_bytes(self) -> Mapping[int, int]:
-        """Bytes of this process's own (anonymous) pages by node, from numa_maps."""
-
-    def age(self) -> float:
-        """Seconds since this process started."""
+        """Return why libnuma cannot be used and what to do; "" if it can."""
 
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
-        """Run a command to its end: None where it exits 0, else what it said of the failure."""
+        """Run a command to its end; return None if it exits 0, else its last message and how it ended."""
 
     def exec(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
-        """Become this command."""
+        """Replace this process with a command."""

@@ -45,7 +45,7 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
     some threads (io_uring's) from being moved: told, and no reason to leave the others. Raises OSError where the
     calling thread itself is refused.
     """
-    me, main = kernel.thread_id(), kernel.process_id()
+    me, main = kernel.thread_id(), kernel.pid
     old = [kernel.get_affinity(tid) for tid in {me, main}]  # a list: a mask met again is found by identity, unhashed
     note = ours(kernel)
     if note is not None:

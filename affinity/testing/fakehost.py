@@ -103,7 +103,7 @@ class FakeHost:
         masks: dict[CpuSet, list[int]] = {}
         for tid, mask in kernel.masks.items():
             masks.setdefault(mask, []).append(tid)
-        lines = [draw(self.topology, kernel.cpuset, kernel.allowed_memory), f"process {kernel.process_id()}:"]
+        lines = [draw(self.topology, kernel.cpuset, kernel.allowed_memory), f"process {kernel.pid}:"]
         lines += [f"  threads {', '.join(map(str, tids))}: CPUs {mask}" for mask, tids in masks.items()]
         policy = kernel.policies[kernel.thread_id()]
         lines.append(f"  memory policy {policy}, bytes on nodes {dict(kernel.pages_by_node) or 'none'}")

@@ -17,7 +17,7 @@ from typing import NoReturn
 import attrs
 
 from affinity import BindError, CpuSet, NodeSet
-from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.kernel import MemoryMode, MemoryPolicy, Process
 from affinity.testing import programs
 from affinity.topology import Topology
 
@@ -302,8 +302,16 @@ class SimulatedKernel:
     def thread_id(self) -> int:
         return int(getattr(self._acting, "tid", self._id))
 
-    def process_id(self) -> int:
+    @property
+    def pid(self) -> int:
         return self._id
+
+    @property
+    def is_this_process(self) -> bool:
+        return False
+
+    def parent(self) -> Process | None:
+        return None
 
     def threads(self) -> Sequence[int]:
         with self._call("threads"):
@@ -331,9 +339,9 @@ class SimulatedKernel:
         with self._call("allowed_nodes"):
             return self._machine.mems
 
-    def get_mempolicy(self) -> MemoryPolicy:
+    def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
         with self._call("get_mempolicy"):
-            return self._me().policy
+            return self._thread(tid).policy
 
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         with self._call("set_mempolicy", policy):
