@@ -21,7 +21,7 @@ ORDER = [
     "errors", "support", "degradation",
     "topology.cpuset", "topology.model", "topology.sysfs", "topology.synthetic", "topology.archive",
     "kernel.mempolicy", "kernel.libnuma", "kernel.command", "kernel.capability", "kernel.procfs", "kernel.protocol",
-    "kernel.linux",
+    "kernel.process", "kernel.linux",
     "handoff", "settings", "registry",
     "host",
     "devices.gpu", "devices.provider", "devices.numa_node", "devices.ordinals",

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from affinity.kernel.capability import SYS_NICE, capability_dropped
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.kernel.procfs import START_TIME, anonymous_bytes, mempolicy_of_maps, read_stat
+from affinity.kernel.procfs import anonymous_bytes, mempolicy_of_maps, process_age
 from affinity.kernel.protocol import Process
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
 
@@ -55,6 +55,11 @@ class LinuxKernel:
     def xoptions(self) -> Mapping[str, str | bool]:
         return sys._xoptions
 
+    @property
+    def handoff(self) -> str:
+        value = sys._xoptions.get("affinity", "")
+        return value if isinstance(value, str) else ""
+
     def thread_id(self) -> int:
         import threading
 
@@ -69,7 +74,9 @@ class LinuxKernel:
         return True
 
     def parent(self) -> Process | None:
-        return None
+        from affinity.kernel.process import process_of
+
+        return process_of(os.getppid())
 
     def threads(self) -> Sequence[int]:
         return [int(name) for name in os.listdir("/proc/self/task")]
@@ -160,8 +167,7 @@ class LinuxKernel:
             return anonymous_bytes(maps)
 
     def age(self) -> float:
-        ticks = int(read_stat("/proc/self")[START_TIME])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return process_age("/proc/self", time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         from affinity.kernel.command import probe

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.topology.cpuset import NodeSet
@@ -37,7 +40,7 @@ def mempolicy_of_maps() -> MemoryPolicy | None:
     return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[3] or ""))
 
 
-START_TIME = 19  # when the process started, in clock ticks since boot
+PARENT, START_TIME = 1, 19  # fields of `read_stat`: the parent's PID; the start in clock ticks since boot
 
 
 def read_stat(directory: str) -> list[str]:
@@ -47,6 +50,38 @@ def read_stat(directory: str) -> list[str]:
     """
     with open(f"{directory}/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()
+
+
+def start_time(directory: str) -> str:
+    """Return when the process started, in clock ticks since boot, which every user may read.
+
+    Raises FileNotFoundError or ProcessLookupError if it has ended, also for a zombie.
+    """
+    fields = read_stat(directory)
+    if fields[0] in ("Z", "X"):
+        raise ProcessLookupError(errno.ESRCH, "the process has ended", directory)
+    return fields[START_TIME]
+
+
+def process_identity(directory: str) -> list[str]:
+    """Return PID namespace and start time: with the PID, one process and no other. Errors as `start_time`."""
+    started = start_time(directory)  # first: it recognises a zombie
+    return [os.readlink(f"{directory}/ns/pid"), started]
+
+
+def process_age(directory: str, now: float) -> float:
+    """Return the seconds from the start of the process to `now`, a reading of CLOCK_BOOTTIME."""
+    return now - int(read_stat(directory)[START_TIME]) / os.sysconf("SC_CLK_TCK")
+
+
+def xoption(argv: Sequence[str], name: str) -> str:
+    """Return the value of an interpreter's `-X name=value` in a Python command line, "" if there is none."""
+    for option, value in pairwise(argv):
+        if option in ("-c", "-m"):
+            break
+        if option == "-X" and value.startswith(f"{name}="):
+            return value.partition("=")[2]
+    return ""
 
 
 def anonymous_bytes(maps: Iterable[str]) -> dict[int, int]:

@@ -31,6 +31,10 @@ class Process(Protocol):
     def environ(self) -> Mapping[str, str]:
         """Its variables: current for this process, initial for another. PermissionError for another user's."""
 
+    @property
+    def handoff(self) -> str:
+        """What the parent that started it bound passed on its command line (affinity.handoff), "" for nothing."""
+
     def parent(self) -> Process | None:
         """Return the process that started this one, None if it has ended or cannot be seen."""
 

@@ -299,6 +299,11 @@ class SimulatedKernel:
     def xoptions(self) -> Mapping[str, str | bool]:
         return self._xoptions
 
+    @property
+    def handoff(self) -> str:
+        value = self._xoptions.get("affinity", "")
+        return value if isinstance(value, str) else ""
+
     def thread_id(self) -> int:
         return int(getattr(self._acting, "tid", self._id))
 
