@@ -208,7 +208,9 @@ def make_plan(observation: Observation, plugins: Plugins) -> Plan:
     """Place and select. A placement that is impossible is a plan to do nothing, or BindError where required."""
     placement, problem = None, ""
     try:
-        placement = plugins.policies.get(observation.settings.policy).place(observation)
+        policy = plugins.policies.get(observation.settings.policy)
+        observation.settings.check(policy.options)
+        placement = policy.place(observation)
         told = "; ".join(filter(None, (placement.reason, missing_memory_reason(placement, observation))))
         placement = attrs.evolve(placement, migrate=observation.settings.migrate, reason=told)
     except PlacementError as impossible:

@@ -28,7 +28,7 @@ class UsageError(AffinityError, ValueError):
 
 
 class SettingsError(UsageError):
-    """An environment variable with a value that does not parse, or an unknown name."""
+    """An environment variable with a value that does not parse, or, under `required`, an unknown name."""
 
 
 class ListFormatError(UsageError):

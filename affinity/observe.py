@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from affinity.errors import UsageError
+from affinity.errors import SettingsError, UsageError
 from affinity.handoff import spawn_note
 from affinity.host import Host
 from affinity.kernel.linux import LinuxKernel
@@ -19,6 +19,7 @@ from affinity.observation import Observation
 from affinity.plugins import Plugins
 from affinity.settings import Settings
 from affinity.topology.cpuset import NodeSet
+from affinity.variables import describe_unknown
 
 if TYPE_CHECKING:
     from affinity.devices.gpu import Gpu
@@ -41,6 +42,9 @@ def observe(
     host = host or Host.live()
     environ: Mapping[str, str] = {} if host.is_foreign else host.kernel.environ
     settings = settings or Settings.from_environ(environ)
+    ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
+    if ignored and settings.required:
+        raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
     note = None if host.is_foreign else spawn_note(host.kernel)
     assigned = _ray_ids(environ)
     ray_worker = assigned is not None if isinstance(host.kernel, LinuxKernel) else None
@@ -54,8 +58,9 @@ def observe(
     if gpu is None and nodes is None and note is not None and note.worker:
         kind, _, named = note.worker.partition("node:")
         gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
+    launch = attrs.evolve(launch, nodes=nodes or None, notes=ignored)
     if nodes is not None:
-        return Observation(host, attrs.evolve(launch, nodes=nodes or None), settings)
+        return Observation(host, launch, settings)
     from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
@@ -64,7 +69,7 @@ def observe(
     else:
         mine, why = _worker_gpus(gpu, launch, found)
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
-    notes = (*found.notes, *([why] if why else ()))
+    notes = (*launch.notes, *found.notes, *([why] if why else ()))
     return Observation(host, attrs.evolve(launch, gpus=mine, machine_gpus=machine_gpus, notes=notes), settings)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from affinity.launchers.launch import LaunchMode
 from affinity.policies.policy import PlacementPolicy
-from affinity.registry import InstalledPlugin, Registry, installed
+from affinity.registry import InstalledPlugin, Registry, installed, option_prefix
 from affinity.strategies.strategy import AffinityStrategy
 
 if TYPE_CHECKING:
@@ -21,6 +21,11 @@ class Plugins:
     @cached_property
     def _found(self) -> list[InstalledPlugin]:
         return installed()
+
+    def without_reader(self, variables: Iterable[str]) -> list[str]:
+        """Return the variables whose names do not begin as those of an installed plugin; loads none."""
+        prefixes = tuple(option_prefix(plugin.point.name) for plugin in self._found)
+        return [name for name in variables if not name.startswith(prefixes)]
 
     @cached_property
     def strategies(self) -> Registry[AffinityStrategy]:

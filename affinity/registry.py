@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from affinity.errors import PluginError
+from affinity.variables import Option
 
 #: The distribution whose plugin names nobody else may claim.
 BUILTIN = "numa-affinity"
@@ -168,7 +169,20 @@ class Registry(Generic[P]):
         if inspect.isabstract(loaded):
             missing = ", ".join(sorted(getattr(loaded, "__abstractmethods__", ())))
             return f"class {loaded.__name__} does not implement {missing}"
-        return self._check(loaded)
+        return _options_problem(getattr(loaded, "options", ()), found.point.name) or self._check(loaded)
+
+
+def option_prefix(plugin: str) -> str:
+    """Return what the names of a plugin's own variables begin with: `AFFINITY_ACME_NUMA_` for `acme-numa`."""
+    return f"AFFINITY_{plugin.upper().replace('-', '_').replace('.', '_')}_"
+
+
+def _options_problem(options: object, plugin: str) -> str:
+    if not isinstance(options, tuple) or not all(isinstance(option, Option) for option in options):
+        return f"its options is {options!r}, expected a tuple of Option"
+    prefix = option_prefix(plugin)
+    wrong = [option.name for option in options if not option.name.startswith(prefix)]
+    return f"its option {wrong[0]} must begin with {prefix}" if wrong else ""
 
 
 def _load(point: EntryPoint) -> Any:

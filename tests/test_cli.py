@@ -215,7 +215,7 @@ BAD = [
     (("explain", "--node", "63"), {}, 2, "node 63 is not on this machine"),
     (("explain", "--node", "x"), {}, 2, "x"),
     (("show",), {"AFFINITY_MEMORY": "prefered"}, 2, "did you mean preferred"),
-    (("show",), {"AFFINITY_MEMROY": "bind"}, 2, "did you mean AFFINITY_MEMORY"),
+    (("show",), {"AFFINITY_MEMROY": "bind", "AFFINITY_ENFORCE": "required"}, 2, "did you mean AFFINITY_MEMORY"),
     (("plan", "--synthetic", TWO), {"AFFINITY_STRATEGY": "nosuch"}, 2, "'nosuch'"),
     (("plan", "--synthetic", TWO, "--launch-mode", "command"), {"AFFINITY_STRATEGY": "libnuma"}, 3, "mode command"),
     (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from affinity.settings import ALIASES, VARIABLES
+from affinity.variables import ALIASES, VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

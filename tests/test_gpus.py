@@ -285,7 +285,7 @@ class Driver(DeviceProvider):
     def supports(self, host: Host) -> Support:
         return Support.yes()
 
-    def devices(self, host: Host) -> tuple[Gpu, ...]:
+    def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         type(self).asked += 1
         return self.shows
 
@@ -293,7 +293,7 @@ class Driver(DeviceProvider):
 class Broken(Driver):
     """A driver that fails."""
 
-    def devices(self, host: Host) -> tuple[Gpu, ...]:
+    def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         raise DeviceError("broken: no driver; load it")
 
 
@@ -410,7 +410,7 @@ def amd(bus: int, device: int = 0x7408, node: int = 0, **more: Any) -> PciDevice
 def test_what_is_a_gpu(what: str, address: str, ids: tuple[int, int, int], is_gpu: bool) -> None:
     """Management chips, emulated consoles and graphics inside the processor are not."""
     host = with_devices(PciDevice(PciAddress.parse(address), *ids))
-    assert bool(Pci().devices(host)) is is_gpu, what
+    assert bool(Pci().devices(host, Settings())) is is_gpu, what
 
 
 @pytest.mark.parametrize(("local", "node"), [("4-7", 1), ("0-7", None), ("", None)])

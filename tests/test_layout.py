@@ -22,7 +22,7 @@ ORDER = [
     "topology.cpuset", "topology.model", "topology.sysfs", "topology.synthetic", "topology.archive",
     "kernel.mempolicy", "kernel.libnuma", "kernel.command", "kernel.capability", "kernel.procfs", "kernel.protocol",
     "kernel.process", "kernel.linux",
-    "handoff", "settings", "registry",
+    "handoff", "variables", "settings", "registry",
     "host",
     "devices.gpu", "devices.provider", "devices.numa_node", "devices.ordinals",
     "devices.inventory", "devices.references",

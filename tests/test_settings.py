@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from affinity import CpuSet, Settings, SettingsError
 from affinity.kernel import MemoryMode
-from affinity.settings import ALIASES, VARIABLES
+from affinity.variables import ALIASES, VARIABLES, Variable
 
 read = Settings.from_environ
 
@@ -85,7 +86,6 @@ def test_an_alias_that_is_off_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("environ", "parts"),
     [
-        ({"AFFINITY_STRATEGI": "auto"}, ["AFFINITY_STRATEGI", "did you mean AFFINITY_STRATEGY"]),
         ({"AFFINITY_MEMORY": "prefered"}, ["AFFINITY_MEMORY='prefered'", "interleave", "did you mean preferred"]),
         ({"AFFINITY_AUTO": "maybe"}, ["AFFINITY_AUTO='maybe'", "true, false"]),
         ({"AFFINITY_NODES": "0,-1"}, ["AFFINITY_NODES='0,-1'", "PCI order"]),
@@ -128,10 +128,133 @@ def test_any_value_parses_or_is_refused_by_name(name: str, text: str) -> None:
     [
         ("strategies", "libnuma"), ("strategies", ["libnuma"]), ("policy", None), ("memory", "bind"), ("nodes", [0, 1]),
         ("nodes", (-1,)), ("auto", 1), ("required", "required"), ("devices", "pci"), ("cpus", ("0-1",)), ("smt", "on"),
-        ("scope", "machine"), ("reserve", -1), ("reserve", "2"),
+        ("scope", "machine"), ("reserve", -1), ("reserve", "2"), ("reserve", None), ("reserve", True),
+        ("policy", "a b"), ("strategies", ("auto",)), ("strategies", ("libnuma", "")), ("nodes", ()),
+        ("cpus", (CpuSet(),)),
+        ("memory", MemoryMode.WEIGHTED_INTERLEAVE), ("options", "no"), ("options", {"AFFINITY_ACME_X": 1}),
+        ("options", {"AFFINITY_ACME_X": " "}), ("options", {"AFFINITY_POLICY": "node"}), ("options", {"ACME_X": "1"}),
     ],
 )  # fmt: skip
 def test_a_value_of_another_kind_is_refused_where_it_is_built(field: str, value: object) -> None:
     """In code, as in a variable: which field, what was found, what is expected."""
     with pytest.raises(SettingsError, match=rf"Settings\({field}={re.escape(repr(value))}\): expected "):
         Settings(**{field: value})  # type: ignore[arg-type]
+
+
+NAMES = st.text("aZ09-_.é", min_size=1, max_size=9).filter(lambda name: name != "auto")
+CPUS = st.sets(st.integers(0, 300), min_size=1, max_size=5).map(CpuSet)
+FIELDS: dict[str, st.SearchStrategy[object]] = {
+    "strategies": st.lists(NAMES, max_size=3).map(tuple),
+    "policy": NAMES,
+    "memory": st.sampled_from(
+        [None, MemoryMode.PREFERRED, MemoryMode.BIND, MemoryMode.INTERLEAVE, MemoryMode.LOCAL],
+    ),
+    "nodes": st.none() | st.lists(st.integers(0, 65535), min_size=1, max_size=9).map(tuple),
+    "devices": st.lists(NAMES, max_size=3).map(tuple),
+    "cpus": st.lists(CPUS, max_size=3).map(tuple),
+    "smt": st.sampled_from(["all", "one"]),
+    "scope": st.sampled_from(["node", "socket"]),
+    "reserve": st.integers(0, 99_999),
+    **{flag: st.booleans() for flag in ("auto", "required", "migrate", "v2")},
+}
+OPTIONS = st.dictionaries(
+    st.sampled_from(["AFFINITY_ACME_A", "AFFINITY_ACME_B", "AFFINITY_PORT"]), st.sampled_from(["1", "a;b=c", "é"])
+)
+SETTINGS = st.builds(Settings, **FIELDS, options=OPTIONS)  # type: ignore[arg-type]
+EVERY = [v.name for v in (*VARIABLES, *ALIASES)]
+TEXTS = [
+    "",
+    " ",
+    "0",
+    "1",
+    "auto",
+    "none",
+    "one",
+    "socket",
+    "required",
+    "even",
+    "bind",
+    "0-3|4",
+    "0,1",
+    "no such value!",
+]
+ENVIRONS = st.dictionaries(
+    st.sampled_from([*EVERY, "AFFINITY_ACME_A", "AFFINITY_PORT", "AFFINITY_BOUND", "PATH"]), st.sampled_from(TEXTS)
+)
+
+
+def test_the_properties_are_about_every_field() -> None:
+    """One that is added is drawn too."""
+    assert {*FIELDS, "options", "decided_by"} == {field.name for field in attrs.fields(Settings)}
+
+
+@given(st.sampled_from([*VARIABLES, *ALIASES]), st.data())
+def test_formatting_a_value_is_the_inverse_of_parsing(variable: Variable, data: st.DataObject) -> None:
+    """For each variable and each value it can set; "" is what an unset variable means."""
+    value = data.draw(FIELDS[variable.field])
+    text = variable.format(value)
+    if text:
+        assert variable.parse(text) == value
+        assert text == text.strip()
+    else:
+        assert value == getattr(Settings(), variable.field) or variable.name == "SGLANG_SET_CPU_AFFINITY"
+
+
+@given(SETTINGS, ENVIRONS)
+def test_settings_travel_as_the_variables_that_differ(settings: Settings, environ: dict[str, str]) -> None:
+    """Whatever the environment says, malformed values and aliases included; none of them could be left out."""
+    differences = settings.differences(environ)
+    assert read({**environ, **differences}) == settings
+    assert read(environ, parent=differences) == settings
+    for name in differences:
+        fewer = {other: text for other, text in differences.items() if other != name}
+        try:
+            assert read({**environ, **fewer}) != settings
+        except SettingsError:
+            pass
+
+
+@given(ENVIRONS)
+def test_settings_read_from_the_environment_do_not_differ_from_it(environ: dict[str, str]) -> None:
+    """Then nothing travels."""
+    try:
+        settings = read(environ)
+    except SettingsError:
+        return
+    assert settings.differences(environ) == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "environ", "differences"),
+    [
+        (Settings(policy="socket"), {}, {"AFFINITY_POLICY": "socket"}),
+        (Settings(), {"AFFINITY_NODES": "0,1"}, {"AFFINITY_NODES": ""}),
+        (Settings(), {"SGLANG_SET_CPU_AFFINITY": "1"}, {"AFFINITY_POLICY": "node"}),
+        (Settings(), {"SGLANG_AUTO_NUMA_BIND": "maybe"}, {"AFFINITY_AUTO": "1"}),
+        (Settings(v2=False), {"AFFINITY_STRATEGY": "auto", "SGLANG_NUMA_BIND_V2": "0"}, {"AFFINITY_STRATEGY": ""}),
+        (Settings(v2=False, strategies=("noop",)), {"SGLANG_NUMA_BIND_V2": "0"}, {"AFFINITY_STRATEGY": "noop"}),
+        (Settings(), {"AFFINITY_ACME_X": "1"}, {"AFFINITY_ACME_X": ""}),
+    ],
+)
+def test_the_differences_are_few(settings: Settings, environ: dict[str, str], differences: dict[str, str]) -> None:
+    """One variable for one setting, an alias of it overridden."""
+    assert settings.differences(environ) == differences
+
+
+def test_what_the_parent_decided_overrides_the_environment_and_says_so() -> None:
+    """A value, and a variable that the parent unset; what it left alone is the environment's."""
+    environ = {"AFFINITY_POLICY": "socket", "AFFINITY_NODES": "0,1", "AFFINITY_SMT": "one", "AFFINITY_ACME_X": "1"}
+    parent = {"AFFINITY_POLICY": "exclusive", "AFFINITY_NODES": "", "AFFINITY_ACME_X": "2"}
+    settings = read(environ, parent=parent)
+    assert (settings.policy, settings.nodes, settings.smt) == ("exclusive", None, "one")
+    assert settings.decided_by == {
+        "policy": "AFFINITY_POLICY=exclusive (from the parent process)",
+        "nodes": "AFFINITY_NODES= (from the parent process)",
+        "smt": "AFFINITY_SMT=one",
+        "AFFINITY_ACME_X": "AFFINITY_ACME_X=2 (from the parent process)",
+    }
+
+
+def test_settings_are_hashable() -> None:
+    """Equal ones alike."""
+    assert hash(Settings(options={"AFFINITY_ACME_X": "1"})) == hash(Settings(options={"AFFINITY_ACME_X": "1"}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +10,12 @@ from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
     from affinity.api import Plan
+    from affinity.devices.provider import DeviceProvider
     from affinity.host import Host
+    from affinity.plugins import Plugins
+    from affinity.policies.policy import PlacementPolicy
+    from affinity.strategies.strategy import AffinityStrategy
+    from affinity.variables import Option
 
 
 @click.command()
@@ -24,21 +29,36 @@ def command(
     *, gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
 ) -> None:
     """The rule table with each line's verdict for this launch, and which variable decided each setting."""
-    from affinity.api import plan
+    from affinity.api import make_plan
+    from affinity.observe import observe
+    from affinity.plugins import Plugins
     from affinity.render import serialize
-    from affinity.settings import ALIASES, VARIABLES
+    from affinity.variables import V2, VARIABLES
 
     _validate.exactly_one_place(gpu, node)
     _validate.node(host, node)
     settings = _validate.settings(policy)
-    planned = plan(gpu=gpu, node=node, launch_mode=_validate.mode(launch_mode, host), settings=settings, host=host)
-    own = {v.field for v in VARIABLES}
-    variables = (*VARIABLES, *(v for v in ALIASES if v.field not in own))
-    decided = [serialize.setting(v, settings) for v in variables]
+    plugins, mode = Plugins(), _validate.mode(launch_mode, host)
+    planned = make_plan(observe(plugins, gpu=gpu, node=node, launch_mode=mode, settings=settings, host=host), plugins)
+    decided = [serialize.setting(v, settings) for v in (*VARIABLES, V2)]
+    decided += [serialize.option(o, settings) for o in _options_used(planned, plugins)]
     if as_json:
         _output.json(serialize.explanation(planned, decided))
     else:
         _print(planned, decided)
+
+
+def _options_used(planned: Plan, plugins: Plugins) -> list[Option[Any]]:
+    """Return the variables of the plugins that this plan uses, each once."""
+    named = planned.observation.settings.devices
+    providers = [p.name for p in plugins.devices.list() if not p.error and (not named or p.name in named)]
+    strategies = (planned.selection.strategy, *planned.selection.fallbacks)
+    used: list[PlacementPolicy | AffinityStrategy | DeviceProvider] = [
+        plugins.policies.get(planned.observation.settings.policy),
+        *(plugins.strategies.get(name) for name in strategies),
+        *(plugins.devices.get(name) for name in providers),
+    ]
+    return list({option.name: option for plugin in used for option in plugin.options}.values())
 
 
 def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
@@ -46,7 +66,10 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
     _output.table(
         "Settings",
         ("variable", "what it sets", "value", "decided by"),
-        [(d["variable"], d["meaning"], _value(d["value"]), d["decided_by"] or "default") for d in decided],
+        [
+            (d["variable"], d["meaning"], d.get("error") or _value(d["value"]), d["decided_by"] or "default")
+            for d in decided
+        ],
     )
     print(f"launch mode {launch.mode.value}: {launch.reason or 'detected'}")
     for gpu in launch.gpus:

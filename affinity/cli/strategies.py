@@ -10,9 +10,11 @@ import click
 from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
+    from affinity.devices.provider import DeviceProvider
     from affinity.host import Host
     from affinity.observation import Observation
     from affinity.plugins import Plugins
+    from affinity.policies.policy import PlacementPolicy
     from affinity.strategies.strategy import AffinityStrategy
     from affinity.support import Support
 
@@ -52,12 +54,22 @@ def command(*, host: Host, as_json: bool) -> None:
                 for p in rows
             ],
         )
+    options = [(p["name"], option) for rows in groups.values() for p in rows for option in _options_of(p)]
+    if options:
+        _output.table(
+            "Variables of plugins",
+            ("variable", "plugin", "accepted", "meaning", "value"),
+            [(o["variable"], name, o["accepted"], o["meaning"], o["error"] or o["value"]) for name, o in options],
+        )
     return None
 
 
 def _groups(observation: Observation, plugins: Plugins) -> dict[str, list[dict[str, object]]]:
     from affinity.render import serialize
     from affinity.support import call_supports
+
+    def options(plugin: AffinityStrategy | PlacementPolicy | DeviceProvider) -> list[dict[str, object]]:
+        return [serialize.option(option, observation.settings) for option in plugin.options]
 
     strategies = []
     for info in plugins.strategies.list():
@@ -66,15 +78,20 @@ def _groups(observation: Observation, plugins: Plugins) -> dict[str, list[dict[s
             continue
         strategy = plugins.strategies.get(info.name)
         modes = sorted(mode.value for mode in strategy.launch_modes)
-        strategies.append(serialize.plugin(info, launch_modes=modes, support=_support(strategy, observation)))
-    policies = [serialize.plugin(info) for info in plugins.policies.list()]
-    devices = [
-        serialize.plugin(
-            info,
-            support=None if info.error else call_supports(plugins.devices.get(info.name).supports, observation.host),
-        )
-        for info in plugins.devices.list()
+        support = _support(strategy, observation)
+        strategies.append(serialize.plugin(info, options=options(strategy), launch_modes=modes, support=support))
+    policies = [
+        serialize.plugin(info, options=[] if info.error else options(plugins.policies.get(info.name)))
+        for info in plugins.policies.list()
     ]
+    devices = []
+    for info in plugins.devices.list():
+        if info.error:
+            devices.append(serialize.plugin(info))
+            continue
+        provider = plugins.devices.get(info.name)
+        support = call_supports(provider.supports, observation.host)
+        devices.append(serialize.plugin(info, options=options(provider), support=support))
     return {"strategies": strategies, "policies": policies, "devices": devices}
 
 
@@ -86,6 +103,12 @@ def _support(strategy: AffinityStrategy, observation: Observation) -> Support:
     if launch.mode not in strategy.launch_modes and strategy.launch_modes:
         launch = attrs.evolve(launch, mode=min(strategy.launch_modes, key=lambda m: m.value))
     return supports_launch(strategy, attrs.evolve(observation, launch=launch))
+
+
+def _options_of(plugin: dict[str, object]) -> list[dict[str, object]]:
+    options = plugin["options"]
+    assert isinstance(options, list)
+    return options
 
 
 def _modes(plugin: dict[str, object]) -> tuple[str]:

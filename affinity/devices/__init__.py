@@ -6,3 +6,4 @@ from affinity.devices.gpu import NodeSource as NodeSource
 from affinity.devices.provider import DeviceProvider as DeviceProvider
 from affinity.errors import DeviceError as DeviceError
 from affinity.support import Support as Support
+from affinity.variables import Option as Option

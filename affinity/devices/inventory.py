@@ -207,8 +207,9 @@ class Inventory:
 
     def _listed(self, provider: DeviceProvider) -> tuple[Gpu, ...] | None:
         """What a provider lists; None, and a note, where it fails: the others then answer alone."""
+        self._settings.check(provider.options)
         try:
-            return provider.devices(self._host)
+            return provider.devices(self._host, self._settings)
         except DeviceError as failed:
             self._notes[str(failed)] = None
         except AffinityError:  # the machine's own files contradict themselves

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from affinity.devices.gpu import Gpu
 from affinity.support import Support
 
 if TYPE_CHECKING:
     from affinity.host import Host
+    from affinity.settings import Settings
+    from affinity.variables import Option
 
 
 class DeviceProvider(ABC):
@@ -29,10 +31,13 @@ class DeviceProvider(ABC):
 
     driver_vendors: ClassVar[frozenset[str]] = frozenset()
 
+    #: Its own variables, `AFFINITY_<PLUGIN>_<OPTION>`; `settings.option(…)` reads one.
+    options: ClassVar[tuple[Option[Any], ...]] = ()
+
     @abstractmethod
     def supports(self, host: Host) -> Support:
         """Whether this provider can list the GPUs of this host, and why (not)."""
 
     @abstractmethod
-    def devices(self, host: Host) -> tuple[Gpu, ...]:
+    def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         """Every GPU this provider sees, in PCI order."""

@@ -16,3 +16,4 @@ from affinity.policies.split import place_on_nodes as place_on_nodes
 from affinity.policies.split import split_contiguous as split_contiguous
 from affinity.policies.split import usable_cores as usable_cores
 from affinity.policies.split import usable_cpus as usable_cpus
+from affinity.variables import Option as Option

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from affinity.errors import PlacementError
 from affinity.host import Host
@@ -11,6 +11,7 @@ from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.observation import Observation
 from affinity.policies.placement import Placement, preferred_policy
 from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.variables import Option
 
 
 class PlacementPolicy(ABC):
@@ -26,6 +27,9 @@ class PlacementPolicy(ABC):
 
     #: The version of this interface that the class is written for; the registry refuses one newer than this.
     interface_version: ClassVar[int] = 1
+
+    #: Its own variables, `AFFINITY_<PLUGIN>_<OPTION>`; `observation.settings.option(…)` reads one.
+    options: ClassVar[tuple[Option[Any], ...]] = ()
 
     @abstractmethod
     def place(self, observation: Observation) -> Placement:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from affinity.errors import SettingsError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,9 +23,10 @@ if TYPE_CHECKING:
     from affinity.report.observed import Observed
     from affinity.report.report import BindReport
     from affinity.selection.rules import Verdict
-    from affinity.settings import Settings, Variable
+    from affinity.settings import Settings
     from affinity.support import Support
     from affinity.topology.cpuset import CpuSet, NodeSet
+    from affinity.variables import Option, Variable
 
 #: Of every shape here. It changes only where a key changes its meaning or goes away.
 VERSION = 1
@@ -111,6 +114,24 @@ def setting(variable: Variable, found: Settings) -> Shape:
     }
 
 
+def option(option: Option[Any], found: Settings) -> Shape:
+    """A plugin's variable: the keys of a setting, what is accepted, and the error of a text that does not parse."""
+    value, error = None, None
+    try:
+        value = found.option(option)
+    except SettingsError as malformed:
+        error = str(malformed)
+    return {
+        "setting": "options",
+        "variable": option.name,
+        "meaning": option.meaning,
+        "value": plain(value),
+        "decided_by": found.decided_by.get(option.name),
+        "accepted": option.accepted,
+        "error": error,
+    }
+
+
 def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequence[str]) -> Shape:
     """The machine, and what this process may use of it."""
     topology = host.topology
@@ -151,7 +172,13 @@ def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequ
     }
 
 
-def plugin(info: PluginInfo, *, launch_modes: Sequence[str] | None = None, support: Support | None = None) -> Shape:
+def plugin(
+    info: PluginInfo,
+    *,
+    options: Sequence[Shape] = (),
+    launch_modes: Sequence[str] | None = None,
+    support: Support | None = None,
+) -> Shape:
     """One entry point; `can_act` is null where the question has no meaning (a policy), false where it is broken."""
     can_act = None if support is None else support.ok
     shape: Shape = {
@@ -162,6 +189,7 @@ def plugin(info: PluginInfo, *, launch_modes: Sequence[str] | None = None, suppo
         "can_act": False if info.error else can_act,
         "reason": info.error or ("" if support is None else support.reason),
         "error": info.error or None,
+        "options": list(options),
     }
     if launch_modes is not None:
         shape["launch_modes"] = list(launch_modes)
@@ -219,7 +247,7 @@ def ids(found: NodeSet) -> list[int]:
 
 
 def plain(value: object) -> object:
-    """A setting's value: enumerations by their value, sets in list format, the rest as it is."""
+    """A setting's value: enumerations by their value, sets in list format, what JSON lacks as text."""
     from enum import Enum
 
     from affinity.topology.cpuset import IdSet
@@ -230,4 +258,4 @@ def plain(value: object) -> object:
         return str(value)
     if isinstance(value, tuple):
         return [plain(v) for v in value]
-    return value
+    return value if value is None or isinstance(value, str | int | float) else str(value)

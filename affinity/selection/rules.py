@@ -102,7 +102,9 @@ def _choose(rule: Rule, reason: str, case: SelectionInput) -> Selection:
     skipped: list[tuple[str, str]] = []
     for name in names:
         try:
-            answer = supports_launch(case.strategies.get(name), case.observation)
+            strategy = case.strategies.get(name)
+            case.settings.check(strategy.options)
+            answer = supports_launch(strategy, case.observation)
         except PluginError as broken:
             if len(names) == 1 and named:
                 raise

@@ -11,3 +11,4 @@ from affinity.strategies.start import starting as starting
 from affinity.strategies.strategy import AffinityStrategy as AffinityStrategy
 from affinity.strategies.strategy import Outcome as Outcome
 from affinity.support import Support as Support
+from affinity.variables import Option as Option

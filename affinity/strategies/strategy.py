@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -14,6 +14,7 @@ from affinity.launchers.launch import LaunchMode
 from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.support import Support
+from affinity.variables import Option
 
 
 @attrs.frozen
@@ -60,6 +61,9 @@ class AffinityStrategy(ABC):
     interface_version: ClassVar[int] = 1
 
     launch_modes: ClassVar[frozenset[LaunchMode]]
+
+    #: Its own variables, `AFFINITY_<PLUGIN>_<OPTION>`; `observation.settings.option(…)` reads one.
+    options: ClassVar[tuple[Option[Any], ...]] = ()
 
     @abstractmethod
     def supports(self, observation: Observation) -> Support:

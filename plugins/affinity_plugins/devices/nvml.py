@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
-from affinity import CpuSet, Host, NodeSet
+from affinity import CpuSet, Host, NodeSet, Settings
 from affinity.devices import DeviceError, DeviceProvider, Gpu, NodeEvidence, NodeSource
 from affinity.strategies import Support
 from affinity.topology import Origin, PciAddress
@@ -39,7 +39,7 @@ class Nvml(DeviceProvider):
         sign = next((path for path in SIGNS if os.path.exists(path)), None)
         return Support.yes(f"{sign} is there") if sign else Support.no("no NVIDIA driver here")
 
-    def devices(self, host: Host) -> tuple[Gpu, ...]:
+    def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         try:
             import pynvml
         except ImportError as missing:

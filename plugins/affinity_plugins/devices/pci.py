@@ -6,7 +6,7 @@ Management chips (ASPEED, Matrox) and emulated consoles are no GPUs: their vendo
 
 from __future__ import annotations
 
-from affinity import CpuSet, Host, NodeSet
+from affinity import CpuSet, Host, NodeSet, Settings
 from affinity.devices import DeviceProvider, Gpu, NodeEvidence, NodeSource
 from affinity.strategies import Support
 from affinity.topology import PciDevice
@@ -20,7 +20,7 @@ class Pci(DeviceProvider):
     def supports(self, host: Host) -> Support:
         return Support.yes("PCI devices in sysfs")
 
-    def devices(self, host: Host) -> tuple[Gpu, ...]:
+    def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         return tuple(
             Gpu(
                 device.address,

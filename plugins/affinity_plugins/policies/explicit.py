@@ -10,17 +10,17 @@ class Explicit(PlacementPolicy):
     """With `AFFINITY_CPUS=0-15|16-31` the first GPU in PCI order gets CPUs 0-15, the second 16-31.
 
     Exactly these or an error: a CPU that is not allowed is named, never dropped. AFFINITY_SMT and AFFINITY_RESERVE
-    do not apply. Raises SettingsError where the groups do not match the GPUs or one is empty.
+    do not apply. Raises SettingsError if there is not one group for each GPU.
     """
 
     def place(self, observation: Observation) -> Placement:
         host, launch, settings = observation.host, observation.launch, observation.settings
         if launch.nodes is not None:
             return place_on_nodes(launch.nodes, observation)
-        if len(settings.cpus) != len(launch.machine_gpus) or not all(settings.cpus):
+        if len(settings.cpus) != len(launch.machine_gpus):
             raise SettingsError(
                 f"AFFINITY_CPUS names {len(settings.cpus)} groups, {len(launch.machine_gpus)} GPUs are here: "
-                "policy explicit needs a CPU list for each GPU, in PCI order and none empty, e.g. 0-15|16-31"
+                "policy explicit needs a CPU list for each GPU, in PCI order, e.g. 0-15|16-31"
             )
         if not launch.gpus:
             return Placement(None, None, reason="no GPU tells which group of AFFINITY_CPUS is this worker's")
