@@ -431,3 +431,26 @@ def test_two_threads_that_bind_take_turns() -> None:
         thread.join()
     assert met == []
     assert len(masks(fake)) == 1
+
+
+def test_a_fork_while_another_thread_reads_the_plugins_can_bind(python) -> None:  # type: ignore[no-untyped-def]
+    """Python 3.11's functools.cached_property holds a lock, one for all instances, which a fork would inherit."""
+    text = """
+import os, signal, sys, threading, affinity
+parent, inside, leave = os.getpid(), threading.Event(), threading.Event()
+class Finder:
+    def find_spec(self, *_): return None
+    def find_distributions(self, context):
+        if os.getpid() == parent:
+            inside.set(); leave.wait(30)
+        return ()
+sys.meta_path.append(Finder())
+reading = threading.Thread(target=lambda: affinity.plan(node=0)); reading.start(); inside.wait(20)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)  # ends it if it waits for ever
+    os._exit(0 if affinity.bind(node=0).satisfied else 1)
+_, status = os.waitpid(pid, 0); leave.set(); reading.join()
+print(os.waitstatus_to_exitcode(status))
+"""
+    assert python(text).stdout == "0\n"
