@@ -1,7 +1,8 @@
 """Put a GPU worker on the CPUs and the memory next to its GPU, before it allocates anything.
 
     report = affinity.bind()              in the worker, before it builds its scheduler
-    with affinity.spawning(gpu=3): ...    in the parent, around Process.start()
+    affinity.get_context(gpu=3)           in the parent: a multiprocessing context whose processes start bound
+    with affinity.spawning(gpu=3): ...    in the parent, around starts that other code makes
     affinity.plan(gpu=3)                  what would be done, and why
     with affinity.restored(): ...         the state before is put back at the end
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from affinity.selection.rules import RULES
 from affinity.variables import ALIASES, VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,3 +40,39 @@ def test_the_readmes_examples_run(number: int, tmp_path: Path) -> None:
     command = ["env", "AFFINITY_NODES=0,0,0,0,0,0,0,0", "AFFINITY_DEVICES=pci", sys.executable, str(program)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.count("memory policy preferred:0") == (8 if number == 0 else 0)
+
+
+DESIGN = (ROOT / "docs/explanation/design.md").read_text()
+
+
+def test_the_design_page_leads_to_files_that_are_there() -> None:
+    """Each stop of the reading order, and the file of each change; at least ten of these."""
+    order, changes = (DESIGN.partition(f"## {title}\n")[2].partition("\n## ")[0] for title in
+                      ("Reading order", "Where a change goes"))  # fmt: skip
+    stops = re.findall(r"`((?:affinity|plugins)/\S+\.py)`", order)
+    files = re.findall(r"^\| .* \| `(\S+)`[^|]*\|$", changes, re.MULTILINE)
+    assert len(stops) >= 7
+    assert len(files) >= 10
+    assert [name for name in (*stops, *files) if not (ROOT / name).is_file()] == []
+
+
+def test_the_design_page_has_the_rule_table() -> None:
+    """Number, condition and strategies of every rule."""
+    for number, rule in enumerate(RULES, 1):
+        cells = ", else ".join(f"`{name}`" for name in rule.strategies)
+        assert f"| {number} | {rule.condition} | {cells}" in DESIGN
+
+
+def test_the_design_page_names_what_is_there() -> None:
+    """Every function and class of its five verbs."""
+    import affinity.api
+    import affinity.policies
+    import affinity.report.report
+    import affinity.strategies
+
+    places = (affinity.api, affinity.policies, affinity.strategies, affinity.report.report)
+    verbs = DESIGN.partition("```")[2].partition("```")[0]
+    named = {word.rpartition(".")[0] or word for word in re.findall(r"([A-Za-z.]+)\(\)", verbs)}
+    named |= set(re.findall(r"-> (\w+)", verbs))
+    missing = {name for name in named if not any(hasattr(place, name) for place in places)}
+    assert missing == set()

@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run_without_click(node: int | None, gpu: str | None, command: list[str]) -> None:
+    from affinity.cli._errors import report_error
     from affinity.cli._run import run
     from affinity.errors import AffinityError
     from affinity.host import Host
@@ -40,11 +41,3 @@ def _run_without_click(node: int | None, gpu: str | None, command: list[str]) ->
         sys.exit(report_error(error))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def report_error(error: Exception) -> int:
-    """Say it on stderr; gives the exit status."""
-    from affinity.errors import BindError
-
-    print(f"affinity: {error}", file=sys.stderr)
-    return 3 if isinstance(error, BindError) else 2

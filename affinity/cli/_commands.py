@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from affinity.cli import report_error
+from affinity.cli._errors import report_error
 
 
 class Commands(click.Group):

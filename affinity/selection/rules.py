@@ -176,7 +176,7 @@ def _foreign_mempolicy(host: Host, placement: Placement) -> str:
 
 def _legacy_requested(case: SelectionInput) -> Support:
     if case.settings.v2:
-        return Support.no("SGLANG_NUMA_BIND_V2 does not ask for the first generation")
+        return Support.no("SGLANG_NUMA_BIND_V2=0 is not set")
     return Support.yes("SGLANG_NUMA_BIND_V2=0")
 
 
@@ -195,7 +195,7 @@ RULES: tuple[Rule, ...] = (
     Rule("a strategy is named", _named, ()),
     Rule("automatic binding is off and no node is given", _switched_off, ("noop",)),
     Rule("no node is known, nothing to gain, or bound from outside", _nothing_to_gain, ("noop",)),
-    Rule("the first generation is asked for", _legacy_requested, ("legacy",)),
+    Rule("SGLANG_NUMA_BIND_V2=0", _legacy_requested, ("legacy",)),
     Rule("affinity starts the process (spawn, fork, command)", _started_by_us, ("numactl", "inherit")),
     Rule("the process already runs", _running, ("libnuma", "inherit")),
 )

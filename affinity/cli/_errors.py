@@ -1,0 +1,13 @@
+"""How an error of this package ends a command: one message and an exit status."""
+
+from __future__ import annotations
+
+import sys
+
+
+def report_error(error: Exception) -> int:
+    """Print an error on stderr; return the exit status."""
+    from affinity.errors import BindError
+
+    print(f"affinity: {error}", file=sys.stderr)
+    return 3 if isinstance(error, BindError) else 2
