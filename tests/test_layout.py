@@ -16,80 +16,113 @@ import affinity
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "affinity"
 
-#: Each module may import, from this package, only what stands above it.
-ORDER = [
-    "errors", "support", "degradation",
-    "topology.cpuset", "topology.model", "topology.sysfs", "topology.synthetic", "topology.archive",
-    "kernel.mempolicy", "kernel.libnuma", "kernel.command", "kernel.capability", "kernel.procfs", "kernel.protocol",
-    "kernel.process", "kernel.linux",
-    "handoff", "variables", "settings", "registry",
-    "host",
-    "devices.gpu", "devices.provider", "devices.numa_node", "devices.ordinals",
-    "devices.inventory", "devices.references",
-    "launchers.launch", "observation",
-    "policies.placement", "policies.policy", "policies.split",
-    "strategies.strategy", "strategies.process", "strategies.start", "strategies.context",
-    "plugins", "observe",
-    "selection.rules", "selection.fallback",
-    "report.observed", "report.report", "report.restore", "report.log",
-    "api",
-    "render.serialize", "_public",
+#: A folder or a module of the core may import, from this package, only what stands above it.
+LAYERS = [
+    "errors", "support", "degradation", "topology", "kernel", "handoff", "variables", "settings", "registry", "host",
+    "devices", "launchers", "observation", "policies", "strategies", "plugins", "observe", "selection", "report", "api",
+    "render", "_public",
 ]  # fmt: skip
+
+#: What uses the core; the core imports none of it.
+USERS = ("integrations", "cli", "testing", "__main__")
 
 
 #: The folders whose `__init__` plugins may import from, besides `affinity` itself.
 GROUPS = ("topology", "kernel", "devices", "launchers", "policies", "strategies")
-GROUPS_NAMES = {f"affinity.{group}" for group in GROUPS}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """Modules that a file imports, and whether only for type checking."""
+    """Modules that a file imports, at its top or inside a function, and whether only for type checking."""
     tree = ast.parse(path.read_text())
     typing = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
+        for branch in node.body
+        for inner in ast.walk(branch)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, id(node) in typing
             for alias in node.names:
-                yield f"{node.module}.{alias.name}", id(node) in typing
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module, id(node) in typing
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, id(node) in typing
 
 
-def core() -> list[str]:
-    """Every module of the core, as a dotted name."""
-    found = [p.relative_to(PACKAGE).with_suffix("") for p in PACKAGE.rglob("*.py")]
-    apart = {"testing", "cli", "integrations", "__main__"}
-    return sorted(".".join(p.parts) for p in found if p.name != "__init__" and p.parts[0] not in apart)
+def modules() -> dict[str, Path]:
+    """Every module of both packages by its dotted name."""
+    found = {}
+    for package in (PACKAGE, ROOT / "plugins" / "affinity_plugins"):
+        for path in package.rglob("*.py"):
+            parts = path.relative_to(package.parent).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    """A new module is put in its place on purpose."""
-    assert set(core()) <= set(ORDER)
+MODULES = modules()
 
 
-@pytest.mark.parametrize("name", core())
+def layer(module: str) -> str:
+    """The folder or the flat module that a module of `affinity` is in; "" for `affinity` itself."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+CORE = sorted(name for name in MODULES if name.startswith("affinity.") and layer(name) not in USERS)
+
+
+def test_every_folder_has_its_place() -> None:
+    """A new one is put in its place on purpose."""
+    assert {layer(name) for name in CORE} == set(LAYERS)
+
+
+@pytest.mark.parametrize("name", CORE)
 def test_imports_point_downwards(name: str) -> None:
-    """Observe, place, select, bind, verify: nothing imports what comes after it."""
-    for module, typing in imports(PACKAGE / (name.replace(".", "/") + ".py")):
-        target = module.removeprefix("affinity.")
-        if not typing and module.startswith("affinity.") and target in ORDER:
-            assert ORDER.index(target) < ORDER.index(name), f"{name} imports {target}"
+    """Observe, place, select, bind, verify: no folder imports one that comes after it, nor a user of the core."""
+    mine = LAYERS.index(layer(name))
+    for module, typing in imports(MODULES[name]):
+        if typing or not module.startswith("affinity.") or module not in MODULES:
+            continue
+        assert layer(module) in LAYERS, f"{name} imports {module}"
+        assert LAYERS.index(layer(module)) <= mine, f"{name} imports {module}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda p: p.stem)
+def test_no_module_imports_itself_around_a_circle() -> None:
+    """Run-time imports of both packages, those inside functions included."""
+    graph = {
+        name: {m for m, typing in imports(path) if not typing and m in MODULES and m != name}
+        for name, path in MODULES.items()
+    }
+    while True:
+        ends = {name for name, targets in graph.items() if not targets & graph.keys()}
+        if not ends:
+            break
+        for name in ends:
+            del graph[name]
+    assert {name: sorted(targets & graph.keys()) for name, targets in graph.items()} == {}
+
+
+PLUGINS = [*(ROOT / "plugins").rglob("*.py"), *PACKAGE.glob("integrations/*/launcher.py")]
+
+
+@pytest.mark.parametrize("path", sorted(PLUGINS), ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_plugins_use_the_public_names_alone(path: Path) -> None:
-    """Built-ins go through the same door as everybody's."""
-    doors = [__import__(f"affinity.{group}", fromlist=["*"]) for group in GROUPS]
+    """Built-ins go through the same door as everybody's: `affinity`, and the folders of the groups."""
+    own = f"affinity.integrations.{path.parent.name}"
+    doors = {"affinity", *(f"affinity.{group}" for group in GROUPS)}
     for module, _ in imports(path):
-        if module.startswith("affinity.") and not module.startswith("affinity.testing"):
-            _, _, name = module.rpartition(".")
-            assert module in GROUPS_NAMES or name in dir(affinity) or any(hasattr(d, name) for d in doors), module
+        if module.startswith("affinity.") and not module.startswith(("affinity.testing", own)):
+            assert module in doors, module
+
+
+def test_only_the_kernel_folder_calls_the_system() -> None:
+    """Foreign functions, and this machine's /proc by its absolute path; a captured machine has a /proc of its own."""
+    for name in CORE:
+        if layer(name) != "kernel":
+            assert "ctypes" not in {module for module, _ in imports(MODULES[name])}, name
+            literals = [n.value for n in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(n, ast.Constant)]
+            assert not [text for text in literals if isinstance(text, str) and text.startswith("/proc")], name
 
 
 def test_one_module_imports_stevedore() -> None:
