@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ ORDER = [
     "host",
     "devices.gpu", "devices.provider", "devices.numa_node", "devices.ordinals",
     "devices.inventory", "devices.references",
-    "launchers.launch", "observation",
+    "launchers.launch", "launchers.launcher", "launchers.detect", "observation",
     "policies.placement", "policies.policy", "policies.split",
     "strategies.strategy", "strategies.process", "strategies.start", "strategies.context",
     "plugins", "observe",
@@ -82,12 +83,16 @@ def test_imports_point_downwards(name: str) -> None:
             assert ORDER.index(target) < ORDER.index(name), f"{name} imports {target}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "plugins").rglob("*.py")), ids=lambda p: p.stem)
+PLUGINS = [*(ROOT / "plugins").rglob("*.py"), *PACKAGE.glob("integrations/*/launcher.py")]
+
+
+@pytest.mark.parametrize("path", sorted(PLUGINS), ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_plugins_use_the_public_names_alone(path: Path) -> None:
     """Built-ins go through the same door as everybody's."""
     doors = [__import__(f"affinity.{group}", fromlist=["*"]) for group in GROUPS]
+    own = f"affinity.integrations.{path.parent.name}."
     for module, _ in imports(path):
-        if module.startswith("affinity.") and not module.startswith("affinity.testing"):
+        if module.startswith("affinity.") and not module.startswith(("affinity.testing", own)):
             _, _, name = module.rpartition(".")
             assert module in GROUPS_NAMES or name in dir(affinity) or any(hasattr(d, name) for d in doors), module
 
@@ -102,6 +107,17 @@ def test_nothing_but_ray_integration_imports_ray() -> None:
     """The core never does."""
     users = {p for p in PACKAGE.rglob("*.py") for module, _ in imports(p) if module.split(".")[0] == "ray"}
     assert all("integrations" in p.parts for p in users)
+
+
+def test_the_core_names_no_launcher() -> None:
+    """But for the launch modes that bear four names; launchers come through their entry points alone."""
+    names = r"\b(ray|raylet|torchrun|deepspeed|slurm|srun|mpi|openmpi|mpirun|hydra)\b"
+    apart = {PACKAGE / "cli/ray.py", *(PACKAGE / "integrations/ray").iterdir()}
+    for path in sorted(set(PACKAGE.rglob("*.py")) - apart):
+        text = path.read_text()
+        if path == PACKAGE / "launchers/launch.py":
+            text = re.sub(r"^class LaunchMode.*?^    INLINE", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert re.findall(names, text, re.IGNORECASE) == [], path
 
 
 HEAVY = ["stevedore", "importlib.metadata", "click", "rich", "ray", "pynvml", "torch", "numa", "multiprocessing"]
