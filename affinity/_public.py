@@ -17,6 +17,7 @@ from affinity.errors import UsageError as UsageError
 from affinity.host import Host as Host
 from affinity.launchers.launch import LaunchMode as LaunchMode
 from affinity.report.report import BindReport as BindReport
+from affinity.report.restore import current_report as current_report
 from affinity.report.restore import restored as restored
 from affinity.settings import Settings as Settings
 from affinity.topology.cpuset import CpuSet as CpuSet

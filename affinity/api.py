@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -109,7 +108,7 @@ def bind(
     anything less than what was asked for is undone and raises BindError.
     """
     from affinity.report.report import verify
-    from affinity.report.restore import SavedState
+    from affinity.report.restore import SavedState, put_in_force
     from affinity.strategies import process
 
     with process.binding_lock:
@@ -132,10 +131,7 @@ def bind(
             undo=lambda: before.restore(observation.host.kernel),
         )
         log_report(report)
-        if observation.launch.mode is LaunchMode.RAY and "ray" in sys.modules:
-            from affinity.integrations.ray import record
-
-            record(report)
+        put_in_force(observation.host.kernel, report, observation.launcher)
         return report
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from affinity.host import Host
 from affinity.launchers.launch import Launch
 from affinity.settings import Settings
+
+if TYPE_CHECKING:
+    from affinity.launchers.launcher import Launcher
 
 
 @attrs.frozen
@@ -14,9 +19,10 @@ class Observation:
     """What is known before anything is decided: all that a policy, a rule or a strategy may look at.
 
     host: the machine, its kernel, and what this process may use. launch: how the worker was started, and its GPUs.
-    settings: the operator's flags.
+    settings: the operator's flags. launcher: which one recognised the process, None for none.
     """
 
     host: Host
     launch: Launch
     settings: Settings = attrs.field(factory=Settings)
+    launcher: Launcher | None = attrs.field(default=None, eq=False, repr=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +11,7 @@ import attrs
 from affinity.errors import SettingsError, UsageError
 from affinity.handoff import Handoff, own_record
 from affinity.host import Host
-from affinity.kernel.linux import LinuxKernel
+from affinity.launchers.detect import detect
 from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observation import Observation
 from affinity.plugins import Plugins
@@ -24,6 +22,7 @@ from affinity.variables import describe_unknown
 if TYPE_CHECKING:
     from affinity.devices.gpu import Gpu
     from affinity.devices.inventory import Inventory
+    from affinity.launchers.launcher import Launcher
 
 #: What a caller may say a GPU is: a reference (see affinity.devices.references.resolve), or several.
 GpuReference = str | int | Sequence[str | int] | None
@@ -51,32 +50,56 @@ def observe(
     ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
     if ignored and settings.required:
         raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
-    assigned = _ray_ids(environ)
-    ray_worker = assigned is not None if isinstance(host.kernel, LinuxKernel) else None
-    around = _within_ray(environ) if ray_worker is False else environ
-    launch = Launch.detect(around, spawned=received is not None or _is_mp_child(host), ray_worker=ray_worker)
-    if launch_mode is not None:
-        mode = launch_mode if isinstance(launch_mode, LaunchMode) else LaunchMode.parse(launch_mode)
-        if mode is not launch.mode:
-            launch = attrs.evolve(launch, mode=mode, reason="asked for by the caller")
-        launch = attrs.evolve(launch, start_method=_START_METHODS.get(mode, ""))
+    launch, launcher = _launch(launch_mode, host, plugins, started_bound=received is not None)
     nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
     known = None if host.is_foreign else received or own_record(host.kernel)
-    if gpu is None and nodes is None and launch.start_method == "" and known is not None:
+    if gpu is None and nodes is None and launch.start_method == "" and known is not None and not launch.assigned:
         gpu, nodes = known.gpus or None, known.nodes
-    launch = attrs.evolve(launch, nodes=nodes or None, notes=ignored)
+    launch = attrs.evolve(launch, nodes=nodes or None, notes=(*launch.notes, *ignored))
     if nodes is not None:
-        return Observation(host, launch, settings)
+        return Observation(host, launch, settings, launcher)
     from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
-    if gpu is None and assigned is not None:
-        mine, why = _given_by_ray(assigned, found, settings)
-    else:
-        mine, why = _worker_gpus(gpu, launch, found)
+    gpus, why = _worker_gpus(gpu, launch, found, required=settings.required)
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *found.notes, *([why] if why else ()))
-    return Observation(host, attrs.evolve(launch, gpus=mine, machine_gpus=machine_gpus, notes=notes), settings)
+    launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
+    return Observation(host, launch, settings, launcher)
+
+
+def _launch(
+    launch_mode: LaunchMode | str | None, host: Host, plugins: Plugins, *, started_bound: bool
+) -> tuple[Launch, Launcher | None]:
+    """Return how this worker was started, and the launcher that recognises it; `launch_mode` has precedence.
+
+    started_bound: it has a handoff of `spawning()`, and no launcher is loaded.
+    """
+    mode, named = _parse_mode(launch_mode, plugins)
+    launcher = None
+    if named and host.is_foreign:
+        launch = Launch(plugins.launchers.get(named).mode, f"launcher {named} was named", named)
+    elif host.is_foreign:
+        launch = Launch(LaunchMode.INLINE, "no process runs on this machine")
+    elif started_bound and not named:
+        launch = Launch(LaunchMode.SPAWN, "a child process of multiprocessing")
+    else:
+        launch, launcher = detect(host.kernel, plugins.launchers, named)
+    if mode is not None and mode is not launch.mode:
+        launch = attrs.evolve(launch, mode=mode, reason="asked for by the caller")
+    return attrs.evolve(launch, start_method=_START_METHODS.get(mode, "") if mode is not None else ""), launcher
+
+
+def _parse_mode(text: LaunchMode | str | None, plugins: Plugins) -> tuple[LaunchMode | None, str]:
+    """Return the launch mode, or the name of the installed launcher, that the caller gave."""
+    if text is None or isinstance(text, LaunchMode):
+        return text, ""
+    try:
+        return LaunchMode.parse(text), ""
+    except UsageError as unknown:
+        if text in plugins.launchers.names():
+            return None, text
+        raise UsageError(f"{unknown}, or a launcher: {', '.join(plugins.launchers.names())}") from None
 
 
 def parse_index(value: object, name: str) -> int:
@@ -91,50 +114,6 @@ def parse_index(value: object, name: str) -> int:
     return number
 
 
-def _is_mp_child(host: Host) -> bool:
-    """Whether multiprocessing started this very process; a simulated one was started by nobody."""
-    process = sys.modules.get("multiprocessing.process")
-    return isinstance(host.kernel, LinuxKernel) and process is not None and process.parent_process() is not None
-
-
-def _within_ray(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """Beneath a Ray worker, without what its raylet has too: who started `ray start` did not start this process."""
-    raylet = environ.get("RAY_RAYLET_PID", "")
-    if not raylet.isdecimal():
-        return environ
-    try:
-        with open(f"/proc/{raylet}/environ", "rb") as file:
-            around = set(file.read().split(b"\0"))
-    except OSError:  # another user's, or not in this container
-        return environ
-    return {name: value for name, value in environ.items() if os.fsencode(f"{name}={value}") not in around}
-
-
-def _ray_ids(environ: Mapping[str, str]) -> list[str] | None:
-    """The ids of the GPUs Ray gave this process, its worker; None for any other. The core never imports ray."""
-    if "ray" not in sys.modules or "RAY_JOB_ID" not in environ:
-        return None
-    from affinity.integrations.ray import accelerator_ids
-
-    return accelerator_ids()
-
-
-def _given_by_ray(ids: Sequence[str], found: Inventory, settings: Settings) -> tuple[tuple[Gpu, ...], str]:
-    """Ray may count GPUs that nobody can list (ray.init(num_gpus=…)): an error only where binding is required."""
-    from affinity.devices.references import resolve_physical
-    from affinity.errors import UnknownGpuError
-
-    if not ids:
-        return (), "Ray gave this worker no GPU: ask for one (num_gpus=1) or name it (gpu=…)"
-    try:
-        mine = resolve_physical(ids, found)
-    except UnknownGpuError as unknown:
-        if settings.required:
-            raise
-        return (), f"Ray gave this worker GPU {', '.join(ids)}, but {unknown}"
-    return mine, _multi_node_note(mine, "its GPUs are")
-
-
 def _multi_node_note(gpus: Sequence[Gpu], whose: str) -> str:
     """What an operator should know of a worker with GPUs in different places; "" where there is one."""
     nodes = {g.node for g in gpus}
@@ -145,10 +124,12 @@ def _multi_node_note(gpus: Sequence[Gpu], whose: str) -> str:
     return f"{whose} on several nodes: it is placed on all of these{told}"
 
 
-def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
-    """This worker's GPUs: those named, else the launcher's rank, else all it can see."""
+def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory, *, required: bool) -> tuple[tuple[Gpu, ...], str]:
+    """Return this worker's GPUs and a note: those named, else those assigned, else by local rank, else all visible."""
     from affinity.devices.references import resolve
 
+    if gpu is None and launch.assigned is not None:
+        return _assigned_gpus(launch.launcher, launch.assigned, found, required=required)
     if gpu is None and launch.local_rank is not None and launch.local_rank >= len(found.visible) > 1:
         return (), f"local rank {launch.local_rank} of more than the {len(found.visible)} GPUs: name its GPU (gpu=…)"
     if gpu is None and launch.local_rank is not None and len(found.visible) > 1:
@@ -158,3 +139,22 @@ def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory) -> tuple[t
     named = gpu if isinstance(gpu, Iterable) and not isinstance(gpu, str | bytes) else [gpu]
     references = [r if isinstance(r, str) else parse_index(r, "gpu") for r in named]
     return tuple(dict.fromkeys(g for r in references for g in resolve(r, found))), ""
+
+
+def _assigned_gpus(
+    launcher: str, assigned: Sequence[str], found: Inventory, *, required: bool
+) -> tuple[tuple[Gpu, ...], str]:
+    """Return the GPUs that the launcher assigned, and a note. A GPU that is not here is an error if `required`."""
+    from affinity.devices.references import resolve
+    from affinity.errors import UnknownGpuError
+
+    if not assigned:
+        return (), f"launcher {launcher} assigned no GPU to this worker: request one from it, or name it (gpu=…)"
+    try:
+        gpus = tuple(dict.fromkeys(g for reference in assigned for g in resolve(reference, found)))
+    except UnknownGpuError as unknown:
+        problem = f"launcher {launcher} assigned GPU {', '.join(assigned)}, which is not here ({unknown})"
+        if required:
+            raise UnknownGpuError(problem) from unknown
+        return (), problem
+    return gpus, _multi_node_note(gpus, "its GPUs are")

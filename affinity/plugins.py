@@ -1,4 +1,4 @@
-"""The three entry-point groups, read once for each public call."""
+"""The four entry-point groups, read once for each public call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from affinity.strategies.strategy import AffinityStrategy
 
 if TYPE_CHECKING:
     from affinity.devices.provider import DeviceProvider
+    from affinity.launchers.launcher import Launcher
 
 
 @attrs.define(eq=False)
@@ -48,9 +49,23 @@ class Plugins:
 
         return Registry("affinity.devices", DeviceProvider, self._found)  # type: ignore[type-abstract]
 
+    @cached_property
+    def launchers(self) -> Registry[Launcher]:
+        from affinity.launchers.launcher import Launcher
+
+        return Registry("affinity.launchers", Launcher, self._found, _mode_problem)  # type: ignore[type-abstract]
+
 
 def _modes_problem(strategy: type[AffinityStrategy]) -> str:
     modes = getattr(strategy, "launch_modes", None)
     if isinstance(modes, Set) and modes and all(isinstance(mode, LaunchMode) for mode in modes):
         return ""
     return f"its launch_modes is {modes!r}, expected a frozenset of LaunchMode"
+
+
+def _mode_problem(launcher: type[Launcher]) -> str:
+    if not isinstance(launcher.mode, LaunchMode):
+        return f"its mode is {launcher.mode!r}, expected a LaunchMode"
+    if not isinstance(launcher.distance, int):
+        return f"its distance is {launcher.distance!r}, expected a whole number"
+    return ""

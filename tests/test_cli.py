@@ -62,6 +62,7 @@ def test_the_json_of_a_plan_is_stable() -> None:
         "policy": "node",
         "launch_mode": "spawn",
         "launch_reason": "asked for by the caller",
+        "launcher": None,
         "notes": [],
     }
     assert "node 1" in row["placement_reason"]
@@ -74,11 +75,11 @@ def test_the_json_of_a_plan_is_stable() -> None:
             "show",
             "version origin detail online_cpus allowed_cpus allowed_nodes packages nodes gpus notes",
         ),
-        ("strategies", "version strategies policies devices"),
+        ("strategies", "version strategies policies devices launchers"),
         (
             "explain",
             "version gpu gpus node nodes cpus memory placement_reason strategy fallbacks reason problem policy "
-            "launch_mode launch_reason notes rules skipped settings",
+            "launch_mode launch_reason launcher notes rules skipped settings",
         ),
     ],
 )
@@ -176,6 +177,9 @@ def test_strategies_lists_what_is_installed() -> None:
     assert strategies["noop"]["can_act"] is True
     assert "node" in {p["name"] for p in listed["policies"]}
     assert "pci" in {d["name"] for d in listed["devices"]}
+    launchers = {p["name"]: p for p in listed["launchers"] if p["distribution"] == "numa-affinity"}
+    assert set(launchers) == {"torchrun", "deepspeed", "openmpi", "hydra", "slurm", "multiprocessing", "ray"}
+    assert (launchers["hydra"]["launch_modes"], launchers["hydra"]["distance"]) == (["mpi"], 20)
 
 
 def test_strategies_says_why_numactl_cannot_act(tmp_path: Path) -> None:

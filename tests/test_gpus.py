@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from affinity import CpuSet, Host, Settings, SettingsError, UnknownGpuError
 from affinity.devices import DeviceProvider, Gpu
 from affinity.devices.inventory import Inventory, count_nvidia_devices
-from affinity.devices.references import resolve, resolve_physical
+from affinity.devices.references import resolve
 from affinity.errors import DeviceError
 from affinity.host import NoKernel
-from affinity.observe import _given_by_ray, _multi_node_note
+from affinity.observe import _assigned_gpus, _multi_node_note
 from affinity.plugins import Plugins
 from affinity.registry import Registry
 from affinity.strategies import Support
@@ -184,13 +184,14 @@ def test_the_node_of_visible_ordinal_i_is_that_of_the_gpu_cuda_calls_i(chosen: l
         assert resolve(f"phys:{physical}", found) == (gpu,)
 
 
-def test_a_launchers_ids_are_entries_and_not_visible_ordinals() -> None:
-    """Ray says ids ["5"] to a worker whose CUDA_VISIBLE_DEVICES it has set to 5: its cuda:0 is GPU 5."""
+def test_a_driver_reference_is_an_entry_and_no_visible_ordinal() -> None:
+    """Ray gives id 5 to a worker whose CUDA_VISIBLE_DEVICES it has set to 5: its cuda:0 is GPU 5."""
     found = listed("dgx-h100", {"CUDA_VISIBLE_DEVICES": "5"})
-    assert resolve_physical(["5"], found) == (found.machine[5],)
-    assert resolve_physical([0, "7"], found) == (found.machine[0], found.machine[7])
-    with pytest.raises(UnknownGpuError, match="'8'"):
-        resolve_physical(["8"], found)
+    assert resolve("driver:5", found) == (found.machine[5],)
+    assert resolve("driver:0,driver:7", found) == (found.machine[0], found.machine[7])
+    for absent in ("driver:8", "driver:", "driver:-1"):
+        with pytest.raises(UnknownGpuError, match=f"'{absent}' is not here"):
+            resolve(absent, found)
 
 
 def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
@@ -208,23 +209,34 @@ def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
 def test_a_launchers_gpus_on_several_nodes_are_told() -> None:
     """Ray gives an actor GPUs 0 and 7 of a DGX: one on each socket."""
     found = listed("dgx-h100")
-    assert _given_by_ray(["0", "1"], found, Settings())[1] == ""
-    mine, told = _given_by_ray(["0", "7"], found, Settings())
+    assert _assigned_gpus("ray", ["driver:0", "driver:1"], found, required=True)[1] == ""
+    mine, told = _assigned_gpus("ray", ["driver:0", "driver:7"], found, required=True)
     assert mine == (found.machine[0], found.machine[7])
     assert told == "its GPUs are on several nodes: it is placed on all of these"
+
+
+def test_an_assigned_gpu_that_is_not_here_is_a_note_and_an_error_where_binding_is_required() -> None:
+    """Of every launcher alike."""
+    found = listed("gh200")
+    words = "launcher acme assigned GPU driver:7, which is not here"
+    gpus, told = _assigned_gpus("acme", ["driver:7"], found, required=False)
+    assert gpus == ()
+    assert words in told
+    with pytest.raises(UnknownGpuError, match=words):
+        _assigned_gpus("acme", ["driver:7"], found, required=True)
 
 
 def test_an_amd_launchers_ids_count_what_rocr_leaves() -> None:
     """Ray's ids of AMD GPUs are entries of HIP_VISIBLE_DEVICES, which counts behind ROCR_VISIBLE_DEVICES."""
     found = listed("mi250x", {"ROCR_VISIBLE_DEVICES": "4,5,6,7", "HIP_VISIBLE_DEVICES": "0"})
-    assert resolve_physical(["0"], found) == resolve(0, found) == (found.machine[4],)
-    assert resolve_physical(["3"], found) == (found.machine[7],)
+    assert resolve("driver:0", found) == resolve(0, found) == (found.machine[4],)
+    assert resolve("driver:3", found) == (found.machine[7],)
 
 
 def test_different_models_are_told_as_a_warning_with_the_remedy() -> None:
     """And neither an ordinal nor a launcher's id is taken for a GPU on another node."""
     host = with_devices(nvidia(1, device=0x2330), nvidia(2, device=0x1EB8, node=1))
-    for refer in (lambda f: resolve(0, f), lambda f: resolve_physical(["0"], f)):
+    for refer in (lambda f: resolve(0, f), lambda f: resolve("driver:0", f)):
         found = listed(host)
         (gpu,) = refer(found)
         assert (gpu.pci, gpu.node) == (None, None)

@@ -1,57 +1,207 @@
-"""Who started this worker, from its environment."""
+"""What started this worker, from its variables and its parents'; what a launch mode and a launcher's name mean."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import pytest
 
 import affinity
-from affinity import LaunchMode, UsageError
-from affinity.launchers import Launch
+from affinity import LaunchMode, PluginError, UsageError
+from affinity.kernel import Process
+from affinity.launchers import Launch, Launcher
+from affinity.launchers.detect import detect, own_variables
+from affinity.plugins import Plugins
 from affinity.testing import FakeHost
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"}
+DEEPSPEED = {"CROSS_RANK": "0", "CROSS_SIZE": "1", "LOCAL_SIZE": "4", "LOCAL_RANK": "1", "RANK": "1"}
 MPI = {"OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
 HYDRA = {"PMI_RANK": "6", "PMI_SIZE": "16", "MPI_LOCALRANKID": "2", "MPI_LOCALNRANKS": "4"}
 SLURM = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1"}
+RAY = {"RAY_RAYLET_PID": "1", "RAY_JOB_ID": "01000000"}
+
+
+def process(**environ: str) -> Process:
+    return FakeHost(environ=environ).kernel
 
 
 @pytest.mark.parametrize(
-    ("environ", "mode", "rank", "size"),
+    ("environ", "mode", "launcher", "rank", "size"),
     [
-        ({}, LaunchMode.INLINE, None, None),
-        (TORCHRUN, LaunchMode.TORCHRUN, 3, 8),
-        (MPI, LaunchMode.MPI, 2, 4),
-        (HYDRA, LaunchMode.MPI, 2, 4),
-        ({**SLURM, **HYDRA}, LaunchMode.MPI, 2, 4),
-        ({**SLURM, "PMI_RANK": "6"}, LaunchMode.SLURM, 1, None),
-        (SLURM, LaunchMode.SLURM, 1, None),
-        ({**SLURM, **MPI}, LaunchMode.MPI, 2, 4),
-        ({**SLURM, **TORCHRUN}, LaunchMode.TORCHRUN, 3, 8),
-        ({"LOCAL_RANK": "1"}, LaunchMode.INLINE, None, None),
+        ({}, LaunchMode.INLINE, "", None, None),
+        (TORCHRUN, LaunchMode.TORCHRUN, "torchrun", 3, 8),
+        (DEEPSPEED, LaunchMode.INLINE, "deepspeed", 1, 4),
+        (MPI, LaunchMode.MPI, "openmpi", 2, 4),
+        (HYDRA, LaunchMode.MPI, "hydra", 2, 4),
+        ({**SLURM, **HYDRA}, LaunchMode.MPI, "hydra", 2, 4),
+        ({**SLURM, "PMI_RANK": "6"}, LaunchMode.SLURM, "slurm", 1, None),
+        (SLURM, LaunchMode.SLURM, "slurm", 1, None),
+        ({**SLURM, **MPI}, LaunchMode.MPI, "openmpi", 2, 4),
+        ({**SLURM, **TORCHRUN}, LaunchMode.TORCHRUN, "torchrun", 3, 8),
+        (RAY, LaunchMode.RAY, "ray", None, None),
+        ({**RAY, **TORCHRUN}, LaunchMode.TORCHRUN, "torchrun", 3, 8),
+        ({"LOCAL_RANK": "1"}, LaunchMode.INLINE, "", None, None),
     ],
 )
 def test_the_closest_launcher_wins(
-    environ: dict[str, str], mode: LaunchMode, rank: int | None, size: int | None
+    environ: dict[str, str], mode: LaunchMode, launcher: str, rank: int | None, size: int | None
 ) -> None:
-    """torchrun inside a Slurm step is torchrun; a lone LOCAL_RANK is nobody's."""
-    launch = Launch.detect(environ)
-    assert (launch.mode, launch.local_rank, launch.local_size) == (mode, rank, size)
+    """torchrun inside a Slurm step is torchrun; a lone LOCAL_RANK belongs to no launcher."""
+    launch, found = detect(process(**environ), Plugins().launchers)
+    assert (launch.mode, launch.launcher, launch.local_rank, launch.local_size) == (mode, launcher, rank, size)
     assert launch.reason
-
-
-def test_a_spawned_child_is_a_spawned_child_wherever_its_parent_runs() -> None:
-    """Its parent's launcher started the parent."""
-    assert Launch.detect(TORCHRUN, spawned=True).mode is LaunchMode.SPAWN
+    assert (found is None) == (launcher == "")
 
 
 def test_a_rank_that_is_no_number_is_refused_naming_the_variable() -> None:
     """Rather than taken for rank 0."""
     with pytest.raises(UsageError, match="LOCAL_RANK='three'"):
-        Launch.detect({**TORCHRUN, "LOCAL_RANK": "three"})
+        affinity.plan(node=0, host=FakeHost(environ={**TORCHRUN, "LOCAL_RANK": "three"}).host)
+
+
+class Starter:
+    """The only thing that is asked of a starter."""
+
+    def __init__(self, environ: Mapping[str, str] | OSError) -> None:
+        self._environ = environ
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        if isinstance(self._environ, OSError):
+            raise self._environ
+        return self._environ
+
+
+def test_a_processs_own_variables_are_those_that_its_starter_lacks_or_has_with_another_value() -> None:
+    """All of them if the starter is unknown, or another user's."""
+    worker = process(A="1", B="2", C="3")
+    own = own_variables(worker, Starter({"A": "1", "B": "0"}))  # type: ignore[arg-type]
+    assert {name: own[name] for name in "ABC" if name in own} == {"B": "2", "C": "3"}
+    for unknown in (None, Starter(PermissionError(13, "Permission denied"))):
+        assert own_variables(worker, unknown) == worker.environ  # type: ignore[arg-type]
+
+
+class Flux(Launcher):
+    """A launcher of a third party, close to its workers."""
+
+    distance = 5
+    notified: ClassVar[list[affinity.BindReport | None]] = []
+
+    def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
+        rank = environ.get("FLUX_TASK_LOCAL_ID")
+        return None if rank is None else Launch(self.mode, "FLUX_TASK_LOCAL_ID", local_rank=int(rank))
+
+    def notify(self, report: affinity.BindReport | None) -> None:
+        if report is not None and report.requested is None:
+            raise ConnectionError("no broker")
+        self.notified.append(report)
+
+
+class Broken(Launcher):
+    """Asked first, with three mistakes in it."""
+
+    distance = 0
+
+    def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
+        raise ZeroDivisionError("no node")
+
+    def starter(self, process: Process) -> Process | None:
+        raise LookupError("no starter")
+
+
+class Modeless(Flux):
+    mode = "inline"  # type: ignore[assignment]
+
+
+class Distant(Flux):
+    distance = "far"  # type: ignore[assignment]
+
+
+@pytest.fixture
+def installed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launchers of this file, as a distribution."""
+    info = tmp_path / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    names = {"flux": "Flux", "wreck": "Broken", "modeless": "Modeless", "distant": "Distant", "absent": "Absent"}
+    lines = [f"{name} = {__name__}:{cls}" for name, cls in names.items()]
+    (info / "entry_points.txt").write_text("\n".join(["[affinity.launchers]", *lines, ""]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_third_partys_launcher_is_found_and_broken_ones_are_notes() -> None:
+    """One cannot be loaded, two declare nonsense, one raises at each call: the others answer."""
+    fake = FakeHost("dgx-h100", environ={**TORCHRUN, "FLUX_TASK_LOCAL_ID": "6"})
+    launch = affinity.plan(host=fake.host).launch
+    assert (launch.launcher, launch.mode, launch.gpus) == ("flux", LaunchMode.INLINE, (launch.machine_gpus[6],))
+    told = "\n".join(launch.notes)
+    assert "launcher wreck raised LookupError: no starter; report it to its author" in told
+    assert "launcher wreck raised ZeroDivisionError: no node" in told
+    assert "its mode is 'inline', expected a LaunchMode" in told
+    assert "its distance is 'far', expected a whole number" in told
+    assert "there is no 'Absent' in module" in told
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_launchers_name_is_a_launch_mode_and_only_that_launcher_is_asked() -> None:
+    """Its mode holds even if it does not recognise the process; one that is broken is an error."""
+    fake = FakeHost("dgx-h100", environ={**TORCHRUN, "FLUX_TASK_LOCAL_ID": "6"})
+    launch = affinity.plan(host=fake.host, launch_mode="openmpi").launch
+    assert (launch.launcher, launch.mode, launch.local_rank) == ("openmpi", LaunchMode.MPI, None)
+    launch = affinity.plan(host=fake.host, launch_mode="flux").launch
+    assert (launch.launcher, launch.mode, launch.local_rank, launch.notes) == ("flux", LaunchMode.INLINE, 6, ())
+    foreign = affinity.Host.synthetic("pack:2 core:2 gpu:1")
+    assert affinity.plan(gpu=0, host=foreign, launch_mode="hydra").launch.mode is LaunchMode.MPI
+    with pytest.raises(PluginError, match="there is no 'Absent'"):
+        affinity.plan(host=fake.host, launch_mode="absent")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_launcher_is_notified_of_each_bind_and_undo(caplog: pytest.LogCaptureFixture) -> None:
+    """With the report in force, which `current_report` returns; None at the end. What it raises is a warning."""
+    Flux.notified.clear()
+    host = FakeHost("dgx-h100", environ={"FLUX_TASK_LOCAL_ID": "6"}).host
+    first = affinity.bind(host=host)
+    second = affinity.bind(gpu=0, host=host)
+    assert affinity.current_report(host=host) is second
+    second.undo()
+    assert affinity.current_report(host=host) is first
+    with affinity.restored(host=host):
+        third = affinity.bind(gpu=1, host=host)
+    first.undo()
+    assert Flux.notified == [first, second, first, third, first, None]
+    assert affinity.current_report(host=host) is None
+    assert affinity.current_report() is None
+    caplog.clear()
+    impossible = affinity.bind(node=77, host=host)
+    assert affinity.current_report(host=host) is impossible
+    (warning,) = [text for text in caplog.messages if "notified" in text]
+    assert warning == "affinity: Flux was not notified of this bind: ConnectionError: no broker"
+
+
+def test_a_fork_has_no_report_in_force(python: Callable[..., Any]) -> None:
+    """It was made in another process. A child that undoes its own bind is back there too."""
+    text = """
+import os, affinity
+report = affinity.bind(node=0)
+if not os.fork():
+    mine = [affinity.current_report()]
+    own = affinity.bind(node=0)
+    mine += [affinity.current_report() is own, own.undo() and affinity.current_report()]
+    print(mine, flush=True); os._exit(0)
+os.wait()
+print(affinity.current_report() is report, report.undo() and affinity.current_report())
+"""
+    assert python(text).stdout == "[None, True, None]\nTrue None\n"
+
+
+def test_a_mode_in_the_callers_words_keeps_what_was_detected() -> None:
+    """`spawn`: a rank that starts a worker for its own GPU."""
+    launch = affinity.plan(host=FakeHost("dgx-h100", environ=TORCHRUN).host, launch_mode="spawn").launch
+    assert (launch.mode, launch.launcher, launch.gpus) == (LaunchMode.SPAWN, "torchrun", (launch.machine_gpus[3],))
 
 
 def test_an_unknown_mode_is_refused_naming_the_known() -> None:
@@ -59,21 +209,8 @@ def test_an_unknown_mode_is_refused_naming_the_known() -> None:
     with pytest.raises(UsageError, match="expected one of spawn"):
         LaunchMode.parse("systemd")
     assert LaunchMode.parse("Ray") is LaunchMode.RAY
-
-
-def test_a_launcher_around_ray_is_not_one_of_a_program_beneath_its_worker(python) -> None:  # type: ignore[no-untyped-def]
-    """`srun ray start`: every process of the raylet has Slurm's variables, and none is Slurm's task."""
-    step = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "0"}
-    look = "import affinity; launch = affinity.plan(node=0).launch; print(launch.mode.value, launch.local_rank)"
-    with subprocess.Popen(["sleep", "60"], env={**os.environ, **step}) as raylet:
-        try:
-            beneath = {"RAY_RAYLET_PID": str(raylet.pid), "RAY_JOB_ID": "01000000"}
-            assert python(look, **step, **beneath).stdout == "inline None\n"
-            own = {"SLURM_STEP_ID": "1", "SLURM_LOCALID": "3"}
-            assert python(look, **own, **beneath).stdout == "slurm 3\n"
-            assert python(look, **own).stdout == "slurm 3\n"
-        finally:
-            raylet.kill()
+    with pytest.raises(UsageError, match=r"'systemd' is not known: expected one of spawn.* or a launcher: deepspeed, "):
+        affinity.plan(launch_mode="systemd", host=FakeHost("dgx-h100").host)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,17 @@ def test_nothing_but_ray_integration_imports_ray() -> None:
     """The core never does."""
     users = {p for p in PACKAGE.rglob("*.py") for module, _ in imports(p) if module.split(".")[0] == "ray"}
     assert all("integrations" in p.parts for p in users)
+
+
+def test_the_core_names_no_launcher() -> None:
+    """But for the launch modes that bear four names; launchers come through their entry points alone."""
+    names = r"\b(ray|raylet|torchrun|deepspeed|slurm|srun|mpi|openmpi|mpirun|hydra)\b"
+    apart = {PACKAGE / "cli/ray.py", *(PACKAGE / "integrations/ray").iterdir()}
+    for path in sorted(set(PACKAGE.rglob("*.py")) - apart):
+        text = path.read_text()
+        if path == PACKAGE / "launchers/launch.py":
+            text = re.sub(r"^class LaunchMode.*?^    INLINE", "", text, flags=re.DOTALL | re.MULTILINE)
+        assert re.findall(names, text, re.IGNORECASE) == [], path
 
 
 HEAVY = ["stevedore", "importlib.metadata", "click", "rich", "ray", "pynvml", "torch", "numa", "multiprocessing"]

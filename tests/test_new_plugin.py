@@ -42,6 +42,7 @@ def test_it_writes_the_template_with_the_names_filled_in(tmp_path: Path) -> None
     assert project["entry-points"] == {
         "affinity.strategies": {"acme-numa": "acme_numa.strategy:AcmeNumaStrategy"},
         "affinity.policies": {"acme-numa": "acme_numa.policy:AcmeNumaPolicy"},
+        "affinity.launchers": {"acme-numa": "acme_numa.launcher:AcmeNumaLauncher"},
     }
     assert "class AcmeNumaStrategy(AffinityStrategy):" in (written / "src/acme_numa/strategy.py").read_text()
 

@@ -191,10 +191,10 @@ def test_a_claim_on_a_built_in_name_is_refused_whoever_sorts_first() -> None:
 
 
 def test_the_groups_hold_what_the_distribution_declares() -> None:
-    """And nothing beyond the three groups is read."""
+    """And nothing beyond the four groups is read."""
     own = [found for found in installed() if found.distribution == BUILTIN]
     groups = {found.point.group for found in own}
-    assert groups == {"affinity.strategies", "affinity.policies", "affinity.devices"}
+    assert groups == {"affinity.strategies", "affinity.policies", "affinity.devices", "affinity.launchers"}
 
 
 def test_stevedore_is_loaded_for_a_plugin_and_not_for_a_name() -> None:

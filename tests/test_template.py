@@ -32,7 +32,7 @@ def test_everything_comes_from_the_wheels(installed: Environment, tmp_path: Path
 
 
 def test_its_tests_pass(installed: Environment, tmp_path: Path) -> None:
-    """Both contracts, on machines that are not here, and its own."""
+    """The three contracts, on machines that are not here, and its own."""
     shutil.copytree(TEMPLATE / "tests", tmp_path / "tests")
     done = installed.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", cwd=tmp_path)
     assert " passed" in done.stdout
@@ -40,9 +40,9 @@ def test_its_tests_pass(installed: Environment, tmp_path: Path) -> None:
 
 
 def test_it_is_listed_with_its_distribution(installed: Environment, tmp_path: Path) -> None:
-    """As a strategy and as a policy, neither broken."""
+    """As a strategy, a policy and a launcher, none broken."""
     listed = json.loads(installed.run("affinity", "strategies", "--json", "--synthetic", TWO, cwd=tmp_path).stdout)
-    for group in ("strategies", "policies"):
+    for group in ("strategies", "policies", "launchers"):
         (found,) = [plugin for plugin in listed[group] if plugin["name"] == "affinity-example"]
         assert (found["distribution"], found["version"], found["error"]) == ("affinity-example", "0.1.0", None)
 
@@ -84,7 +84,7 @@ def test_new_plugin_works_from_the_wheel(installed: Environment, tmp_path: Path)
     installed.run("affinity", "new-plugin", "sample-numa", cwd=tmp_path)
     built = wheel(tmp_path / "sample-numa", tmp_path / "dist")
     names = zipfile.ZipFile(built).namelist()
-    assert {"sample_numa/strategy.py", "sample_numa/policy.py", "sample_numa/py.typed"} <= set(names)
+    assert {f"sample_numa/{n}" for n in ("strategy.py", "policy.py", "launcher.py", "py.typed")} <= set(names)
     assert not any(name.startswith("tests") for name in names)
     installed.install(built)
     command = ["affinity", "plan", "--json", "--launch-mode", "ray", "--synthetic", TWO]

@@ -20,7 +20,9 @@ gpu = click.option(
 )
 node = click.option("--node", type=click.IntRange(min=0), help="A NUMA node, in place of a GPU.")
 policy = click.option("--policy", metavar="NAME", help="The placement policy, over AFFINITY_POLICY.")
-launch_mode = click.option("--launch-mode", metavar="MODE", help="How the worker is started: spawn, command, ray, …")
+launch_mode = click.option(
+    "--launch-mode", metavar="MODE", help="How the worker is started: spawn, command, inline, …, or a launcher's name."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: docs/reference/json.md.")
 
 

@@ -24,9 +24,9 @@ NAMES = ("affinity-example", "affinity_example", "AffinityExample")
     help="Where the new folder goes (default: here).",
 )
 def command(*, name: str, directory: Path) -> None:
-    """Write a plugin distribution NAME: a strategy, a policy, and tests that hold them to the contract.
+    """Write a plugin distribution NAME: a strategy, a policy, a launcher, and tests that hold them to the contract.
 
-    NAME, such as acme-numa, becomes the folder, the distribution and the name of both plugins; acme_numa the package.
+    NAME, such as acme-numa, becomes the folder, the distribution and the name of the plugins; acme_numa the package.
     """
     from affinity.errors import UsageError
 
@@ -44,7 +44,7 @@ def command(*, name: str, directory: Path) -> None:
     except OSError as refused:
         raise UsageError(f"{refused.filename}: {refused.strerror}; choose another --directory") from refused
     shown = target if target.is_absolute() else f"./{target}"  # without a slash pip takes it for a name
-    click.echo(f"{shown}: a strategy and a policy named {name}. Install, then test:")
+    click.echo(f"{shown}: a strategy, a policy and a launcher named {name}. Install, then test:")
     click.echo(f"    python -m pip install -e '{shown}[tests]'")
     click.echo(f"    python -m pytest {shown}")
 
@@ -62,7 +62,7 @@ def _check(name: str) -> None:
     if name == "auto" or iskeyword(name):
         raise UsageError(f"{name!r} means something else already: choose another name, as acme-numa")
     plugins = Plugins()
-    if name in (*plugins.strategies.names(), *plugins.policies.names()):
+    if name in (*plugins.strategies.names(), *plugins.policies.names(), *plugins.launchers.names()):
         raise UsageError(f"a plugin {name!r} is installed already (see `affinity strategies`): choose another name")
     package = name.replace("-", "_")
     found = find_spec(package)

@@ -1,4 +1,4 @@
-"""`affinity strategies`: every plugin of the three groups, broken ones with their error."""
+"""`affinity strategies`: every plugin of the four groups, broken ones with their error."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from affinity.strategies.strategy import AffinityStrategy
     from affinity.support import Support
 
+#: The columns that one group has and the others have not.
+_COLUMNS = {"strategies": ("launch modes",), "launchers": ("launch modes", "distance")}
+
 
 @click.command()
 @_options.machine
 @_options.as_json
 def command(*, host: Host, as_json: bool) -> None:
-    """Each strategy, policy and device provider, whose it is, and whether it can act here.
+    """Each strategy, policy, device provider and launcher, whose it is, and whether it can act here.
 
     A broken plugin is shown with its error; it fails a worker only where that worker's settings name it.
     """
@@ -38,16 +41,16 @@ def command(*, host: Host, as_json: bool) -> None:
 
         return _output.json({"version": serialize.VERSION, **groups})
     for group, rows in groups.items():
-        modes = ("launch modes",) if group == "strategies" else ()
+        more = _COLUMNS.get(group, ())
         _output.table(
             group.capitalize(),
-            ("name", "distribution", "version", *modes, "can act here", "why"),
+            ("name", "distribution", "version", *more, "can act here", "why"),
             [
                 (
                     p["name"],
                     p["distribution"],
                     p["version"],
-                    *(_modes(p) if modes else ()),
+                    *(_cell(p[column.replace(" ", "_")]) for column in more),
                     p["can_act"],
                     p["reason"],
                 )
@@ -92,7 +95,20 @@ def _groups(observation: Observation, plugins: Plugins) -> dict[str, list[dict[s
         provider = plugins.devices.get(info.name)
         support = call_supports(provider.supports, observation.host)
         devices.append(serialize.plugin(info, options=options(provider), support=support))
-    return {"strategies": strategies, "policies": policies, "devices": devices}
+    return {"strategies": strategies, "policies": policies, "devices": devices, "launchers": _launchers(plugins)}
+
+
+def _launchers(plugins: Plugins) -> list[dict[str, object]]:
+    """Return a row for each launcher; those that cannot be loaded have no mode."""
+    from affinity.render import serialize
+
+    rows: list[dict[str, object]] = []
+    for info in plugins.launchers.list():
+        launcher = None if info.error else plugins.launchers.get(info.name)
+        modes = [] if launcher is None else [launcher.mode.value]
+        row = serialize.plugin(info, launch_modes=modes)
+        rows.append({**row, "distance": launcher.distance if launcher is not None else None})
+    return rows
 
 
 def _support(strategy: AffinityStrategy, observation: Observation) -> Support:
@@ -111,7 +127,5 @@ def _options_of(plugin: dict[str, object]) -> list[dict[str, object]]:
     return options
 
 
-def _modes(plugin: dict[str, object]) -> tuple[str]:
-    modes = plugin["launch_modes"]
-    assert isinstance(modes, list)
-    return (", ".join(modes),)
+def _cell(value: object) -> object:
+    return ", ".join(value) if isinstance(value, list) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from affinity.devices.ordinals import PhysicalOrdinal, VisibleOrdinal
@@ -19,8 +18,9 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
 
     `0`: an ordinal as the runtime counts (`cuda:0`); `GPU-8f2c…`, `MIG-…`: a UUID or an unambiguous prefix, the
     latter for the GPU it is a part of; `0000:1b:00.0`: a PCI address, in any case, without its domain or with
-    NVML's of eight digits; `phys:3`: all GPUs of the machine in PCI order; `all`: those visible; several separated
-    by commas.
+    NVML's of eight digits; `phys:3`: all GPUs of the machine in PCI order; `driver:3`, `driver:GPU-8f2c…`: as an
+    entry of CUDA_VISIBLE_DEVICES (or its like) counts, whatever the variable holds here; `all`: those visible;
+    several separated by commas.
     """
     text = str(reference).strip()
     if text == "all":
@@ -34,25 +34,14 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
         physical = PhysicalOrdinal.parse(text[5:])
         seat = among.physical.at(physical) if physical is not None else None
         return _one(text, [seat.gpu] if seat is not None else [], among)
+    if text.startswith("driver:"):
+        seat = among.driver_order.lookup(text[7:])
+        return _one(text, [among.gpu_of(seat)] if seat is not None else [], among)
     visible = VisibleOrdinal.parse(text)
     if visible is not None:
         seat = among.visible_order.at(visible)
         return _one(text, [among.gpu_of(seat)] if seat is not None else [], among)
     return _by_uuid(text, among)
-
-
-def resolve_physical(ids: Iterable[str | int], among: Inventory) -> tuple[Gpu, ...]:
-    """The GPUs of a launcher's ids, each as it would stand in CUDA_VISIBLE_DEVICES: the driver's ordinal or a UUID.
-
-    Ray's accelerator ids are such: it numbers a machine's GPUs from 0, or hands out the entries of the
-    CUDA_VISIBLE_DEVICES that it was started with. This process's own variable is not looked at.
-    Raises UnknownGpuError, saying what is there.
-    """
-    found: list[Gpu] = []
-    for text in (str(i).strip() for i in ids):
-        seat = among.driver_order.lookup(text)
-        found += _one(text, [among.gpu_of(seat)] if seat is not None else [], among)
-    return tuple(dict.fromkeys(found))
 
 
 def _by_uuid(text: str, among: Inventory) -> tuple[Gpu, ...]:
@@ -76,5 +65,5 @@ def _one(text: str, found: list[Gpu], among: Inventory) -> tuple[Gpu, ...]:
     here = ", ".join(str(g) for g in among.devices) or "none"
     raise UnknownGpuError(
         f"GPU {text!r} is not here; GPUs: {here} ({len(among.visible)} visible). "
-        "Expected a visible ordinal (0), a UUID or prefix (GPU-…, MIG-…), a PCI address, phys:N or all"
+        "Expected a visible ordinal (0), a UUID or prefix (GPU-…, MIG-…), a PCI address, phys:N, driver:N or all"
     )

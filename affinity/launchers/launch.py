@@ -1,9 +1,8 @@
-"""`Launch`: how this worker comes into being, and which GPU is its own."""
+"""`Launch`: how this worker was started, and which GPUs are its own."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class LaunchMode(enum.Enum):
-    """Who starts the worker's process, and so when a strategy can act."""
+    """When a strategy can act: around a start, around an exec, or in a process that runs. It is no launcher's name.
+
+    The names of four launchers are kept from before launchers were plugins. A new launcher has mode INLINE.
+    """
 
     SPAWN = "spawn"
     COMMAND = "command"
@@ -28,6 +30,7 @@ class LaunchMode(enum.Enum):
 
     @classmethod
     def parse(cls, text: str) -> LaunchMode:
+        """Return the mode of this name. Raises UsageError if there is none."""
         try:
             return cls(text.strip().lower())
         except (ValueError, AttributeError):
@@ -41,50 +44,28 @@ RUNNING = frozenset(LaunchMode) - {LaunchMode.COMMAND}
 
 @attrs.frozen
 class Launch:
-    """This worker.
+    """One worker.
 
-    mode and why: how it was started, and what showed it. gpus: its own, with their nodes. peers: every GPU of
-    the machine in PCI order, so that a split among them is the same from each worker's view. nodes: set where
-    the operator named nodes instead of a GPU. local_rank, local_size: among the workers of this machine, None
-    where no launcher told. notes: what an operator should know (an ambiguity, a disagreement).
-    start_method: how this process is about to start the worker (spawn, fork, forkserver, exec, …), "" if the worker
-    is this process, which already runs.
+    mode, reason: when a strategy can act, and what showed it. launcher: the name of the launcher that recognised the
+    process, "" for none. gpus: the worker's own, with their nodes. machine_gpus: every GPU of the machine in PCI
+    order, so that a split among them is the same from each worker's view. nodes: set if the operator named nodes
+    instead of a GPU. local_rank, local_size: among the workers of this machine, None if the launcher does not say.
+    assigned: the references of the GPUs that the launcher assigned to the worker, () if it assigned none, None if it
+    does not say. notes: what an operator should know (an ambiguity, a disagreement). start_method: how this process is
+    about to start the worker (spawn, fork, forkserver, exec, …), "" if the worker is this process, which already runs.
     """
 
     mode: LaunchMode
     reason: str = ""
+    launcher: str = ""
     gpus: tuple[Gpu, ...] = ()
     machine_gpus: tuple[Gpu, ...] = ()
     nodes: NodeSet | None = None
     local_rank: int | None = None
     local_size: int | None = None
+    assigned: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     start_method: str = ""
-
-    @classmethod
-    def detect(cls, environ: Mapping[str, str], *, spawned: bool = False, ray_worker: bool | None = None) -> Launch:
-        """Mode and local rank from an environment. `spawned`: this is a child of multiprocessing.
-
-        ray_worker: whether Ray runs this very process as a worker; None where only the environment can tell. What a
-        worker starts inherits its variables: torchrun in a task, the driver of a submitted job.
-
-        The closest launcher wins: a worker that a Ray actor spawned is a spawned worker. Variables:
-        Ray's worker environment; torchrun's "Environment Variables"; Open MPI's mpirun(1); Intel MPI's "Environment
-        Variables Not Propagated by Hydra"; Slurm's srun(1), "OUTPUT ENVIRONMENT VARIABLES".
-        """
-        if spawned:
-            return cls(LaunchMode.SPAWN, "a child process of multiprocessing")
-        if ray_worker or (ray_worker is None and "RAY_RAYLET_PID" in environ and "RAY_JOB_ID" in environ):
-            return cls(LaunchMode.RAY, "a Ray worker" if ray_worker else "RAY_RAYLET_PID and RAY_JOB_ID are set")
-        for mode, marker, rank, size in _LAUNCHERS:
-            if marker in environ and rank in environ:
-                return cls(
-                    mode,
-                    f"{marker} and {rank} are set",
-                    local_rank=_count(environ, rank),
-                    local_size=_count(environ, size),
-                )
-        return cls(LaunchMode.INLINE, "no launcher's variables are set")
 
     @property
     def gpu_nodes(self) -> NodeSet:
@@ -92,20 +73,3 @@ class Launch:
         if self.nodes is not None:
             return self.nodes
         return NodeSet(g.node for g in self.gpus if g.node is not None)
-
-
-_LAUNCHERS = (
-    (LaunchMode.TORCHRUN, "TORCHELASTIC_RUN_ID", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    (LaunchMode.MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    (LaunchMode.MPI, "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # Hydra's: Intel MPI, MPICH
-    (LaunchMode.SLURM, "SLURM_STEP_ID", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
-)
-
-
-def _count(environ: Mapping[str, str], name: str) -> int | None:
-    text = environ.get(name, "").strip()
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) < 7):
-        raise UsageError(f"{name}={text!r}: a count from 0 was expected; correct it or pass gpu=…")
-    return int(text)

@@ -84,6 +84,7 @@ def plan(planned: Plan) -> Shape:
         "policy": planned.observation.settings.policy,
         "launch_mode": launch.mode.value,
         "launch_reason": launch.reason,
+        "launcher": launch.launcher or None,
         "notes": list(launch.notes),
     }
 
@@ -204,6 +205,7 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
     return {
         "version": VERSION,
         "launch_mode": bound.launch.mode.value,
+        "launcher": bound.launch.launcher or None,
         "gpus": [gpu(g) for g in bound.launch.gpus],
         "strategy": bound.strategy,
         "reason": bound.reason,

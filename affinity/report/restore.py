@@ -1,10 +1,15 @@
-"""Back to the state before: every thread's mask, the calling thread's memory policy, and the note of the bind."""
+"""The report in force in each process, and the way back to the state before a bind.
+
+That state is every thread's CPU mask, the calling thread's memory policy, and the record of the bind.
+"""
 
 from __future__ import annotations
 
-import sys
+import logging
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import attrs
 
@@ -12,23 +17,69 @@ from affinity.degradation import Degradation
 from affinity.errors import BindError, UsageError
 from affinity.handoff import Handoff, matching_record, record
 from affinity.host import Host
+from affinity.kernel.linux import THIS_PROCESS
 from affinity.kernel.protocol import Kernel
 from affinity.report.observed import Observed
 from affinity.report.report import BindReport
 
+if TYPE_CHECKING:
+    from affinity.launchers.launcher import Launcher
+
+
+class InForce(NamedTuple):
+    """The report in force in the process `pid`, and the launcher of that process."""
+
+    pid: int
+    report: BindReport
+    launcher: Launcher | None
+
+
+_in_force: weakref.WeakKeyDictionary[Kernel, InForce] = weakref.WeakKeyDictionary()
+
+
+def _entry(kernel: Kernel) -> InForce | None:
+    """Return the report in force in this process, not that of the process that this one was forked from."""
+    entry = _in_force.get(kernel)
+    return entry if entry is not None and entry.pid == kernel.pid else None
+
+
+def current_report(*, host: Host | None = None) -> BindReport | None:
+    """Return the report of the last `affinity.bind()` of this process, None if there is none or it was undone."""
+    entry = _entry(host.kernel if host is not None else THIS_PROCESS)
+    return entry.report if entry is not None else None
+
+
+def put_in_force(kernel: Kernel, report: BindReport | None, launcher: Launcher | None) -> None:
+    """Record the report that is in force now, None if nothing is bound any more, and notify the launcher.
+
+    An error of the launcher is a warning: the process is bound or given back as the report says.
+    """
+    before = _entry(kernel)
+    if report is None:
+        _in_force.pop(kernel, None)
+    else:
+        _in_force[kernel] = InForce(kernel.pid, report, launcher)
+    launcher = launcher or (before.launcher if before is not None else None)
+    if launcher is None:
+        return
+    try:
+        launcher.notify(report)
+    except Exception as error:  # a plugin may raise anything
+        what = f"{type(launcher).__name__} was not notified of this {'undo' if report is None else 'bind'}"
+        logging.getLogger("affinity.report").warning("affinity: %s: %s: %s", what, type(error).__name__, error)
+
 
 @attrs.frozen
 class SavedState:
-    """What the kernel showed, and whose doing it was."""
+    """What the kernel showed, what had set it, and the report that was in force."""
 
     observed: Observed
     record: Handoff | None
-    reported: BindReport | None = None
+    in_force: InForce | None = None
 
     @classmethod
     def of(cls, kernel: Kernel) -> SavedState:
-        ray = sys.modules.get("affinity.integrations.ray")
-        return cls(Observed.read(kernel, pages=False), matching_record(kernel), ray.report() if ray else None)
+        return cls(Observed.read(kernel, pages=False), matching_record(kernel), _entry(kernel))
 
     def restore(self, kernel: Kernel) -> Observed:
         """Put it back, and read back that it is. Pages stay where they are.
@@ -67,9 +118,8 @@ class SavedState:
         if self.record is not None:  # what the bind found to be no longer allowed is not asked for again
             allowed = self.record.allowed & made.allowed if made is not None else self.record.allowed
             record(kernel, attrs.evolve(self.record, allowed=allowed))
-        ray = sys.modules.get("affinity.integrations.ray")
-        if ray and ray.report() is not self.reported:  # a cluster was told of what is undone
-            ray.record(self.reported)
+        if _entry(kernel) is not self.in_force:
+            put_in_force(kernel, *(self.in_force[1:] if self.in_force is not None else (None, None)))
         now = Observed.read(kernel)
         if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
             why = "".join(f"; {told}" for told in refused)

@@ -3,7 +3,7 @@
     trees      write a machine's sysfs tree into a directory
     machines   named machines: `machines.load("dgx-h100")`
     fakehost   `FakeHost`: a topology with a simulated kernel that a strategy cannot tell from Linux
-    contract   `StrategyContract`, `PolicyContract`: inherit one, get the full set of cases
+    contract   `StrategyContract`, `PolicyContract`, `LauncherContract`: inherit one, get the full set of cases
 
 A pytest plugin (fixtures `machine` and `fake_host`) comes with the package. Names are loaded when first used.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from affinity.testing.contract import PolicyContract as PolicyContract
     from affinity.testing.contract import StrategyContract as StrategyContract
     from affinity.testing.fakehost import FakeHost as FakeHost
+    from affinity.testing.launcher_contract import LauncherContract as LauncherContract
     from affinity.testing.machines import Machine as Machine
     from affinity.testing.simkernel import Call as Call
     from affinity.testing.simkernel import Executed as Executed
@@ -25,6 +26,7 @@ _HOME = {
     "Call": "simkernel",
     "Executed": "simkernel",
     "FakeHost": "fakehost",
+    "LauncherContract": "launcher_contract",
     "Machine": "machines",
     "PolicyContract": "contract",
     "SimulatedKernel": "simkernel",

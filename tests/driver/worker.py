@@ -1,7 +1,7 @@
 """A child process that keeps the driver loaded and answers: one JSON object a line in, one a line out.
 
 Request: machine (a named one), told (text of FAKE_NVML), providers, nodes (AFFINITY_NODES), environ (what CUDA is
-told), references, ids (a launcher's). Answer: devices, machine, and one list of GPUs a reference, each GPU as
+told), references. Answer: devices, machine, and one list of GPUs a reference, each GPU as
 pci, uuid, node, why, …; an error as {"error": type, "message": text}; notes.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 from affinity import Host, Settings
 from affinity.devices import Gpu
 from affinity.devices.inventory import Inventory
-from affinity.devices.references import resolve, resolve_physical
+from affinity.devices.references import resolve
 from affinity.errors import AffinityError
 from affinity.host import NoKernel
 from affinity.plugins import Plugins
@@ -34,8 +34,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     settings = Settings(devices=tuple(request["providers"]), nodes=tuple(nodes) if nodes else None)
     found = Inventory(host, settings, request.get("environ", {}), PLUGINS.devices)
     asked = [_tried(lambda r=r: resolve(r, found)) for r in request.get("references", ())]
-    given = _tried(lambda: resolve_physical(request["ids"], found)) if "ids" in request else None
-    out = {"references": asked, "ids": given}
+    out: dict[str, Any] = {"references": asked}
     if not request.get("only_references"):
         out |= {"devices": _tried(lambda: found.devices), "machine": _tried(lambda: found.machine)}
     return {**out, "notes": found.notes}

@@ -23,8 +23,9 @@ from affinity.testing import FakeHost, machines
 @ray.remote(num_gpus=1, num_cpus=0)
 class Worker:
     def __init__(self, machine: str) -> None:
+        (gpu,) = affinity.plan().launch.gpus  # by Ray's id, of those that the driver lists
         fake = FakeHost(machine, threads=20, environ=os.environ)
-        self.report = affinity.bind(host=fake.host)
+        self.report = affinity.bind(gpu=str(gpu), host=fake.host)
 
     def seen(self) -> dict[str, Any]:
         (gpu,) = self.report.launch.gpus

@@ -16,7 +16,7 @@ import ray
 from workers import EVEN, ODD, cpu_of, gpus, masks
 
 import affinity
-from affinity.integrations.ray import bound, report
+from affinity.integrations.ray import bound
 from affinity.kernel.linux import THIS_PROCESS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("node"), pytest.mark.timeout(60)]
@@ -34,7 +34,7 @@ class Plain:
         self.on_main = threading.current_thread() is threading.main_thread()
 
     def seen(self) -> dict[str, Any]:
-        made = report()
+        made = affinity.current_report()
         assert made is not None
         return {
             "gpus": gpus(),
@@ -148,7 +148,7 @@ def test_an_actor_without_a_gpu_is_left_alone_and_told_why(actors: Actors) -> No
     seen = ray.get(actors(Plain, num_gpus=0).seen.remote())
     assert bound_to(seen, os.sched_getaffinity(0))
     assert seen["strategy"] == "noop"
-    assert any("num_gpus" in note for note in seen["notes"])
+    assert any("launcher ray assigned no GPU to this worker" in note for note in seen["notes"])
 
 
 def test_actors_that_share_a_gpu_share_its_cpus(actors: Actors) -> None:
@@ -193,7 +193,7 @@ class Engine:
         return os.waitpid(child, 0)[1]
 
     def report(self) -> affinity.BindReport | None:
-        return report()
+        return affinity.current_report()
 
 
 def test_a_worker_that_an_actor_spawns_goes_to_the_actors_gpu(actors: Actors) -> None:
@@ -267,7 +267,7 @@ def test_a_gpu_that_only_ray_knows_is_an_error_where_binding_is_required(actors:
     else:
         seen = ray.get(actor.seen.remote(), timeout=40)
         assert bound_to(seen, os.sched_getaffinity(0))
-        assert any("Ray gave this worker GPU" in note for note in seen["notes"])
+        assert any("launcher ray assigned GPU driver:0, driver:1" in note for note in seen["notes"])
 
 
 def test_a_derived_class_binds_once_by_its_own_word(actors: Actors) -> None:
@@ -295,7 +295,7 @@ def test_bind_needs_no_decorator(actors: Actors) -> None:
             self.report = affinity.bind()
 
         def seen(self) -> tuple[list[str], dict[str, list[int]], bool]:
-            return gpus(), masks(), report() is self.report
+            return gpus(), masks(), affinity.current_report() is self.report
 
     mine, found, kept = ray.get(actors(Own).seen.remote())
     assert {tuple(mask) for mask in found.values()} == {(cpu_of(*mine),)}

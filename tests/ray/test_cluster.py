@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers import EVEN, ODD, RAY, environment
 
 import affinity
-from affinity.integrations.ray import ActorAudit, audit, bound, report, survey
+from affinity.integrations.ray import ActorAudit, audit, bound, survey
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(120)]
 
@@ -95,8 +95,8 @@ class Loose:
     def bind_for_a_while(self) -> list[bool]:
         with affinity.restored():
             affinity.bind()
-            inside = report() is not None
-        return [inside, report() is None]
+            inside = affinity.current_report() is not None
+        return [inside, affinity.current_report() is None]
 
     def bind_in_a_thread(self) -> None:
         thread = threading.Thread(target=affinity.bind)
@@ -107,7 +107,7 @@ class Loose:
         """Bound itself, it calls what is decorated for tasks."""
         made = affinity.bind()
         bound(lambda: None, settings=ON_ODD)()
-        return report() is made
+        return affinity.current_report() is made
 
 
 def start(node: str, cls: type = Scheduler, **options: Any) -> Any:

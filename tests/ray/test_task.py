@@ -16,7 +16,7 @@ import ray
 from workers import cpu_of, gpus, masks
 
 import affinity
-from affinity.integrations.ray import bound, report
+from affinity.integrations.ray import bound
 from affinity.kernel.linux import THIS_PROCESS
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("node"), pytest.mark.timeout(60)]
@@ -32,7 +32,7 @@ def look() -> dict[str, Any]:
         "masks": {tuple(mask) for mask in masks().values()},
         "memory": str(THIS_PROCESS.get_mempolicy()),
         "note": os.environ.get("AFFINITY_BOUND"),
-        "report": report() is not None,
+        "report": affinity.current_report() is not None,
     }
 
 

@@ -6,25 +6,25 @@
 
     survey(), audit()                     what each machine of the cluster would do; what each bound actor has now
 
-Works with Ray 2.44 and later. Importing this package does not import ray; what looks at a cluster is loaded when used,
-so that a worker does not pay for it.
+Works with Ray 2.44 and later. Importing this package does not import ray. Names are loaded when first used, because
+the launcher of this package is asked in every process.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from affinity.integrations.ray.actor import accelerator_ids, bound, record, report
-
 if TYPE_CHECKING:
+    from affinity.integrations.ray.actor import bound
     from affinity.integrations.ray.actor_audit import ActorAudit, audit
     from affinity.integrations.ray.cluster import connected
     from affinity.integrations.ray.node_survey import NodeSurvey, survey
 
 _HOME = {
+    "bound": "actor",
     "ActorAudit": "actor_audit", "audit": "actor_audit",
     "NodeSurvey": "node_survey", "survey": "node_survey", "connected": "cluster",
 }  # fmt: skip
 
-__all__ = ["ActorAudit", "NodeSurvey", "accelerator_ids", "audit", "bound", "connected", "record", "report", "survey"]
+__all__ = ["ActorAudit", "NodeSurvey", "audit", "bound", "connected", "survey"]
 
 
 def __getattr__(name: str) -> Any:

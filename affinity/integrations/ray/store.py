@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from affinity.kernel.procfs import START_TIME, read_stat
 
@@ -14,23 +14,21 @@ if TYPE_CHECKING:
 STORE = b"numa-affinity"
 
 
-def tell(made: BindReport | None) -> None:
-    """Leave the record of this actor's bind, in the place of an earlier one; nothing where this is no actor.
+def publish(report: BindReport | None, context: Any) -> None:
+    """Write the record of this actor's bind over an earlier one; delete it if the report is None.
 
-    None: nothing is bound any more, and no record is left.
+    context: of this worker (`affinity.integrations.ray.launcher.worker_context`). A task has no record.
     """
     import json
 
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-    from affinity.integrations.ray.actor import worker_context
     from affinity.render import serialize
 
-    context = worker_context()
     actor = context.get_actor_id() if context else None
     if actor is None:
         return
-    if made is None:
+    if report is None:
         _internal_kv_del(actor.encode(), namespace=STORE)
         return
     _, _, function = context.get_task_function_name().rpartition(".")[0].rpartition(".")  # "" in a thread of its own
@@ -39,8 +37,8 @@ def tell(made: BindReport | None) -> None:
         "node": context.get_node_id(),
         "pid": os.getpid(),
         "who": who("/proc/self"),
-        "left_alone": made.unbound_threads,
-        "report": serialize.report(made),
+        "left_alone": report.unbound_threads,
+        "report": serialize.report(report),
     }
     _internal_kv_put(actor.encode(), json.dumps(told).encode(), namespace=STORE)
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import ray
 from worker import anonymous_bytes, nodes_of, policy, touch, work
 
-from affinity.integrations.ray import accelerator_ids, bound, report
+import affinity
+from affinity.integrations.ray import bound
+
+
+def gpus() -> list[str]:
+    """Ray's ids of this worker's GPUs."""
+    return sorted(ray.get_runtime_context().get_accelerator_ids()["GPU"])
 
 
 def look() -> dict[str, Any]:
@@ -21,7 +28,7 @@ class Sync:
     def __init__(self, strategy: str, mib: int = 64) -> None:
         mode = "nothing" if strategy == "nothing" else "actor"
         self.life = work(mode, strategy, -1, mib, threads=1)
-        self.life["gpus"] = accelerator_ids()
+        self.life["gpus"] = gpus()
 
     def lived(self) -> dict[str, Any]:
         return self.life
@@ -35,10 +42,10 @@ class Async:
     """Bound by the decorator: all that its `__init__` touches is there, and what Ray had touched has moved."""
 
     def __init__(self) -> None:
-        self.life: dict[str, Any] = {"gpus": accelerator_ids(), "in init": look(), "own": anonymous_bytes()}
+        self.life: dict[str, Any] = {"gpus": gpus(), "in init": look(), "own": anonymous_bytes()}
 
     async def lived(self) -> dict[str, Any]:
-        made = report()
+        made = affinity.current_report()
         assert made is not None
         return {**self.life, "satisfied": made.satisfied, "degradations": [str(d) for d in made.degradations]}
 
@@ -53,4 +60,4 @@ def bound_look() -> dict[str, Any]:
 
 def task(binds: bool) -> dict[str, Any]:
     """One function for both, so that Ray gives both the same worker."""
-    return {**(bound_look() if binds else look()), "pid": os.getpid(), "gpus": accelerator_ids()}
+    return {**(bound_look() if binds else look()), "pid": os.getpid(), "gpus": gpus()}

@@ -1,1 +1,1 @@
-"""A strategy and a policy for numa-affinity."""
+"""A strategy, a policy and a launcher for numa-affinity."""

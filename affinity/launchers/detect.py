@@ -1,0 +1,74 @@
+"""Ask the installed launchers which of them started a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import attrs
+
+from affinity.errors import AffinityError, PluginError
+from affinity.kernel.protocol import Process
+from affinity.launchers.launch import Launch, LaunchMode
+from affinity.launchers.launcher import Launcher
+from affinity.registry import Registry
+
+T = TypeVar("T")
+
+
+def detect(process: Process, launchers: Registry[Launcher], named: str = "") -> tuple[Launch, Launcher | None]:
+    """Return the launch, and the launcher that recognises the process with the smallest distance, None for none.
+
+    named: the only launcher to ask; its mode holds even if it does not recognise the process. A broken launcher is a
+    note. Raises UsageError for a variable of a launcher that does not parse, PluginError if `named` is broken.
+    """
+    notes: list[str] = []
+    asked = {named: launchers.get(named)} if named else _by_distance(launchers, notes)
+    starter = None
+    for name, launcher in asked.items():
+        starter = starter or _answer(notes, name, launcher.starter, process)
+    environ = own_variables(process, starter)
+    for name, launcher in asked.items():
+        launch = _answer(notes, name, launcher.detect, environ, process)
+        if launch is not None:
+            return attrs.evolve(launch, launcher=name, notes=(*notes, *launch.notes)), launcher
+    if named:
+        reason = f"launcher {named} was named; it does not recognise this process"
+        return Launch(asked[named].mode, reason, named, notes=tuple(notes)), asked[named]
+    return Launch(LaunchMode.INLINE, "no launcher recognises this process", notes=tuple(notes)), None
+
+
+def own_variables(process: Process, starter: Process | None) -> Mapping[str, str]:
+    """Return the variables that were set for this process: those that its starter does not have with the same value.
+
+    All of them if the starter is unknown or cannot be read. What the starter wrote into its own environment after its
+    start cannot be seen, and counts as set for the process.
+    """
+    if starter is None:
+        return process.environ
+    try:
+        inherited = starter.environ
+    except OSError:  # another user's process, or it has ended
+        return process.environ
+    return {name: value for name, value in process.environ.items() if inherited.get(name) != value}
+
+
+def _by_distance(launchers: Registry[Launcher], notes: list[str]) -> dict[str, Launcher]:
+    usable: dict[str, Launcher] = {}
+    for name in launchers.names():
+        try:
+            usable[name] = launchers.get(name)
+        except PluginError as broken:
+            notes.append(str(broken))
+    return dict(sorted(usable.items(), key=lambda item: item[1].distance))
+
+
+def _answer(notes: list[str], name: str, method: Callable[..., T], *arguments: object) -> T | None:
+    """Return a launcher's answer; None and a note if it raises anything but an error of this package."""
+    try:
+        return method(*arguments)
+    except AffinityError:
+        raise
+    except Exception as mistake:
+        notes.append(f"launcher {name} raised {type(mistake).__name__}: {mistake}; report it to its author")
+        return None

@@ -1,0 +1,1 @@
+"""Built-in plugins; they import only the public names of `affinity`."""

@@ -1,0 +1,96 @@
+"""Real processes, started as launchers start their workers: which one is recognised. (Those of Ray: tests/ray.)"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Python = Callable[..., subprocess.CompletedProcess[str]]
+
+LOOK = """
+import json, affinity
+launch = affinity.plan(node=0).launch
+print(json.dumps([launch.launcher, launch.mode.value, launch.local_rank, launch.local_size]), flush=True)
+"""
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"}
+DEEPSPEED = {"CROSS_RANK": "0", "CROSS_SIZE": "1", "LOCAL_SIZE": "8", "LOCAL_RANK": "3"}
+STEP = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS_PER_NODE": "1"}
+
+#: `ray start`, and a program that one of its workers starts with the variables of a worker.
+BENEATH_RAY = ("sh", "-c", 'export RAY_RAYLET_PID=$$ RAY_JOB_ID=01000000; env $OWN "$@"; exit $?', "raylet")
+
+INLINE = ["", "inline", None, None]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "environ", "expected"),
+    [
+        ((), {}, INLINE),
+        ((), TORCHRUN, ["torchrun", "torchrun", 3, 8]),
+        ((), DEEPSPEED, ["deepspeed", "inline", 3, 8]),
+        ((), STEP, ["slurm", "slurm", 0, 1]),
+        (BENEATH_RAY, STEP, INLINE),
+        (BENEATH_RAY, {**STEP, "OWN": "SLURM_STEP_ID=1 SLURM_LOCALID=0"}, ["slurm", "slurm", 0, 1]),
+        (
+            BENEATH_RAY,
+            {**STEP, "OWN": " ".join(f"{k}={v}" for k, v in TORCHRUN.items())},
+            ["torchrun", "torchrun", 3, 8],
+        ),
+    ],
+    ids=["bare", "torchrun", "deepspeed", "srun", "srun-ray-driver", "srun-ray-srun", "srun-ray-torchrun"],
+)
+def test_a_process_belongs_to_the_launcher_that_set_variables_for_it(
+    python: Python, prefix: tuple[str, ...], environ: dict[str, str], expected: list[Any]
+) -> None:
+    """`srun ray start`: all that Ray starts has the step's variables, and none of it is a task of the step."""
+    assert json.loads(python(LOOK, prefix=prefix, **environ).stdout) == expected
+
+
+CHILD = (
+    """
+import multiprocessing, os, sys
+def work(own):
+    os.environ.update(own)
+    look()
+def look():
+"""
+    + "".join(f"    {line}\n" for line in LOOK.strip().splitlines())
+    + """
+if __name__ == "__main__":
+    import json
+    process = multiprocessing.get_context(sys.argv[1]).Process(target=work, args=(json.loads(sys.argv[2]),))
+    process.start(); process.join()
+    sys.exit(process.exitcode)
+"""
+)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize(
+    ("environ", "own", "expected"),
+    [
+        (TORCHRUN, {}, ["multiprocessing", "spawn", None, None]),
+        (STEP, {}, ["multiprocessing", "spawn", None, None]),
+        ({}, TORCHRUN, ["torchrun", "torchrun", 3, 8]),
+        (STEP, TORCHRUN, ["torchrun", "torchrun", 3, 8]),
+        ({**TORCHRUN, "TORCHELASTIC_RUN_ID": "outer"}, TORCHRUN, ["torchrun", "torchrun", 3, 8]),
+    ],
+    ids=["rank's child", "task's child", "elastic_launch", "elastic_launch in a step", "elastic_launch in a rank"],
+)
+def test_a_child_of_multiprocessing_is_a_rank_only_by_variables_of_its_own(
+    tmp_path: Path, method: str, environ: dict[str, str], own: dict[str, str], expected: list[Any]
+) -> None:
+    """Its parent's local rank is not its own; torch's `elastic_launch` sets one in the child after its start."""
+    script = tmp_path / "parent.py"
+    script.write_text(CHILD)
+    command = ["env", *(f"{name}={value}" for name, value in environ.items())]
+    command += [sys.executable, str(script), method, json.dumps(own)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == expected
