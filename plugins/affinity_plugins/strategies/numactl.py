@@ -50,7 +50,7 @@ class Numactl(AffinityStrategy):
         import multiprocessing.spawn
 
         interpreter = os.fsdecode(multiprocessing.spawn.get_executable())
-        self._probe([*prefix, interpreter, "-I", "-S", "-c", ""], host)
+        self._probe([*prefix, interpreter, "-I", "-S", "-c", "print(1)"], host)
         from affinity.strategies import starting
 
         with starting(
@@ -86,6 +86,7 @@ class Numactl(AffinityStrategy):
         return [*prefix, "--"]
 
     def _probe(self, argv: list[str], host: Host) -> None:
+        # The command prints: if SIGCHLD is ignored, that is the only sign of its success.
         refused = host.kernel.check_command(argv, PROBE_SECONDS)
         if refused is not None:
             raise BindError(f"{' '.join(argv)}: {refused}")
