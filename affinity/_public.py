@@ -2,6 +2,7 @@
 
 from affinity.api import Plan as Plan
 from affinity.api import bind as bind
+from affinity.api import get_context as get_context
 from affinity.api import plan as plan
 from affinity.api import plan_each as plan_each
 from affinity.api import spawning as spawning

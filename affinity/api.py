@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
+from affinity.degradation import Degradation
 from affinity.errors import BindError, PlacementError, UsageError
-from affinity.handoff import VARIABLE, Note, forked, remember
+from affinity.handoff import VARIABLE, Handoff, inherited_mask_note, record, set_by_affinity
 from affinity.host import Host
+from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observation import Observation
 from affinity.observe import GpuReference, observe
 from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
 from affinity.policies.policy import missing_memory_reason
+from affinity.report.log import log_degradations, log_report
 from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection, select
 from affinity.settings import Settings
+from affinity.strategies.strategy import WorkerStart
 from affinity.topology.cpuset import CpuSet
 
 if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: what only `bind` needs, it imports
+    from multiprocessing.context import BaseContext
+
     from affinity.report.observed import Observed
     from affinity.report.report import BindReport
     from affinity.report.restore import SavedState
+    from affinity.strategies.start import PreparedStart
     from affinity.strategies.strategy import AffinityStrategy, Outcome
-
-_binding = threading.RLock()  # two threads that bind one process at once do so one after the other
-
-
-def _forked() -> None:
-    """A fork does not inherit a held lock."""
-    global _binding
-    _binding = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_forked)
 
 _NO_PLACEMENT = Placement(None, None)
 
@@ -115,14 +110,15 @@ def bind(
     """
     from affinity.report.report import verify
     from affinity.report.restore import SavedState
+    from affinity.strategies import process
 
-    with _binding:
+    with process.binding_lock:
         plugins = Plugins()
         observation = observe(plugins, gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
         observation.host.require_this_machine()
         if observation.launch.mode is LaunchMode.COMMAND:
             raise UsageError("launch mode command is for `affinity run`; a process that binds itself is inline")
-        planned = make_plan(observation, plugins)
+        planned = make_plan(_started_by(observation, ""), plugins)
         before = SavedState.of(observation.host.kernel)
         step = _apply(planned, before)
         report = verify(
@@ -135,6 +131,7 @@ def bind(
             required=observation.settings.required,
             undo=lambda: before.restore(observation.host.kernel),
         )
+        log_report(report)
         if observation.launch.mode is LaunchMode.RAY and "ray" in sys.modules:
             from affinity.integrations.ray import record
 
@@ -150,58 +147,115 @@ def spawning(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> Iterator[Plan]:
-    """Around `Process.start()` of a `multiprocessing` worker: it is born where its GPU is.
+    """Start the `multiprocessing` workers of a block where their GPU is, from their first instruction.
 
         with affinity.spawning(gpu=3):
             process.start()
 
-    For the calling thread's starts by the spawn method; other threads are not touched, and nothing is left
-    behind. In the worker, `affinity.bind()` then knows its GPU and confirms what is in force. Arguments and errors
-    as `plan`; UsageError at `start()` for a start method that cannot be bound this way. Gives the plan, its
-    selection naming the strategy that was really entered.
+    For starts of this context (PEP 567: this thread, this asyncio task); a pool whose first workers are started in
+    the block starts its later ones so too. In the worker, `affinity.bind()` then knows its GPU and confirms what is
+    in force. A worker whose start method cannot be bound starts unbound, with a warning, and its `bind()` acts.
+    Arguments and errors as `plan`. Yields the plan, whose selection names the strategy for start method spawn.
     """
-    from affinity.strategies.start import starting
+    from affinity.strategies.start import open_block
+
+    planned, prepare = _prepare_starts(gpu=gpu, node=node, settings=settings, host=host)
+    with open_block(prepare):
+        yield planned
+
+
+def get_context(
+    method: str | None = None,
+    *,
+    gpu: GpuReference = None,
+    node: int | None = None,
+    settings: Settings | None = None,
+    host: Host | None = None,
+) -> BaseContext:
+    """Return a `multiprocessing` context whose every process starts where its GPU is.
+
+        context = affinity.get_context("spawn", gpu=3)
+        pool = ProcessPoolExecutor(mp_context=context)
+
+    Whoever starts it and whenever: `context.Process`, `context.Pool`, an executor, and the workers these start later
+    from their own threads. method: as of `multiprocessing.get_context`. Other arguments and errors as `plan`;
+    ValueError for an unknown method; BindError under `required` if its workers cannot be bound.
+    """
+    import multiprocessing
+
+    from affinity.strategies.context import BoundContext
+
+    method = multiprocessing.get_context(method).get_start_method()
+    _, prepare = _prepare_starts(gpu=gpu, node=node, settings=settings, host=host, method=method)
+    return BoundContext(method, prepare)
+
+
+def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
+    """Replace this process with `argv`, bound as planned (launch mode `command`). Raises OSError if that fails."""
+    observation = planned.observation
+    observation.host.require_this_machine()
+    kernel = observation.host.kernel
+    step = _apply_start(planned)
+    log_degradations(step.degradations)
+    start = step.result or WorkerStart()
+    environ = dict(kernel.environ)
+    if step.strategy != "noop":
+        environ[VARIABLE] = str(attrs.evolve(_handoff(observation, step), by=kernel.identity(), settings={}))
+    with start.around():
+        kernel.exec([*start.prefix, *argv], environ)
+
+
+def _prepare_starts(
+    *,
+    gpu: GpuReference,
+    node: int | None,
+    settings: Settings | None,
+    host: Host | None,
+    method: str = "spawn",
+) -> tuple[Plan, Callable[[str], PreparedStart]]:
+    """Return the plan of a worker to be started, and what prepares its start by a method: once, when first used."""
+    from affinity.strategies.start import PreparedStart
 
     plugins = Plugins()
     observation = observe(plugins, gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
     observation.host.require_this_machine()
-    planned = make_plan(observation, plugins)
-    with ExitStack() as stack:
-        step = apply(
-            lambda strategy, rung: stack.enter_context(strategy.spawning(rung, observation.host)),
-            planned.placement or _NO_PLACEMENT,
-            planned.selection,
-            planned._plugins.strategies,
-            required=observation.settings.required,
-        )
-        note = _note(observation, step.placement if step.strategy != "noop" else None)
+    planned = make_plan(_started_by(observation, method), plugins)
 
-        def tell(argv: list[str]) -> list[str]:  # a frozen program's arguments are its own, not the interpreter's
-            return argv if getattr(sys, "frozen", False) else [argv[0], "-X", f"affinity={note}", *argv[1:]]
+    @functools.cache
+    def step_of(method: str) -> Applied[WorkerStart]:
+        seen = _started_by(observation, method)
+        selection = select(seen, planned.placement, plugins.strategies, planned.problem)
+        return _apply_start(attrs.evolve(planned, observation=seen, selection=selection))
 
-        stack.enter_context(starting(rewrite=tell, forked=lambda: forked(observation.host.kernel, note)))
-        yield attrs.evolve(planned, selection=planned.selection.with_result(step.strategy, step.degradations))
+    @functools.cache
+    def prepare(method: str) -> PreparedStart:
+        step = step_of(method)
+        log_degradations(step.degradations)
+        return PreparedStart(step.result or WorkerStart(), str(_handoff(observation, step)))
+
+    step = step_of(method)  # an error is raised before anything is started
+    selection = planned.selection.with_result(step.strategy, step.degradations)
+    return attrs.evolve(planned, selection=selection), prepare
 
 
-def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
-    """Become this command, bound as planned (launch mode `command`). Raises OSError where it cannot be executed."""
-    observation = planned.observation
-    observation.host.require_this_machine()
-    kernel = observation.host.kernel
-    note = _note(observation, planned.placement)
-    step = apply(
-        lambda strategy, rung: strategy.command(argv, rung, observation.host),
+def _started_by(observation: Observation, method: str) -> Observation:
+    return attrs.evolve(observation, launch=attrs.evolve(observation.launch, start_method=method))
+
+
+def _apply_start(planned: Plan) -> Applied[WorkerStart]:
+    """Prepare the start of a worker: by the chosen strategy, or what is left of it."""
+    selection, launch = planned.selection, planned.launch
+    if selection.strategy == "noop" and selection.skipped:
+        why = "; ".join(f"{name}: {reason}" for name, reason in selection.skipped)
+        remedy = "call affinity.bind() in the worker, or start it through affinity.get_context('spawn', …)"
+        return Applied("noop", None, None, (Degradation(f"start by {launch.start_method}", "", why, remedy),))
+    return apply(
+        lambda strategy, rung: strategy.start(rung, planned.observation),
         planned.placement or _NO_PLACEMENT,
-        planned.selection,
+        selection,
         planned._plugins.strategies,
-        required=observation.settings.required,
+        required=planned.observation.settings.required,
     )
-    for degradations in step.degradations:
-        print(f"affinity: given up: {degradations}", file=sys.stderr)
-    environ = dict(kernel.environ)
-    if step.strategy != "noop" and step.placement is not None and step.placement.cpus is not None:
-        environ[VARIABLE] = str(Note(step.placement.cpus, note.original, str(step.placement.memory or "")))
-    kernel.exec(step.result or argv, environ)
 
 
 def make_plan(observation: Observation, plugins: Plugins) -> Plan:
@@ -213,22 +267,36 @@ def make_plan(observation: Observation, plugins: Plugins) -> Plan:
         placement = policy.place(observation)
         told = "; ".join(filter(None, (placement.reason, missing_memory_reason(placement, observation))))
         placement = attrs.evolve(placement, migrate=observation.settings.migrate, reason=told)
+        if placement.memory is None and placement.cpus is not None and _holds_our_mempolicy(observation.host):
+            placement = attrs.evolve(placement, memory=MemoryPolicy())
     except PlacementError as impossible:
+        note = "" if observation.host.is_foreign else inherited_mask_note(observation.host.kernel)
+        problem = "; ".join(filter(None, (str(impossible), note)))
         if observation.settings.required:
-            raise
-        problem = str(impossible)
+            raise PlacementError(problem) from impossible
     return Plan(observation, placement, problem, select(observation, placement, plugins.strategies, problem), plugins)
 
 
+def _holds_our_mempolicy(host: Host) -> bool:
+    """Whether an earlier bind gave this process its memory policy: to leave memory alone then means to take it back."""
+    if host.is_foreign:
+        return False
+    try:
+        policy = host.kernel.get_mempolicy()
+    except OSError:
+        return False
+    return policy != MemoryPolicy() and set_by_affinity(policy, host.kernel)
+
+
 def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
-    """Walk the ladder in this process; None where there is nothing to do. A refused binding leaves no trace."""
+    """Try each weaker placement in this process; None if there is nothing to do. A refused bind leaves no trace."""
     observation, placement = planned.observation, planned.placement
     host, kernel = observation.host, observation.host.kernel
     if placement is None or planned.selection.strategy == "noop":
         return None
     if _in_force(before.observed, placement, host):
-        if before.note is not None:  # born bound: its own children, which inherit the mask, learn what it was before
-            remember(kernel, attrs.evolve(before.note, worker=""))
+        if before.record is not None:  # started bound: its own workers, which inherit the mask, learn the one before it
+            record(kernel, before.record)
         return None
     if observation.settings.required and placement.memory is not None and before.observed.policy is None:
         why = "; ".join(map(str, before.observed.unreadable))
@@ -259,7 +327,8 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
     elif step.placement.cpus is not None:
         shown = kernel.get_affinity()
         lost = step.placement.cpus - shown if shown <= step.placement.cpus else CpuSet()  # to a cpuset since then
-        remember(kernel, Note(shown, host.allowed_cpus - lost, str(step.placement.memory or "")))
+        made = _handoff(observation, step)
+        record(kernel, attrs.evolve(made, cpus=shown, allowed=made.allowed - lost))
     return step
 
 
@@ -270,25 +339,32 @@ def _in_force(now: Observed, placement: Placement, host: Host) -> bool:
     )
 
 
-def _note(observation: Observation, placement: Placement | None) -> Note:
-    """What a child is told: its mask, the mask that was allowed before, and which worker it is."""
-    bound = (
-        placement.cpus
-        if placement is not None and placement.cpus is not None
-        else observation.host.kernel.get_affinity()
+def _handoff(observation: Observation, step: Applied[Any]) -> Handoff:
+    """Return what a worker is passed, or a process records: what was put in force, the mask before it, its GPUs."""
+    kernel, launch = observation.host.kernel, observation.launch
+    placement = step.placement if step.strategy != "noop" and step.placement is not None else _NO_PLACEMENT
+    memory = placement.memory if placement.memory != MemoryPolicy() else None
+    gpus = _portable_references(observation)
+    return Handoff(
+        cpus=placement.cpus if placement.cpus is not None else kernel.get_affinity(),
+        allowed=observation.host.allowed_cpus,
+        memory=str(memory or ""),
+        gpus=gpus,
+        nodes=None if gpus else launch.gpu_nodes,
+        strategy=step.strategy,
+        by=kernel.identity(),
+        settings=observation.settings.differences(kernel.environ),
     )
-    memory = str(placement.memory or "") if placement is not None else ""
-    return Note(bound, observation.host.allowed_cpus, memory, _portable_references(observation))
 
 
-def _portable_references(observation: Observation) -> str:
-    """The worker's GPUs in words that mean the same in the child: never a visible ordinal."""
+def _portable_references(observation: Observation) -> tuple[str, ...]:
+    """Return references to the worker's GPUs that mean the same in every process: never a visible ordinal."""
     gpus = observation.launch.gpus
     if gpus and all(g.pci is not None for g in gpus):
-        return ",".join(str(g.pci) for g in gpus)
-    if gpus and "nodes" in observation.settings.decided_by:  # stand-ins, which the child finds in the same variable
-        return ",".join(f"phys:{observation.launch.machine_gpus.index(g)}" for g in gpus)
-    return f"node:{observation.launch.gpu_nodes}"
+        return tuple(str(g.pci) for g in gpus)
+    if observation.settings.nodes is not None:  # placeholder GPUs, which the same setting gives the worker
+        return tuple(f"phys:{observation.launch.machine_gpus.index(g)}" for g in gpus)
+    return ()
 
 
-__all__ = ["Plan", "bind", "exec_command", "plan", "plan_each", "spawning"]
+__all__ = ["Plan", "bind", "exec_command", "get_context", "plan", "plan_each", "spawning"]

@@ -8,7 +8,7 @@ from typing import NoReturn, cast
 import attrs
 
 from affinity.errors import ForeignHostError, ListFormatError, TopologyError
-from affinity.handoff import allowed_before
+from affinity.handoff import baseline_cpus
 from affinity.kernel.linux import THIS_PROCESS, LinuxKernel
 from affinity.kernel.protocol import Kernel
 from affinity.topology import sysfs
@@ -39,7 +39,7 @@ class Host:
     def live(cls, kernel: Kernel = THIS_PROCESS) -> Host:
         """This machine."""
         topology = sysfs.load("/")
-        return cls(topology, kernel, allowed_before(kernel) & topology.online, kernel.allowed_nodes())
+        return cls(topology, kernel, baseline_cpus(kernel) & topology.online, kernel.allowed_nodes())
 
     @classmethod
     def from_root(cls, root: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:

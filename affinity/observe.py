@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from affinity.errors import SettingsError, UsageError
-from affinity.handoff import spawn_note
+from affinity.handoff import Handoff, own_record
 from affinity.host import Host
 from affinity.kernel.linux import LinuxKernel
 from affinity.launchers.launch import Launch, LaunchMode
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 #: What a caller may say a GPU is: a reference (see affinity.devices.references.resolve), or several.
 GpuReference = str | int | Sequence[str | int] | None
 
+#: How this process starts a worker of these modes, unless the caller names a method of `multiprocessing`.
+_START_METHODS = {LaunchMode.SPAWN: "spawn", LaunchMode.COMMAND: "exec"}
+
 
 def observe(
     plugins: Plugins,
@@ -41,23 +44,26 @@ def observe(
     """Read the machine, the launch and the settings; resolve which GPUs are this worker's."""
     host = host or Host.live()
     environ: Mapping[str, str] = {} if host.is_foreign else host.kernel.environ
-    settings = settings or Settings.from_environ(environ)
+    received = None if host.is_foreign else Handoff.received(host.kernel)
+    parent = received.settings if received is not None else {}
+    settings = settings or Settings.from_environ(environ, parent=parent)
+    environ = {**environ, **parent}
     ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
     if ignored and settings.required:
         raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
-    note = None if host.is_foreign else spawn_note(host.kernel)
     assigned = _ray_ids(environ)
     ray_worker = assigned is not None if isinstance(host.kernel, LinuxKernel) else None
     around = _within_ray(environ) if ray_worker is False else environ
-    launch = Launch.detect(around, spawned=note is not None or _is_mp_child(host), ray_worker=ray_worker)
+    launch = Launch.detect(around, spawned=received is not None or _is_mp_child(host), ray_worker=ray_worker)
     if launch_mode is not None:
         mode = launch_mode if isinstance(launch_mode, LaunchMode) else LaunchMode.parse(launch_mode)
         if mode is not launch.mode:
             launch = attrs.evolve(launch, mode=mode, reason="asked for by the caller")
+        launch = attrs.evolve(launch, start_method=_START_METHODS.get(mode, ""))
     nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
-    if gpu is None and nodes is None and note is not None and note.worker:
-        kind, _, named = note.worker.partition("node:")
-        gpu, nodes = (kind, None) if kind else (None, NodeSet.parse(named))
+    known = None if host.is_foreign else received or own_record(host.kernel)
+    if gpu is None and nodes is None and launch.start_method == "" and known is not None:
+        gpu, nodes = known.gpus or None, known.nodes
     launch = attrs.evolve(launch, nodes=nodes or None, notes=ignored)
     if nodes is not None:
         return Observation(host, launch, settings)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Set
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import attrs
+
 from affinity.launchers.launch import LaunchMode
 from affinity.policies.policy import PlacementPolicy
 from affinity.registry import InstalledPlugin, Registry, installed, option_prefix
@@ -15,8 +17,13 @@ if TYPE_CHECKING:
     from affinity.devices.provider import DeviceProvider
 
 
+@attrs.define(eq=False)
 class Plugins:
-    """What is installed at the moment it is first asked for."""
+    """What is installed at the moment it is first asked for.
+
+    In a class with slots, attrs caches these properties without the lock that functools.cached_property of Python 3.11
+    holds for all instances at once, and that a fork in the middle would inherit.
+    """
 
     @cached_property
     def _found(self) -> list[InstalledPlugin]:

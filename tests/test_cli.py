@@ -57,7 +57,7 @@ def test_the_json_of_a_plan_is_stable() -> None:
         "placement_reason": row["placement_reason"],
         "strategy": "numactl",
         "fallbacks": ["inherit"],
-        "reason": "launch mode spawn: the process is ours to start",
+        "reason": "launch mode spawn: affinity starts this process",
         "problem": None,
         "policy": "node",
         "launch_mode": "spawn",

@@ -21,7 +21,7 @@ from affinity.policies import Placement
 from affinity.render import serialize
 from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection
-from affinity.strategies import AffinityStrategy
+from affinity.strategies import AffinityStrategy, Launch, LaunchMode, Observation, WorkerStart
 from affinity.testing import FakeHost
 
 #: Two packages of one node each, CPUs 0-3 and 4-7; the worker's GPU is on node 1.
@@ -110,10 +110,11 @@ def test_a_policy_that_the_kernel_cuts_is_no_success() -> None:
 def test_a_parent_whose_cpuset_shrinks_while_it_starts_a_worker() -> None:
     """The thread that starts it goes back to all that is left; leaving the block raises nothing."""
     fake = FakeHost(MACHINE)
-    with affinity.spawning(gpu=1, host=fake.host, settings=Settings(strategies=("inherit",))):
-        worker = fake.start_worker()
+    inherit = Plugins().strategies.get("inherit")
+    there = Placement(NODE_1, MemoryPolicy(MemoryMode.PREFERRED, NodeSet([1])))
+    observation = Observation(fake.host, Launch(LaunchMode.SPAWN, start_method="spawn"))
+    with inherit.start(there, observation).around():
         fake.kernel.narrow(cpuset=CpuSet.parse("0-5"))
-    assert masks(worker) == {"4-7"}
     assert masks(fake) == {"0-5"}
     assert set(fake.kernel.policies.values()) == {MemoryPolicy()}
 
@@ -222,15 +223,16 @@ def running(*command: str) -> list[str]:
     return found
 
 
-def down_the_ladder(placement: Placement, host: Host) -> Applied[None]:
+def down_the_ladder(placement: Placement, host: Host) -> Applied[WorkerStart]:
     """Around a start, from this placement down, with numactl alone."""
     numactl = Plugins().strategies
 
-    def enter(strategy: AffinityStrategy, rung: Placement) -> None:
-        with strategy.spawning(rung, host):
-            pass
+    observation = Observation(host, Launch(LaunchMode.SPAWN, start_method="spawn"))
 
-    return apply(enter, placement, Selection("numactl", "named"), numactl, required=False)
+    def start(strategy: AffinityStrategy, rung: Placement) -> WorkerStart:
+        return strategy.start(rung, observation)
+
+    return apply(start, placement, Selection("numactl", "named"), numactl, required=False)
 
 
 def test_a_numactl_too_old_for_preferred_many_takes_one_node(tmp_path: Path) -> None:
@@ -429,3 +431,26 @@ def test_two_threads_that_bind_take_turns() -> None:
         thread.join()
     assert met == []
     assert len(masks(fake)) == 1
+
+
+def test_a_fork_while_another_thread_reads_the_plugins_can_bind(python) -> None:  # type: ignore[no-untyped-def]
+    """Python 3.11's functools.cached_property holds a lock, one for all instances, which a fork would inherit."""
+    text = """
+import os, signal, sys, threading, affinity
+parent, inside, leave = os.getpid(), threading.Event(), threading.Event()
+class Finder:
+    def find_spec(self, *_): return None
+    def find_distributions(self, context):
+        if os.getpid() == parent:
+            inside.set(); leave.wait(30)
+        return ()
+sys.meta_path.append(Finder())
+reading = threading.Thread(target=lambda: affinity.plan(node=0)); reading.start(); inside.wait(20)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)  # ends it if it waits for ever
+    os._exit(0 if affinity.bind(node=0).satisfied else 1)
+_, status = os.waitpid(pid, 0); leave.set(); reading.join()
+print(os.waitstatus_to_exitcode(status))
+"""
+    assert python(text).stdout == "0\n"

@@ -168,9 +168,10 @@ def test_an_exec_ends_threads_and_pages_and_keeps_mask_and_policy() -> None:
     with pytest.raises(Executed) as became:
         fake.kernel.exec(["numactl", "--physcpubind=8-15", "--membind=1", "--", "server", "-x"], {})
     assert became.value.argv == ["server", "-x"]
-    assert list(fake.kernel.masks.values()) == [CpuSet.parse("8-15")]
-    assert list(fake.kernel.policies.values()) == [MemoryPolicy(MemoryMode.BIND, NodeSet([1]))]
-    assert fake.kernel.pages_by_node == {}
+    kernel = became.value.kernel
+    assert (kernel.pid, list(kernel.masks.values())) == (fake.kernel.pid, [CpuSet.parse("8-15")])
+    assert list(kernel.policies.values()) == [MemoryPolicy(MemoryMode.BIND, NodeSet([1]))]
+    assert kernel.pages_by_node == {}
 
 
 @pytest.mark.parametrize(

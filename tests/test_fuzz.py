@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from affinity import AffinityError, CpuSet, Host, NodeSet, Settings
 from affinity.api import Plan, plan, plan_each
-from affinity.handoff import Note
+from affinity.handoff import Handoff
 from affinity.render import serialize
 from affinity.settings import ALIASES, VARIABLES
 from affinity.testing import machines, trees
@@ -66,11 +66,13 @@ texts = st.one_of(st.lists(pieces, max_size=8).map("".join), st.text(max_size=40
 @limits
 @given(text=texts)
 def test_list_and_mask_formats(text: str) -> None:
-    """And the note in AFFINITY_BOUND, which is None for what is no note."""
+    """And the record in AFFINITY_BOUND, which is None for an unrelated value."""
     for kind in (CpuSet, NodeSet):
         answer(lambda kind=kind: kind.parse(text))  # type: ignore[misc]
         answer(lambda kind=kind: kind.parse_mask(text))  # type: ignore[misc]
-    assert Note.parse(text) is None or str(Note.parse(str(Note.parse(text)))) == str(Note.parse(text))
+    found = Handoff.parse(f"cpus=0-3;allowed=0-7;{text}")
+    assert found is None or Handoff.parse(str(found)) == found
+    assert Handoff.parse(text) is None or "cpus=" in text
 
 
 #: What a variable accepts, taken from its own description, besides anything at all.

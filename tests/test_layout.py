@@ -28,10 +28,10 @@ ORDER = [
     "devices.inventory", "devices.references",
     "launchers.launch", "observation",
     "policies.placement", "policies.policy", "policies.split",
-    "strategies.strategy", "strategies.process", "strategies.start",
+    "strategies.strategy", "strategies.process", "strategies.start", "strategies.context",
     "plugins", "observe",
     "selection.rules", "selection.fallback",
-    "report.observed", "report.report", "report.restore",
+    "report.observed", "report.report", "report.restore", "report.log",
     "api",
     "render.serialize", "_public",
 ]  # fmt: skip

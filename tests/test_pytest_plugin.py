@@ -47,24 +47,35 @@ BROKEN = {
     "BindsItsParent": (
         """
     bind = lambda self, placement, observation: bind_process(placement, observation.host)
-    @contextmanager
-    def spawning(self, placement, host):
-        host.kernel.set_affinity(0, placement.cpus)
-        yield
+    def start(self, placement, observation):
+        observation.host.kernel.set_affinity(0, placement.cpus)
+        return WorkerStart()
     """,
-        "test_a_spawned_worker_ends_bound_and_its_parent_is_as_it_was",
+        "test_a_started_worker_ends_bound_and_its_parent_is_as_it_was",
     ),
     "ForgetsOnError": (
         """
     bind = lambda self, placement, observation: bind_process(placement, observation.host)
-    @contextmanager
-    def spawning(self, placement, host):
-        before = host.kernel.get_affinity()
-        host.kernel.set_affinity(0, placement.cpus)
-        yield
-        host.kernel.set_affinity(0, before)
+    def start(self, placement, observation):
+        @contextmanager
+        def around():
+            kernel = observation.host.kernel
+            before = kernel.get_affinity()
+            kernel.set_affinity(0, placement.cpus)
+            yield
+            kernel.set_affinity(0, before)
+        return WorkerStart(around=around)
     """,
         "test_a_start_that_fails_leaves_the_parent_as_it_was",
+    ),
+    "KeepsOnePlacement": (
+        """
+    bind = lambda self, placement, observation: bind_process(placement, observation.host) if placement.memory else 0
+    def start(self, placement, observation):
+        self.placement = placement
+        return WorkerStart(around=lambda: thread_placed(self.placement, observation.host.kernel))
+    """,
+        "test_one_start_serves_several_threads_at_once",
     ),
     "GoesAround": (
         """
@@ -76,8 +87,8 @@ BROKEN = {
     ),
     "BreaksCommands": (
         """
-    def command(self, argv, placement, host):
-        return ["sh", "-c", " ".join(argv)]
+    def start(self, placement, observation):
+        return WorkerStart(prefix=("taskset", "-c", str(placement.cpus), "sh", "-c"))
     """,
         "test_a_command_is_executed_as_it_is_and_bound",
     ),
@@ -101,8 +112,8 @@ from affinity.testing import PolicyContract, StrategyContract
 class Base(AffinityStrategy):
     launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.INLINE, LaunchMode.COMMAND})
     def supports(self, observation): return Support.yes("always")
-    def command(self, argv, placement, host):
-        return ["taskset", "-c", str(placement.cpus), *argv] if placement.cpus else argv
+    def start(self, placement, observation):
+        return WorkerStart(prefix=("taskset", "-c", str(placement.cpus)) if placement.cpus else ())
 """
 
 

@@ -133,14 +133,23 @@ def test_a_variable_names_plugins_and_no_code(tmp_path: Path, name: str) -> None
         assert "Traceback" not in done.stderr
 
 
-def test_a_forged_note_gives_no_more_than_the_kernel_does(tmp_path: Path) -> None:
-    """AFFINITY_BOUND may lift a mask that taskset set, as any process may itself; what is not online is never asked."""
+def test_a_forged_record_gives_no_more_than_the_kernel_does(tmp_path: Path) -> None:
+    """It may lift a mask that taskset set, as any process may itself; what is not online is never asked for."""
     text = "import affinity; print(affinity.plan(node=0).observation.host.allowed_cpus)"
     every = str(min(os.sched_getaffinity(0)))
-    command = ["taskset", "-c", every, sys.executable, "-c", text]
-    assert here(tmp_path, *command, AFFINITY_BOUND=f"{every}<0-9999").stdout.strip() == online()
-    assert here(tmp_path, *command, AFFINITY_BOUND="9998<0-9999").stdout.strip() == every
-    assert here(tmp_path, *command, AFFINITY_BOUND="$(touch x)").stdout.strip() == every
+
+    def allowed(record: str, *options: str) -> str:
+        # The shell becomes the program: its process id, start time and boot are the program's.
+        by = "$$-$(cut -d' ' -f22 /proc/$$/stat)-$(cut -c1-8 /proc/sys/kernel/random/boot_id)"
+        shell = f'AFFINITY_BOUND="{record};by={by}" exec "$@"'
+        command = ["taskset", "-c", every, "sh", "-c", shell, "sh", sys.executable, *options, "-c", text]
+        return here(tmp_path, *command).stdout.strip()
+
+    assert allowed(f"cpus={every};allowed=0-9999") == online()
+    assert allowed("", "-X", f"affinity=cpus={every};allowed=0-9999") == online()
+    assert allowed("cpus=9998;allowed=0-9999") == every
+    assert allowed("\\$(touch x)") == every
+    assert not (tmp_path / "x").exists()
 
 
 def online() -> str:

@@ -12,16 +12,16 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing import popen_spawn_posix, process, util
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import spawn as mp_spawn
 from pathlib import Path
 
 import pytest
 
 import affinity
-from affinity import BindError, Host, Settings, UsageError
+from affinity import BindError, Host, Settings
 from affinity.kernel.linux import LinuxKernel
-from affinity.strategies import starting
+from affinity.policies import Placement
 
 HERE = os.sched_getaffinity(0)
 spawn = multiprocessing.get_context("spawn")
@@ -37,10 +37,10 @@ def observe(queue: object, arguments: dict[str, object]) -> None:
     queue.put((born, report.already_bound, now, report.strategy, sys.orig_argv, environ))  # type: ignore[attr-defined]
 
 
-def start(settings: Settings | None = None, context=spawn, **arguments: object):  # type: ignore[no-untyped-def]
-    """Start a worker inside `spawning(node=0)`; what it saw, and the plan."""
+def start(settings: Settings | None = None, context=spawn, child: object = None):  # type: ignore[no-untyped-def]
+    """Start a worker inside `spawning(node=0)`; what it saw, and the plan. child: arguments of the worker's `bind`."""
     queue = context.SimpleQueue()
-    worker = context.Process(target=observe, args=(queue, arguments))
+    worker = context.Process(target=observe, args=(queue, child or {}))
     with affinity.spawning(node=0, settings=settings) as planned:
         worker.start()
     seen = queue.get()
@@ -58,10 +58,12 @@ def test_a_worker_is_born_bound_and_knows_it(strategy: str) -> None:
 
 
 def test_a_worker_born_unbound_is_bound_in_process() -> None:
-    """`noop` around the start, the table in the worker: bound once, never twice, never not at all."""
-    born, already, now, strategy, *_ = start(Settings(strategies=("noop",)), node=0)[0]
+    """`noop` around the start: the worker takes its parent's settings, and its own over them."""
+    born, already, now, strategy, *_ = start(Settings(strategies=("noop",)))[0]
+    assert (born, strategy) == (now, "noop")
+    born, already, now, strategy, *_ = start(Settings(strategies=("noop",)), child={"settings": Settings()})[0]
     assert born[1] == "default"
-    assert (now[1], already, strategy) == ("preferred:0", False, "numactl")
+    assert (now[1], already, strategy) == ("preferred:0", False, "libnuma")
 
 
 def test_the_environment_and_the_executable_are_untouched() -> None:
@@ -75,8 +77,6 @@ def test_the_environment_and_the_executable_are_untouched() -> None:
         k: v for k, v in before.items() if k not in by_readline
     }
     assert mp_spawn.get_executable() == executable
-    assert popen_spawn_posix.util is util
-    assert process.BaseProcess.start.__module__ == "multiprocessing.process"
 
 
 def test_no_file_is_written(tmp_path: Path) -> None:
@@ -151,75 +151,33 @@ def test_ld_preload_reaches_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_parallel_starts_each_get_their_own_command() -> None:
-    """Two threads that start two workers at once; each rewrite is its thread's alone."""
-    barrier = threading.Barrier(4)
-    got: dict[int, list[str]] = {}
+    """Two threads that start two workers at once, each in its own block; and one that is in none."""
+    barrier = threading.Barrier(3)
+    got: dict[str, list[str]] = {}
 
-    def work(number: int) -> None:
+    def work(name: str, block: AbstractContextManager[object]) -> None:
         queue = spawn.SimpleQueue()
         worker = spawn.Process(target=observe, args=(queue, {"node": 0}))
-        with starting(rewrite=lambda argv: [argv[0], "-X", f"number={number}", *argv[1:]]):
+        with block:
             barrier.wait(20)
             worker.start()
             barrier.wait(20)
-        got[number] = queue.get()[4]
+        got[name] = queue.get()[4]
         worker.join(20)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    blocks = {s: affinity.spawning(node=0, settings=Settings(strategies=(s,))) for s in ("numactl", "inherit")}
+    threads = [threading.Thread(target=work, args=item) for item in [*blocks.items(), ("none", nullcontext())]]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(got) == [0, 1, 2, 3]
-    for number, argv in got.items():
-        assert [a for a in argv if a.startswith("number=")] == [f"number={number}"]
-    assert popen_spawn_posix.util is util
-
-
-def test_another_threads_start_is_not_rewritten() -> None:
-    """A worker that a thread outside the block starts meanwhile is its own."""
-    queue = spawn.SimpleQueue()
-    worker = spawn.Process(target=observe, args=(queue, {"node": 0}))
-    with starting(rewrite=lambda argv: [argv[0], "-X", "number=1", *argv[1:]]):
-        thread = threading.Thread(target=worker.start)
-        thread.start()
-        thread.join()
-    assert "number=1" not in queue.get()[4]
-    worker.join(20)
-
-
-ELSEWHERE = """
-import affinity
-report = affinity.bind(settings=affinity.Settings(
-    policy="explicit", cpus=(affinity.CpuSet([{last}]),), nodes=(0,), devices=("pci",)))
-print(report.observed.threads[report.observed.caller])
-"""
-
-
-def bind_and_start_a_child(queue: object, text: str) -> None:
-    """A worker that starts a plain program, which binds itself elsewhere."""
-    assert affinity.bind().already_bound
-    child = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
-    queue.put(child)  # type: ignore[attr-defined]
-
-
-@pytest.mark.skipif(len(HERE) < 2, reason="two places need two CPUs; continuous integration has them")
-@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
-def test_a_plain_child_of_a_worker_that_was_born_bound_is_not_kept_there(
-    strategy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The worker's mask is no limit of the operator's, and its child learns so."""
-    placed = {"POLICY": "explicit", "CPUS": str(min(HERE)), "NODES": "0", "DEVICES": "pci", "STRATEGY": strategy}
-    for name, value in placed.items():
-        monkeypatch.setenv(f"AFFINITY_{name}", value)
-    queue = spawn.SimpleQueue()
-    worker = spawn.Process(target=bind_and_start_a_child, args=(queue, ELSEWHERE.format(last=max(HERE))))
-    with affinity.spawning():
-        worker.start()
-    worker.join(60)
-    assert worker.exitcode == 0
-    done = queue.get()
-    assert done.stdout.split() == [str(max(HERE))], done.stderr
+    told = {name: next((a for a in argv if a.startswith("affinity=")), "") for name, argv in got.items()}
+    assert {name: ("strategy=" + name in text) for name, text in told.items()} == {
+        "numactl": True,
+        "inherit": True,
+        "none": False,
+    }
+    assert told["none"] == ""
 
 
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
@@ -241,22 +199,10 @@ def test_the_resource_tracker_is_not_bound(python, strategy: str) -> None:  # ty
     assert python(text, strategy).stdout.split() == ["False", "False", "False"]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "method"), [("numactl", "fork"), ("numactl", "forkserver"), ("inherit", "forkserver")]
-)
-def test_a_start_method_that_cannot_be_bound_is_refused(strategy: str, method: str) -> None:
-    """Before anything is started, naming the method, the reason and the way out."""
-    worker = multiprocessing.get_context(method).Process(target=os.getpid)
-    with affinity.spawning(node=0, settings=Settings(strategies=(strategy,))):
-        with pytest.raises(UsageError, match=f"start method '{method}'.*strategy {strategy}.*get_context"):
-            worker.start()
-    assert worker.pid is None
-
-
 def test_inherit_serves_fork() -> None:
     """A forked worker inherits from the thread that forks it."""
     fork = multiprocessing.get_context("fork")
-    born, already, *_ = start(Settings(strategies=("inherit",)), context=fork, node=0)[0]
+    born, already, *_ = start(Settings(strategies=("inherit",)), context=fork)[0]
     assert (born[1], already) == ("preferred:0", True)
 
 
@@ -283,39 +229,40 @@ if __name__ == "__main__":
     assert done.stdout.splitlines() == ["spawn 1 True"] * 3 + ["spawn 3 False"]
 
 
-def test_a_worker_forked_inside_the_block_is_not_in_it(tmp_path: Path) -> None:
-    """What it starts itself is its own: any start method, and no word of its parent's about which GPU it has."""
+def test_a_fork_of_a_spawned_worker_is_passed_nothing(tmp_path: Path) -> None:
+    """It inherits the interpreter's `-X` options of its parent, which are not for it; nor is its parent's block."""
     text = """
-import multiprocessing, os, sys, affinity
+import multiprocessing, affinity
+from affinity.handoff import Handoff
+from affinity.kernel.linux import THIS_PROCESS
 def work():
-    for method in ("forkserver", "spawn"):
-        p = multiprocessing.get_context(method).Process(target=look); p.start(); p.join()
-def look(): print("affinity" in sys._xoptions, flush=True)
+    print(Handoff.received(THIS_PROCESS) is not None, flush=True)
+    p = multiprocessing.get_context("fork").Process(target=look); p.start(); p.join()
+def look(): print(Handoff.received(THIS_PROCESS) is not None, flush=True)
 if __name__ == "__main__":
-    with affinity.spawning(node=0, settings=affinity.Settings(strategies=("inherit",))):
-        p = multiprocessing.get_context("fork").Process(target=work); p.start(); p.join()
+    with affinity.spawning(node=0):
+        for method in "spawn", "fork":
+            p = multiprocessing.get_context(method).Process(target=work); p.start(); p.join()
 """
     script = tmp_path / "worker.py"
     script.write_text(text)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == ["False", "False"]
+    assert done.stdout.split() == ["True", "False"] * 2
 
 
-def test_inherit_serves_subprocess() -> None:
-    """Any child that the calling thread starts inside the block inherits; the thread takes its own back."""
+def test_a_subprocess_started_in_the_block_is_not_bound() -> None:
+    """`affinity run` is for it; the thread that starts workers is as it was all the time."""
     look = (
         "from affinity.kernel.linux import THIS_PROCESS\n"
         "print(THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy())"
     )
     with affinity.spawning(node=0, settings=Settings(strategies=("inherit",))):
         inside = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
-    after = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, timeout=60)
-    every = affinity.CpuSet(HERE)
-    assert (inside.stdout, after.stdout) == (f"{every} preferred:0\n", f"{every} default\n")
+    assert inside.stdout == f"{affinity.CpuSet(HERE)} default\n"
 
 
-def test_inherit_gives_back_under_a_debuggers_trace() -> None:
-    """A trace function sees every line, and the block raises."""
+def test_inherit_gives_back_under_a_debuggers_trace(tmp_path: Path) -> None:
+    """A trace function sees every line of a start."""
     from affinity.kernel.linux import THIS_PROCESS
 
     def trace(frame: object, event: str, argument: object) -> object:
@@ -325,28 +272,23 @@ def test_inherit_gives_back_under_a_debuggers_trace() -> None:
     kept = sys.gettrace()
     sys.settrace(trace)  # type: ignore[arg-type]
     try:
-        with (  # noqa: PT012
-            pytest.raises(RuntimeError),
-            affinity.spawning(node=0, settings=Settings(strategies=("inherit",))),
-        ):
-            assert THIS_PROCESS.get_mempolicy() != before[1]
-            raise RuntimeError
+        seen, _ = start(Settings(strategies=("inherit",)))
     finally:
         sys.settrace(kept)
+    assert seen[0][1] == "preferred:0"
     assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()) == before
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
 def test_the_parent_is_as_it_was_when_the_block_raises(strategy: str, error: type[BaseException]) -> None:
-    """Mask, policy and multiprocessing."""
+    """Mask and policy."""
     from affinity.kernel.linux import THIS_PROCESS
 
     before = (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy())
     with pytest.raises(error), affinity.spawning(node=0, settings=Settings(strategies=(strategy,))):
         raise error
     assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()) == before
-    assert popen_spawn_posix.util is util
 
 
 def test_killing_the_parent_inside_the_block_leaves_nothing(tmp_path: Path) -> None:
@@ -423,7 +365,7 @@ def test_under_required_a_refusal_is_an_error_before_anything_starts(tmp_path: P
         raise AssertionError("the block must not be entered")
 
 
-def test_a_numactl_that_fails_after_its_probe_succeeded_ends_the_worker(tmp_path: Path) -> None:
+def test_a_numactl_that_fails_after_its_check_succeeded_ends_the_worker(tmp_path: Path) -> None:
     """The worker's exit status tells; nothing hangs."""
     host = fake_numactl(tmp_path, f"[ -e {tmp_path}/probed ] && exit 9; touch {tmp_path}/probed")
     worker = spawn.Process(target=os.getpid)
@@ -433,7 +375,7 @@ def test_a_numactl_that_fails_after_its_probe_succeeded_ends_the_worker(tmp_path
     assert worker.exitcode == 9
 
 
-def test_the_command_that_is_probed_is_the_command_that_runs(tmp_path: Path) -> None:
+def test_the_command_that_is_checked_is_the_command_that_runs(tmp_path: Path) -> None:
     """The same numactl, the same options, the same interpreter."""
     host = fake_numactl(
         tmp_path, f'echo "$@" >> {tmp_path}/log; while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
@@ -443,8 +385,72 @@ def test_the_command_that_is_probed_is_the_command_that_runs(tmp_path: Path) -> 
         worker.start()
     worker.join(20)
     assert worker.exitcode == 0
-    probe, real = (line.split() for line in (tmp_path / "log").read_text().splitlines())
-    assert probe[: probe.index("--") + 2] == real[: real.index("--") + 2]
+    check, real = (line.split() for line in (tmp_path / "log").read_text().splitlines())
+    assert check[: check.index("--") + 2] == real[: real.index("--") + 2]
+
+
+def test_a_thread_that_is_lent_a_placement_is_not_mistaken_for_one_with_a_limit() -> None:
+    """While one thread starts a worker by inheritance, another one plans: with all that is allowed."""
+    from affinity.kernel.linux import THIS_PROCESS
+    from affinity.strategies import thread_placed
+
+    narrow = Placement(affinity.CpuSet([min(HERE)]), None)
+    found: list[affinity.CpuSet] = []
+    with thread_placed(narrow, THIS_PROCESS):
+        thread = threading.Thread(target=lambda: found.append(Host.live().allowed_cpus))
+        thread.start()
+        thread.join(20)
+        found.append(Host.live().allowed_cpus)
+    assert found == [affinity.CpuSet(HERE)] * 2
+
+
+def test_a_bind_waits_for_a_start_by_inheritance_and_a_start_for_a_bind(python) -> None:  # type: ignore[no-untyped-def]
+    """The thread's own mask is back before its process is bound, and undo gives it that one."""
+    text = """
+import os, threading, affinity
+from affinity import CpuSet, Settings
+from affinity.kernel.linux import THIS_PROCESS
+from affinity.policies import Placement
+from affinity.strategies import thread_placed
+FIRST, LAST = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+settings = Settings(policy="explicit", cpus=(CpuSet([LAST]),), nodes=(0,), devices=("pci",))
+inside, leave, reports = threading.Event(), threading.Event(), []
+def start():
+    with thread_placed(Placement(CpuSet([FIRST]), None), THIS_PROCESS):
+        inside.set(); leave.wait(0.3)
+    leave.wait()
+starter = threading.Thread(target=start); starter.start(); inside.wait()
+report = affinity.bind(settings=settings)
+print({str(THIS_PROCESS.get_affinity(t)) for t in THIS_PROCESS.threads()} == {str(LAST)})
+report.undo()
+print({str(THIS_PROCESS.get_affinity(t)) for t in THIS_PROCESS.threads()} == {str(CpuSet(os.sched_getaffinity(0)))})
+leave.set()
+"""
+    assert python(text).stdout.split() == ["True", "True"]
+
+
+def test_a_pool_of_loky_in_the_block_starts_unbound_and_is_told_what_works(tmp_path: Path) -> None:
+    """Its start method is its own; `affinity.get_context` serves it."""
+    text = """
+import os, affinity
+from affinity import CpuSet, Settings
+from loky import ProcessPoolExecutor
+FIRST = min(os.sched_getaffinity(0))
+settings = Settings(policy="explicit", cpus=(CpuSet([FIRST]),), nodes=(0,), devices=("pci",))
+def look(): return os.sched_getaffinity(0) == {FIRST}, affinity.bind().already_bound, os.sched_getaffinity(0) == {FIRST}
+if __name__ == "__main__":
+    with affinity.spawning(settings=settings), ProcessPoolExecutor(1) as pool:
+        print(*pool.submit(look).result())
+    with ProcessPoolExecutor(1, context=affinity.get_context("spawn", settings=settings)) as pool:
+        print(*pool.submit(look).result())
+"""
+    script = tmp_path / "pool.py"
+    script.write_text(text)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["False False True", "True True True"]
+    assert "start method loky" in done.stderr
+    assert "affinity.get_context('spawn'" in done.stderr
+    assert "fork or spawn" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from affinity.topology.cpuset import NodeSet
 from affinity.topology.model import Origin, PciAddress
 
 
+@attrs.define(eq=False)  # with slots: see `Plugins` for what that does to a cached property
 class Inventory:
     """The GPUs of a host, each located; what is not asked for is not found out.
 
@@ -41,11 +42,11 @@ class Inventory:
     fit, PluginError where a provider that the operator named cannot be loaded.
     """
 
-    def __init__(
-        self, host: Host, settings: Settings, environ: Mapping[str, str], providers: Registry[DeviceProvider]
-    ) -> None:
-        self._host, self._settings, self._environ, self._providers = host, settings, environ, providers
-        self._notes: dict[str, None] = {}
+    _host: Host
+    _settings: Settings
+    _environ: Mapping[str, str]
+    _providers: Registry[DeviceProvider]
+    _notes: dict[str, None] = attrs.field(factory=dict, init=False)
 
     @property
     def notes(self) -> tuple[str, ...]:

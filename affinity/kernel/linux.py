@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from affinity.kernel.capability import SYS_NICE, capability_dropped
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.kernel.procfs import anonymous_bytes, mempolicy_of_maps, process_age
+from affinity.kernel.procfs import anonymous_bytes, identity_text, mempolicy_of_maps, online_cpus, process_age
 from affinity.kernel.protocol import Process
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
 
@@ -52,13 +52,17 @@ class LinuxKernel:
         return os.environ
 
     @property
-    def xoptions(self) -> Mapping[str, str | bool]:
-        return sys._xoptions
-
-    @property
     def handoff(self) -> str:
-        value = sys._xoptions.get("affinity", "")
+        module = sys.modules.get("multiprocessing.process")
+        worker = module.current_process() if module is not None else None
+        # A worker's own object has it however it was started; a fork of a spawned worker inherits `-X` as well.
+        if getattr(worker, "_parent_pid", None) is not None:
+            return str(getattr(worker, "_affinity_handoff", ""))
+        value = sys._xoptions.get("affinity", "")  # before that object arrives
         return value if isinstance(value, str) else ""
+
+    def identity(self) -> str:
+        return identity_text("/proc/self", os.getpid())
 
     def thread_id(self) -> int:
         import threading
@@ -102,11 +106,7 @@ class LinuxKernel:
             raise OSError(refused.errno, refused.strerror, "sched_setaffinity") from None
 
     def online(self) -> CpuSet:
-        try:
-            with open("/sys/devices/system/cpu/online", encoding="ascii") as online:
-                return CpuSet.parse(online.read())
-        except OSError:  # no sysfs in this container
-            return CpuSet(range(os.cpu_count() or 1))
+        return online_cpus()
 
     def allowed_nodes(self) -> NodeSet:
         with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:

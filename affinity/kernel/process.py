@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from affinity.kernel.procfs import PARENT, process_age, read_stat, start_time, xoption
+from affinity.kernel.procfs import PARENT, identity_text, process_age, read_stat, start_time, xoption
 
 
 class LinuxProcess:
@@ -30,6 +30,9 @@ class LinuxProcess:
     @property
     def is_this_process(self) -> bool:
         return False
+
+    def identity(self) -> str:
+        return identity_text(self._directory, self._pid)
 
     @property
     def environ(self) -> Mapping[str, str]:

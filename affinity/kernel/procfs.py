@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.topology.cpuset import NodeSet
+from affinity.topology.cpuset import CpuSet, NodeSet
 
 _SHOWN = {
     "default": MemoryMode.DEFAULT,
@@ -67,6 +67,24 @@ def process_identity(directory: str) -> list[str]:
     """Return PID namespace and start time: with the PID, one process and no other. Errors as `start_time`."""
     started = start_time(directory)  # first: it recognises a zombie
     return [os.readlink(f"{directory}/ns/pid"), started]
+
+
+def identity_text(directory: str, pid: int) -> str:
+    """Return PID, start time and boot of a process as one text, the PID alone if /proc does not show it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+            return f"{pid}-{start_time(directory)}-{boot.read(8)}"
+    except OSError:
+        return str(pid)
+
+
+def online_cpus() -> CpuSet:
+    """Return the CPUs that are online."""
+    try:
+        with open("/sys/devices/system/cpu/online", encoding="ascii") as online:
+            return CpuSet.parse(online.read())
+    except OSError:  # no sysfs in this container
+        return CpuSet(range(os.cpu_count() or 1))
 
 
 def process_age(directory: str, now: float) -> float:

@@ -27,13 +27,16 @@ class Process(Protocol):
     def is_this_process(self) -> bool:
         """True only for the real, current process: its sys.modules and Python objects may be looked at too."""
 
+    def identity(self) -> str:
+        """Return PID, start time and boot as one text, which no other process has."""
+
     @property
     def environ(self) -> Mapping[str, str]:
         """Its variables: current for this process, initial for another. PermissionError for another user's."""
 
     @property
     def handoff(self) -> str:
-        """What the parent that started it bound passed on its command line (affinity.handoff), "" for nothing."""
+        """What the parent that started it passed to it (affinity.handoff), "" for nothing."""
 
     def parent(self) -> Process | None:
         """Return the process that started this one, None if it has ended or cannot be seen."""
@@ -46,6 +49,9 @@ class Process(Protocol):
 
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
         """Let one thread run on these CPUs only."""
+
+    def online(self) -> CpuSet:
+        """Return the CPUs of its machine that are online."""
 
     def allowed_nodes(self) -> NodeSet:
         """Return the nodes that it may take memory from (`Mems_allowed_list`)."""
@@ -70,15 +76,8 @@ class Kernel(Process, Protocol):
     def environ(self) -> MutableMapping[str, str]:
         """This process's environment."""
 
-    @property
-    def xoptions(self) -> Mapping[str, str | bool]:
-        """The interpreter's `-X` options."""
-
     def thread_id(self) -> int:
         """Return the calling thread's id."""
-
-    def online(self) -> CpuSet:
-        """Return the CPUs that are online."""
 
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         """Give the calling thread a memory policy: it governs pages touched from now on."""

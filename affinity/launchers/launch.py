@@ -47,6 +47,8 @@ class Launch:
     the machine in PCI order, so that a split among them is the same from each worker's view. nodes: set where
     the operator named nodes instead of a GPU. local_rank, local_size: among the workers of this machine, None
     where no launcher told. notes: what an operator should know (an ambiguity, a disagreement).
+    start_method: how this process is about to start the worker (spawn, fork, forkserver, exec, …), "" if the worker
+    is this process, which already runs.
     """
 
     mode: LaunchMode
@@ -57,6 +59,7 @@ class Launch:
     local_rank: int | None = None
     local_size: int | None = None
     notes: tuple[str, ...] = ()
+    start_method: str = ""
 
     @classmethod
     def detect(cls, environ: Mapping[str, str], *, spawned: bool = False, ray_worker: bool | None = None) -> Launch:

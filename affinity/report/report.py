@@ -8,6 +8,7 @@ import attrs
 
 from affinity.degradation import Degradation
 from affinity.errors import BindError, UsageError
+from affinity.handoff import Handoff
 from affinity.kernel.mempolicy import MemoryMode
 from affinity.kernel.protocol import Kernel
 from affinity.launchers.launch import Launch
@@ -57,6 +58,15 @@ class BindReport:
     def local_share(self) -> float | None:
         """Share (0 to 1) of the process's own pages on its nodes; None where unknown."""
         return self.observed.local_share(self.requested) if self.requested else None
+
+    @property
+    def summary(self) -> str:
+        """For a log: which strategy put which GPU's worker where."""
+        if self.requested is None or (self.strategy == "noop" and not self.degradations):
+            return f"CPUs and memory unchanged: {self.reason}"
+        gpus = ", ".join(map(str, self.launch.gpus)) or f"node {self.requested.nodes}"
+        done = "already in force" if self.already_bound else "bound" if self.satisfied else "requested"
+        return f"{done} by strategy {self.strategy}: {self.requested.summary}, for {gpus}"
 
     def undo(self) -> Observed:
         """Put every thread's mask and the calling thread's memory policy back; gives what is in force then.
@@ -123,8 +133,9 @@ def verify(
         except BindError as refused:
             told.append(Degradation.of("put back", refused))
         raise BindError("required, but not in force: " + "; ".join(map(str, told)))
+    received = Handoff.received(kernel) if step is None and acted else None
     return BindReport(
-        strategy=step.strategy if step else selection.strategy,
+        strategy=step.strategy if step else received.strategy if received else selection.strategy,
         reason=selection.with_result(step.strategy, step.degradations).reason if step else selection.reason,
         launch=launch,
         selection=selection,

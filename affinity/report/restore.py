@@ -10,7 +10,7 @@ import attrs
 
 from affinity.degradation import Degradation
 from affinity.errors import BindError, UsageError
-from affinity.handoff import Note, ours, remember
+from affinity.handoff import Handoff, matching_record, record
 from affinity.host import Host
 from affinity.kernel.protocol import Kernel
 from affinity.report.observed import Observed
@@ -22,13 +22,13 @@ class SavedState:
     """What the kernel showed, and whose doing it was."""
 
     observed: Observed
-    note: Note | None
+    record: Handoff | None
     reported: BindReport | None = None
 
     @classmethod
     def of(cls, kernel: Kernel) -> SavedState:
         ray = sys.modules.get("affinity.integrations.ray")
-        return cls(Observed.read(kernel, pages=False), ours(kernel), ray.report() if ray else None)
+        return cls(Observed.read(kernel, pages=False), matching_record(kernel), ray.report() if ray else None)
 
     def restore(self, kernel: Kernel) -> Observed:
         """Put it back, and read back that it is. Pages stay where they are.
@@ -63,10 +63,10 @@ class SavedState:
                 kernel.set_mempolicy(policy)
         except OSError as error:
             refused[str(Degradation.of(f"memory policy {policy}", error))] = None
-        made = remember(kernel, None)
-        if self.note is not None:  # what the bind found to be no longer allowed is not asked for again
-            original = self.note.original & made.original if made is not None else self.note.original
-            remember(kernel, attrs.evolve(self.note, original=original))
+        made = record(kernel, None)
+        if self.record is not None:  # what the bind found to be no longer allowed is not asked for again
+            allowed = self.record.allowed & made.allowed if made is not None else self.record.allowed
+            record(kernel, attrs.evolve(self.record, allowed=allowed))
         ray = sys.modules.get("affinity.integrations.ray")
         if ray and ray.report() is not self.reported:  # a cluster was told of what is undone
             ray.record(self.reported)

@@ -8,10 +8,10 @@ from typing import NamedTuple  # of rows: an attrs class takes four times as lon
 import attrs
 
 from affinity.errors import BindError, PluginError
-from affinity.handoff import set_by_us
+from affinity.handoff import set_by_affinity
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode
-from affinity.launchers.launch import Launch, LaunchMode
+from affinity.launchers.launch import Launch
 from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.registry import Registry
@@ -118,7 +118,10 @@ def _choose(rule: Rule, reason: str, case: SelectionInput) -> Selection:
         told = f"{reason} ({why})" if why else reason
         return Selection(able[0], told, tuple(able[1:]), skipped=tuple(skipped))
     if named or case.settings.required:
-        raise BindError(f"no strategy can act for launch mode {case.launch.mode.value}: {why}")
+        remedy = (
+            "name another strategy in AFFINITY_STRATEGY, or auto" if named else "AFFINITY_ENFORCE=required forbids it"
+        )
+        raise BindError(f"no strategy can act for launch mode {case.launch.mode.value}: {why}; {remedy}")
     return Selection("noop", f"{reason}, but no strategy can act: {why}", skipped=tuple(skipped))
 
 
@@ -166,7 +169,7 @@ def _foreign_mempolicy(host: Host, placement: Placement) -> str:
         policy = host.kernel.get_mempolicy()
     except OSError:
         return ""  # a filter refuses the question; the binding itself will tell
-    if policy.mode is MemoryMode.DEFAULT or policy == placement.memory or set_by_us(policy, host.kernel):
+    if policy.mode is MemoryMode.DEFAULT or policy == placement.memory or set_by_affinity(policy, host.kernel):
         return ""
     return f"already bound from outside: memory policy {policy} is in force"
 
@@ -178,10 +181,10 @@ def _legacy_requested(case: SelectionInput) -> Support:
 
 
 def _started_by_us(case: SelectionInput) -> Support:
-    mode = case.launch.mode
-    if mode in (LaunchMode.SPAWN, LaunchMode.COMMAND):
-        return Support.yes(f"launch mode {mode.value}: the process is ours to start")
-    return Support.no(f"launch mode {mode.value}: the process already runs")
+    mode, method = case.launch.mode.value, case.launch.start_method
+    if method:
+        return Support.yes(f"launch mode {mode}: affinity starts this process")
+    return Support.no(f"launch mode {mode}: the process already runs")
 
 
 def _running(case: SelectionInput) -> Support:
@@ -193,6 +196,6 @@ RULES: tuple[Rule, ...] = (
     Rule("automatic binding is off and no node is given", _switched_off, ("noop",)),
     Rule("no node is known, nothing to gain, or bound from outside", _nothing_to_gain, ("noop",)),
     Rule("the first generation is asked for", _legacy_requested, ("legacy",)),
-    Rule("launch mode spawn or command", _started_by_us, ("numactl", "inherit")),
-    Rule("ray, torchrun, mpi, slurm, inline", _running, ("libnuma", "inherit")),
+    Rule("affinity starts the process (spawn, fork, command)", _started_by_us, ("numactl", "inherit")),
+    Rule("the process already runs", _running, ("libnuma", "inherit")),
 )

@@ -6,20 +6,38 @@ Sources: sched_setaffinity(2) and set_mempolicy(2) (both per thread), migrate_pa
 
 from __future__ import annotations
 
+import logging
 import mmap
+import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import attrs
 
 from affinity.errors import BindError
-from affinity.handoff import ours
+from affinity.handoff import mask_lent, matching_record
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.kernel.protocol import Kernel
 from affinity.policies.placement import Placement
 from affinity.strategies.strategy import Outcome
 from affinity.topology.cpuset import CpuSet
+
+_log = logging.getLogger("affinity.strategies")
+
+#: Held while this process is bound, and while a thread has a worker's placement: one must not take the other's masks.
+binding_lock = threading.RLock()
+
+
+def _forked() -> None:
+    """Renew the lock: the thread that held it is not in the fork."""
+    global binding_lock
+    binding_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def bind_process(
@@ -33,7 +51,9 @@ def bind_process(
     kernel = host.kernel
     outcome = bind_threads(placement.cpus, kernel) if placement.cpus is not None else Outcome()
     if placement.memory is not None:
-        set_mempolicy_verified(placement.memory, kernel, set_memory or kernel.set_mempolicy)
+        if set_memory is None or placement.memory.mode is MemoryMode.DEFAULT:  # for which libnuma has no call
+            set_memory = kernel.set_mempolicy
+        set_mempolicy_verified(placement.memory, kernel, set_memory)
     return migrate_to_placement(placement, host, outcome) if placement.migrate else outcome
 
 
@@ -47,9 +67,9 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
     """
     me, main = kernel.thread_id(), kernel.pid
     old = [kernel.get_affinity(tid) for tid in {me, main}]  # a list: a mask met again is found by identity, unhashed
-    note = ours(kernel)
-    if note is not None:
-        old += [note.bound, note.original]
+    known = matching_record(kernel)
+    if known is not None:
+        old += [known.cpus, known.allowed]
     old = [mask for mask in old if mask != cpus]
     bound = others = 0
     refused: list[OSError] = []
@@ -75,6 +95,38 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
                 refused.append(error)
         if bound == before or new == [me]:  # who is new was started by a bound thread; or nobody is there to start any
             return Outcome(bound=bound, skipped=others, errors=tuple(refused))
+
+
+@contextmanager
+def thread_placed(placement: Placement, kernel: Kernel) -> Iterator[None]:
+    """Keep the calling thread where the placement says within the block: a process started there inherits it.
+
+    Raises OSError or BindError, with the thread as it was, if the placement is refused. Sources: sched_setaffinity(2),
+    "inherited by a child"; set_mempolicy(2), NOTES.
+    """
+    with binding_lock, mask_lent(kernel):
+        yield from _placed(placement, kernel)
+
+
+def _placed(placement: Placement, kernel: Kernel) -> Iterator[None]:
+    mask = kernel.get_affinity()
+    policy = kernel.get_mempolicy() if placement.memory is not None else None
+    try:
+        if placement.cpus is not None and mask != placement.cpus:
+            kernel.set_affinity(kernel.thread_id(), placement.cpus)
+        if placement.memory is not None:
+            set_mempolicy_verified(placement.memory, kernel, kernel.set_mempolicy)
+        yield
+    finally:
+        try:  # only what has changed: a call that was refused above is refused here too
+            if policy is not None and kernel.get_mempolicy() != policy:
+                kernel.set_mempolicy(policy)
+            if kernel.get_affinity() != mask:
+                kernel.set_affinity(kernel.thread_id(), mask)
+        except OSError as refused:  # the worker may have been started: an exception would lose it
+            _log.warning(
+                "affinity: the thread that started a worker keeps its CPUs %s: %s", kernel.get_affinity(), refused
+            )
 
 
 def set_mempolicy_verified(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:

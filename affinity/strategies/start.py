@@ -1,122 +1,141 @@
-"""The start of a `multiprocessing` worker, seen from the parent's thread.
+"""Hook around the start of `multiprocessing` workers.
 
-`multiprocessing` has one executable for a whole process and no hook for one start, so engines replace the
-executable by a script in a temporary folder: global, left behind after a crash, and hanging where the folder is
-mounted noexec. Here the argument list of the very start is rewritten instead, for the calling thread alone:
-no file, no environment change, no shell, and `multiprocessing.spawn`'s executable is never touched. While some
-thread is inside `starting`, two names of multiprocessing are replaced: `util` inside `popen_spawn_posix` (so that the
-resource tracker, which another module starts with the same function, is not caught) and `BaseProcess.start`.
+`multiprocessing` has one executable for a whole process and no hook for one start, so engines replace the executable by
+a script in a temporary folder: global, left behind after a crash, and hanging if the folder is mounted noexec. Here
+the command of the one start is changed, in the thread that starts it: no file, no environment change, no shell.
+
+The first `spawning()` block replaces `BaseProcess.start` and the `spawnv_passfds` that `popen_spawn_posix` calls
+(the resource tracker and the fork server are started through other modules). Both stay replaced, since taking them away
+could take another library's patch with them, and outside a block they call the original.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import attrs
 
-from affinity.errors import UsageError
+from affinity.strategies.strategy import WorkerStart
 
-#: argv -> argv; the first element is also the file executed.
-Rewrite = Callable[[list[str]], Sequence[str]]
+T = TypeVar("T")
 
 
 @attrs.frozen
-class _Frame:
-    rewrite: Rewrite | None
-    methods: frozenset[str] | None
-    why: str
-    forked: Callable[[], None] | None
+class PreparedStart:
+    """A strategy's start, and the text that the worker is passed (affinity.handoff)."""
+
+    start: WorkerStart
+    handoff: str
 
 
-class _Frames(threading.local):
-    """The `starting` blocks the calling thread is in."""
-
-    def __init__(self) -> None:
-        self.stack: list[_Frame] = []
+#: By start method. Raises BindError if binding is required and the method cannot be served.
+Prepare = Callable[[str], PreparedStart]
 
 
-_frames = _Frames()
-_lock = threading.Lock()
-_users = 0
-_originals: tuple[Any, Any] = (None, None)
+@attrs.define(eq=False)
+class Block:
+    """An open `spawning()` block. It is found through the context (PEP 567), and valid in its own process only."""
+
+    prepare: Prepare
+    outer: Block | None
+    pid: int = attrs.field(factory=os.getpid)
+    is_open: bool = True
+
+
+_block: ContextVar[Block | None] = ContextVar("affinity_spawning", default=None)
+
+
+def current_block() -> Block | None:
+    """Return the innermost block of this context that is open and was opened in this process."""
+    block = _block.get()
+    while block is not None and not (block.is_open and block.pid == os.getpid()):
+        block = block.outer
+    return block
 
 
 @contextmanager
-def starting(
-    *,
-    rewrite: Rewrite | None = None,
-    methods: frozenset[str] | None = None,
-    why: str = "",
-    forked: Callable[[], None] | None = None,
-) -> Iterator[None]:
-    """Within the block, the calling thread's worker starts go by `methods` alone (None: by any), and those by
-    spawn with a rewritten command. forked: called first of all in a process that the thread forks there.
-
-    Blocks nest: the innermost rewrite is applied first. A start by another method raises UsageError, with `why`,
-    before anything is started.
-    """
-    _install()
-    _frames.stack.append(_Frame(rewrite, methods, why, forked))
+def open_block(prepare: Prepare) -> Iterator[None]:
+    """Prepare the starts of this context until the block is left, in any thread, context or order."""
+    install_hooks()
+    block = Block(prepare, current_block())
+    _block.set(block)
     try:
         yield
     finally:
-        if _frames.stack:  # empty in a process that was forked inside the block and leaves it
-            _frames.stack.pop()
-            _uninstall()
+        block.is_open = False
+        if _block.get() is block:
+            _block.set(block.outer)
 
 
-def rewritten(argv: Sequence[str]) -> list[str]:
-    """A worker's command as the calling thread's `starting` blocks rewrite it."""
-    for frame in reversed(_frames.stack):
-        argv = frame.rewrite(list(argv)) if frame.rewrite is not None else argv
-    return list(argv)
+def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> T:
+    """Start a `multiprocessing.Process` by `start(worker)`, as prepared for its start method."""
+    import multiprocessing
+
+    method = getattr(worker, "_start_method", None) or multiprocessing.get_start_method()
+    prepared = prepare(method)
+    worker._affinity_handoff = prepared.handoff  # travels with the object: pickled, or through the fork
+    if method == "spawn":
+        outer, _thread.starting = _thread.starting, prepared  # for `_Util.spawnv_passfds`, after pickling
+        try:
+            return start(worker)
+        finally:
+            _thread.starting = outer
+    with prepared.start.around():
+        return start(worker)
 
 
-def _forked() -> None:
-    """A worker that was forked inside a block is not in it, and inherits no held lock."""
-    global _lock
-    _lock = threading.Lock()
-    left, _frames.stack = _frames.stack, []
-    for frame in left:
-        if frame.forked is not None:
-            frame.forked()
+def worker_command(argv: Sequence[str], prepared: PreparedStart) -> list[str]:
+    """Return the command of a spawned worker: the prefix, the interpreter, and what the worker is passed."""
+    passed = () if getattr(sys, "frozen", False) else ("-X", f"affinity={prepared.handoff}")
+    return [*prepared.start.prefix, argv[0], *passed, *argv[1:]]
 
 
-os.register_at_fork(after_in_child=_forked)
+class _Thread(threading.local):
+    starting: PreparedStart | None = None
 
 
-def _install() -> None:
-    global _users, _originals
-    with _lock:
-        _users += 1
-        if _users == 1:
-            popen, process = _hooked()
-            _originals = (popen.util, process.start)
-            popen.util, process.start = _Util(popen.util), _guarded_start
+_thread = _Thread()
+_installed = False
+_original_start: Callable[[Any], None]
 
 
-def _uninstall() -> None:
-    global _users
-    with _lock:
-        _users -= 1
-        if not _users:
-            popen, process = _hooked()
-            popen.util, process.start = _originals
+def install_hooks() -> None:
+    """Replace the two functions, once. Two threads at once assign the same objects."""
+    global _installed, _original_start
+    if _installed:
+        return
+    from multiprocessing import popen_spawn_posix
+    from multiprocessing.process import BaseProcess
+
+    start, util = BaseProcess.start, popen_spawn_posix.util  # type: ignore[attr-defined]
+    if start is not _start:
+        _original_start = start
+        BaseProcess.start = _start  # type: ignore[method-assign,assignment]
+    if not isinstance(util, _Util):
+        popen_spawn_posix.util = _Util(util)  # type: ignore[attr-defined]
+    _installed = True
 
 
-def _hooked() -> tuple[Any, Any]:
-    """The module and the class whose names are replaced."""
-    from multiprocessing import popen_spawn_posix, process
-
-    return popen_spawn_posix, process.BaseProcess
+def _start(worker: Any) -> None:
+    """Stand in for `BaseProcess.start`."""
+    block = current_block()
+    if block is None:
+        block = _pool_block(worker)
+    if block is None:
+        return _original_start(worker)
+    _keep_for_pool(worker, block)
+    return start_prepared(worker, block.prepare, _original_start)
 
 
 class _Util:
-    """`multiprocessing.util`, with the one function that starts a worker rewritten."""
+    """`multiprocessing.util`, whose `spawnv_passfds` starts a worker as prepared."""
 
     def __init__(self, real: Any) -> None:
         self._real = real
@@ -125,27 +144,36 @@ class _Util:
         return getattr(self._real, name)
 
     def spawnv_passfds(self, path: bytes | str, args: Sequence[str], passfds: Sequence[int]) -> int:
-        argv = rewritten([os.fsdecode(arg) for arg in args])
-        changed = argv[0] != os.fsdecode(args[0])
-        return int(self._real.spawnv_passfds(os.fsencode(argv[0]) if changed else path, argv, passfds))
+        prepared, _thread.starting = _thread.starting, None
+        if prepared is None:
+            return int(self._real.spawnv_passfds(path, args, passfds))
+        argv = worker_command([os.fsdecode(path), *map(os.fsdecode, args[1:])], prepared)
+        with prepared.start.around():
+            return int(self._real.spawnv_passfds(os.fsencode(argv[0]), argv, passfds))
 
 
-def _guarded_start(process: Any) -> None:
-    method = _start_method(process)
-    for frame in _frames.stack:
-        if frame.methods is not None and method not in frame.methods:
-            accepted = " or ".join(sorted(frame.methods))
-            raise UsageError(
-                f"start method {method!r} inside affinity.spawning(): {frame.why}; "
-                f"use multiprocessing.get_context({accepted!r}).Process, or call affinity.bind() in the worker"
-            )
-    _originals[1](process)
+#: The functions that run in a pool's workers. The first argument is the pool's own queue.
+_POOL_WORKERS = {
+    ("multiprocessing.pool", "worker"),
+    ("concurrent.futures.process", "_process_worker"),
+    ("loky.process_executor", "_process_worker"),
+    ("joblib.externals.loky.process_executor", "_process_worker"),
+}
+
+#: By the queue of a pool whose first workers were started in a block: later ones are started from its own thread.
+_pools: weakref.WeakKeyDictionary[Any, Block] = weakref.WeakKeyDictionary()
 
 
-def _start_method(process: Any) -> str:
-    method = getattr(process, "_start_method", None)
-    if method is None:  # a Process of the default context
-        import multiprocessing
+def _is_pool_worker(worker: Any) -> bool:
+    target = getattr(worker, "_target", None)
+    return (getattr(target, "__module__", ""), getattr(target, "__name__", "")) in _POOL_WORKERS
 
-        method = multiprocessing.get_start_method()
-    return str(method)
+
+def _keep_for_pool(worker: Any, block: Block) -> None:
+    if _is_pool_worker(worker):
+        _pools[worker._args[0]] = block
+
+
+def _pool_block(worker: Any) -> Block | None:
+    block = _pools.get(worker._args[0]) if _pools and _is_pool_worker(worker) else None
+    return block if block is not None and block.pid == os.getpid() else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import attrs
 
-from affinity.host import Host
 from affinity.launchers.launch import LaunchMode
 from affinity.observation import Observation
 from affinity.policies.placement import Placement
@@ -18,12 +17,24 @@ from affinity.variables import Option
 
 
 @attrs.frozen
-class Outcome:
-    """What a strategy has to tell beyond what the kernel shows.
+class WorkerStart:
+    """How one worker process is started.
 
-    bound, others: threads given the mask, and threads left alone because someone else had pinned them.
-    moved, left: bytes of pages migrated, and of pages that could not be. seconds: the time the move took.
-    errors: calls that were given up without failing the bind.
+    prefix: a program and its options, put before the worker's command. around: makes a context manager that the
+    starting thread enters for the one system call that starts the worker.
+    """
+
+    prefix: tuple[str, ...] = ()
+    around: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@attrs.frozen
+class Outcome:
+    """What a strategy reports beyond what the kernel shows.
+
+    bound, skipped: threads given the mask, and threads left alone because their owner pinned them.
+    moved, unmoved: bytes of pages migrated, and of pages that could not be. seconds: the time the move took.
+    errors: calls that failed without failing the bind.
     """
 
     bound: int = 0
@@ -38,23 +49,21 @@ class AffinityStrategy(ABC):
     """Entry point group `affinity.strategies`: one way to put a worker where its placement says.
 
     Write a class with a no-argument constructor, name the launch modes it serves, and override the moments at which
-    it acts (docs/reference/plugins.md tells what may change between versions of this interface):
+    it acts (docs/reference/plugins.md lists what may change between versions of this interface):
 
     `supports(observation)`
-        Can I act for this launch on this host? Answered from files and PATH, without importing or running
-        anything heavy, never raising. The reason of a "no" reaches the operator: say what to install or set.
-    `spawning(placement, host)`
-        A context manager around the parent's `Process.start()` (mode `spawn`). It leaves the parent as it was,
-        also when the start raises.
-    `command(argv, placement, host)`
-        The command to execute in place of `argv` (mode `command`).
+        Whether it can act for this launch on this host. Answered from files and PATH, without importing or running
+        anything heavy, never raising. The reason of a "no" reaches the operator: name what to install or set.
+    `start(placement, observation)`
+        In the parent, before a worker is started by `observation.launch.start_method` (modes `spawn` and `command`).
+        Return the start as a value; leave this process as it is.
     `bind(placement, observation)`
         In the worker's own process, before it builds anything (every mode but `command`).
 
-    Where the placement cannot be put in force, raise OSError (from a system call) or BindError (anything
-    else, with a remedy): the framework records it and comes again with a weaker placement, or another strategy.
+    If the placement cannot be put in force, raise OSError (from a system call) or BindError (anything else, with a
+    remedy): the framework records it and calls again with a weaker placement, or calls another strategy.
     All contact with the system goes through `observation.host.kernel`, which `affinity.testing.FakeHost` simulates.
-    Do not verify: the framework reads back from the kernel what is in force, whatever a strategy says.
+    Do not verify: the framework reads back from the kernel what is in force.
     """
 
     #: The version of this interface that the class is written for; the registry refuses one newer than this.
@@ -69,14 +78,14 @@ class AffinityStrategy(ABC):
     def supports(self, observation: Observation) -> Support:
         """Return whether this strategy can act for this launch on this host, and why (not)."""
 
-    def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
-        """Around the start of a worker process. Default: nothing."""
-        return nullcontext()
+    def start(self, placement: Placement, observation: Observation) -> WorkerStart:
+        """Return how to start a worker by `observation.launch.start_method`. Default: as it is.
 
-    def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
-        """What to execute in place of `argv`. Default: `argv`."""
-        return argv
+        A start method is spawn, fork or forkserver, another library's own (loky), or exec (`affinity run`). Called once
+        for several workers of one placement; the returned value may be used from several threads.
+        """
+        return WorkerStart()
 
     def bind(self, placement: Placement, observation: Observation) -> Outcome:
-        """In the worker's process. Default: nothing."""
+        """Put the calling process where the placement says. Default: leave it as it is."""
         return Outcome()

@@ -10,6 +10,7 @@ ones. The version of the contract is that of the interface (`AffinityStrategy`: 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from abc import ABC, abstractmethod
@@ -191,66 +192,63 @@ class StrategyContract(ABC):
         self._in_force(placement, usable)
 
     @_for(LaunchMode.SPAWN)
-    def test_a_spawned_worker_ends_bound_and_its_parent_is_as_it_was(self, usable: FakeHost) -> None:
-        """`spawning` around the start, `bind` in the worker."""
+    def test_a_started_worker_ends_bound_and_its_parent_is_as_it_was(self, usable: FakeHost) -> None:
+        """`start` in the parent, before, while and after the worker is started; `bind` in the worker."""
         for placement in _placements(usable):
             fake = _again(usable)
             fake.kernel.start_thread()
             before = _parent(fake)
             strategy = self.make()
-            with strategy.spawning(placement, fake.host):
-                worker = fake.start_worker()
+            start = strategy.start(placement, _starting(fake, "spawn"))
+            assert _parent(fake) == before
+            worker = fake.start_worker(start)
             assert _parent(fake) == before
             strategy.bind(placement, worker.observation)
             self._in_force(placement, worker)
 
     @_for(LaunchMode.SPAWN)
     def test_a_start_that_fails_leaves_the_parent_as_it_was(self, usable: FakeHost) -> None:
-        """An error inside `spawning` is passed on."""
+        """An error while the worker is started is passed on."""
         before = _parent(usable)
-        with pytest.raises(LookupError), self.make().spawning(_placements(usable)[0], usable.host):
+        start = self.make().start(_placements(usable)[0], _starting(usable, "spawn"))
+        with pytest.raises(LookupError), start.around():
             raise LookupError("the start failed")
         assert _parent(usable) == before
 
     @_for(LaunchMode.SPAWN)
     @pytest.mark.parametrize(("call", "number"), _REFUSALS)
-    def test_a_refused_spawn_leaves_the_parent_as_it_was(self, usable: FakeHost, call: str, number: int) -> None:
+    def test_a_refused_start_leaves_the_parent_as_it_was(self, usable: FakeHost, call: str, number: int) -> None:
         """Refused before anything is started, or not at all."""
         placement = _narrow(usable)
         before = _parent(usable)
         usable.kernel.refuse(call, number, when=lambda *a: a[-1] in (placement.cpus, placement.memory))
-        try:
-            with self.make().spawning(placement, usable.host):
-                usable.start_worker()
-        except (OSError, BindError):
-            pass
+        with contextlib.suppress(OSError, BindError):
+            usable.start_worker(self.make().start(placement, _starting(usable, "spawn")))
         assert _parent(usable) == before
 
     @_for(LaunchMode.SPAWN)
-    def test_two_threads_that_spawn_at_once_each_get_their_own(self, usable: FakeHost) -> None:
-        """For two workers of two GPUs: nothing of one start leaks into the other."""
+    def test_one_start_serves_several_threads_at_once(self, usable: FakeHost) -> None:
+        """Two starts for two GPUs, each used by two threads: nothing of one leaks into another."""
         allowed = usable.host.allowed_cpus
-        masks = [CpuSet([allowed.first()]), CpuSet([max(allowed)])]
-        both_inside = threading.Barrier(2, timeout=20)
+        placements = [Placement(CpuSet([cpu]), None) for cpu in (allowed.first(), max(allowed))]
+        strategy = self.make()
+        starts = [strategy.start(placement, _starting(usable, "spawn")) for placement in placements]
+        together = threading.Barrier(4, timeout=20)
         workers: dict[int, FakeHost] = {}
 
         def start(i: int) -> None:
-            placement = Placement(masks[i], None)
             with usable.kernel.acting_as(usable.kernel.start_thread()):
-                strategy = self.make()
-                with strategy.spawning(placement, usable.host):
-                    both_inside.wait()
-                    workers[i] = usable.start_worker()
-                    both_inside.wait()
-                strategy.bind(placement, workers[i].observation)
+                together.wait()
+                workers[i] = usable.start_worker(starts[i % 2])
+            strategy.bind(placements[i % 2], workers[i].observation)
 
-        threads = [threading.Thread(target=start, args=(i,)) for i in range(2)]
+        threads = [threading.Thread(target=start, args=(i,)) for i in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        for i, mask in enumerate(masks):
-            self._in_force(Placement(mask, None), workers[i])
+        for i in range(4):
+            self._in_force(placements[i % 2], workers[i])
 
     @_for(LaunchMode.COMMAND)
     def test_a_command_is_executed_as_it_is_and_bound(self, usable: FakeHost) -> None:
@@ -258,15 +256,13 @@ class StrategyContract(ABC):
         argv = ["my server", "--", "--physcpubind=0", "-a", "", "two words"]
         for placement in [*_placements(usable), Placement(None, None)]:
             fake = _again(usable)
-            given = list(argv)
-            command = self.make().command(given, placement, fake.host)
-            assert given == argv, "the caller's list was changed"
-            with pytest.raises(Executed) as became:
-                fake.kernel.exec(command, {"A": "1"})
+            start = self.make().start(placement, _starting(fake, "exec"))
+            with pytest.raises(Executed) as became, start.around():
+                fake.kernel.exec([*start.prefix, *argv], {"A": "1"})
             assert (became.value.failure, became.value.argv, became.value.environ) == ("", argv, {"A": "1"})
-            self._in_force(placement, fake)
+            self._in_force(placement, became.value)
 
-    def _in_force(self, placement: Placement, fake: FakeHost) -> None:
+    def _in_force(self, placement: Placement, fake: FakeHost | Executed) -> None:
         me = fake.kernel.thread_id()
         if not self.acts:
             assert not [c for c in fake.kernel.changes if c.name != "exec"]
@@ -409,6 +405,12 @@ def _placements(fake: FakeHost) -> list[Placement]:
         attrs.evolve(last, memory=bind, reason="bound"),
         attrs.evolve(last, memory=None, reason="no memory"),
     ]
+
+
+def _starting(fake: FakeHost, method: str) -> Observation:
+    """What a strategy is given to prepare a start."""
+    mode = LaunchMode.COMMAND if method == "exec" else LaunchMode.SPAWN
+    return Observation(fake.host, Launch(mode, start_method=method))
 
 
 def _narrow(fake: FakeHost) -> Placement:

@@ -17,6 +17,7 @@ from affinity import CpuSet, Host, NodeSet
 from affinity.kernel import MemoryMode
 from affinity.launchers import Launch, LaunchMode
 from affinity.policies import Observation
+from affinity.strategies import WorkerStart
 from affinity.testing import machines
 from affinity.testing.simkernel import SimulatedKernel
 from affinity.topology import Topology
@@ -72,9 +73,9 @@ class FakeHost:
     @property
     def host(self) -> Host:
         """What this process sees now: pass it to `affinity.bind(host=…)`, `affinity.plan` or a strategy."""
-        from affinity.handoff import allowed_before
+        from affinity.handoff import baseline_cpus
 
-        cpus = allowed_before(self.kernel) & self.topology.online
+        cpus = baseline_cpus(self.kernel) & self.topology.online
         return Host(self.topology, self.kernel, cpus, self.kernel.allowed_nodes())
 
     @property
@@ -82,17 +83,24 @@ class FakeHost:
         """`host` with a launch of mode `inline` and default settings: pass it to a strategy's methods."""
         return Observation(self.host, Launch(LaunchMode.INLINE))
 
-    def start_worker(self) -> FakeHost:
-        """Start a worker as `multiprocessing`'s spawn method does, and give its process.
+    def start_worker(self, start: WorkerStart | None = None) -> FakeHost:
+        """Start a worker as `multiprocessing`'s spawn method does, and return its process.
 
-        Inside `affinity.spawning(host=fake.host)` or a strategy's `spawning` its command is rewritten as theirs.
-        Raises affinity.testing.programs.Failed where the rewritten command fails.
+        start: what a strategy's `start()` returned; default: of the open `affinity.spawning(host=fake.host)` block.
+        Raises affinity.testing.programs.CommandFailed if a program before the worker's command fails.
         """
-        from affinity.strategies.start import rewritten
+        from affinity.strategies.start import PreparedStart, current_block, worker_command
 
         main = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5, pipe_handle=7)"
+        argv = [sys.executable, "-c", main, "--multiprocessing-fork"]
+        block = current_block()
+        if start is not None:
+            prepared = PreparedStart(start, "")
+        else:
+            prepared = block.prepare("spawn") if block is not None else PreparedStart(WorkerStart(), "")
         child = object.__new__(FakeHost)
-        child.kernel = self.kernel.spawn(rewritten([sys.executable, "-c", main, "--multiprocessing-fork"]))
+        with prepared.start.around():
+            child.kernel = self.kernel.spawn(worker_command(argv, prepared))
         return child
 
     def __str__(self) -> str:

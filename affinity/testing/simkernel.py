@@ -56,13 +56,15 @@ class Call:
 class Executed(BaseException):
     """What `exec` raises: the process is now this command. No `except Exception` may outlive an exec.
 
-    argv: the innermost command, behind numactl and taskset. environ: its environment. failure: what the wrapping
-    program said where it failed and so nothing was executed, else "".
+    argv: the innermost command, behind numactl and taskset. environ: its environment. kernel: the process as the
+    command finds it. failure: the last message of a wrapping program that failed, so that nothing was executed, or "".
     """
 
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str], failure: str = "") -> None:
+    def __init__(
+        self, argv: Sequence[str], environ: Mapping[str, str], kernel: SimulatedKernel, failure: str = ""
+    ) -> None:
         super().__init__(failure or " ".join(argv))
-        self.argv, self.environ, self.failure = list(argv), dict(environ), failure
+        self.argv, self.environ, self.kernel, self.failure = list(argv), dict(environ), kernel, failure
 
 
 @attrs.define
@@ -132,9 +134,11 @@ class SimulatedKernel:
         self._begin(_Thread(start, MemoryPolicy(), start.first()), environ or {}, xoptions or {})
         self.seconds = seconds
 
-    def _begin(self, first: _Thread, environ: Mapping[str, str], xoptions: Mapping[str, str | bool]) -> None:
-        self._machine.last_id += 1
-        self._id = self._machine.last_id
+    def _begin(
+        self, first: _Thread, environ: Mapping[str, str], xoptions: Mapping[str, str | bool], pid: int = 0
+    ) -> None:
+        self._machine.last_id += not pid
+        self._id = pid or self._machine.last_id
         self._threads = {self._id: first}
         self._pages: dict[int, int] = {}
         self._environ, self._xoptions = dict(environ), dict(xoptions)
@@ -296,10 +300,6 @@ class SimulatedKernel:
         return self._environ
 
     @property
-    def xoptions(self) -> Mapping[str, str | bool]:
-        return self._xoptions
-
-    @property
     def handoff(self) -> str:
         value = self._xoptions.get("affinity", "")
         return value if isinstance(value, str) else ""
@@ -310,6 +310,9 @@ class SimulatedKernel:
     @property
     def pid(self) -> int:
         return self._id
+
+    def identity(self) -> str:
+        return f"{self._id}-simulated"
 
     @property
     def is_this_process(self) -> bool:
@@ -407,17 +410,19 @@ class SimulatedKernel:
 
     def exec(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
         with self._call("exec", tuple(argv)):
-            self._threads = {self._id: self._me()}
-            self._acting = threading.local()
             for node, pages in self._pages.items():
                 self._machine.free[node] += pages
-            self._pages, self._environ = {}, dict(environ)
+            self._pages = {}
+            # The program that called is gone; what it does while Executed passes through it reaches this object alone.
+            process = object.__new__(SimulatedKernel)
+            process._machine, process.seconds = self._machine, self.seconds
+            process._begin(attrs.evolve(self._me()), environ, {}, self._id)
         try:
-            inner = programs.run(argv, self)
+            inner = programs.run(argv, process)
         except programs.CommandFailed as failed:
-            raise Executed(argv, environ, str(failed)) from None
-        self._xoptions = programs.xoptions(inner)
-        raise Executed(inner, environ)
+            raise Executed(argv, environ, process, str(failed)) from None
+        process._xoptions = programs.xoptions(inner)
+        raise Executed(inner, environ, process)
 
     # ------------------------------------------------------------ inside
 

@@ -1,8 +1,7 @@
 """`numactl` (V2): the worker's interpreter starts under numactl, so every thread and page is local from birth.
 
 Options: numactl(8). `--physcpubind` with exact CPUs, never `--cpunodebind`, which widens a mask that the operator
-or a container narrowed; `--all` where the placement has CPUs outside the calling thread's mask (isolated CPUs, or
-a parent that this framework bound elsewhere).
+or a container narrowed; `--all` since the placement may have CPUs outside the mask of the starting thread.
 """
 
 from __future__ import annotations
@@ -10,22 +9,33 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import attrs
 
 from affinity import BindError, Host, LaunchMode
 from affinity.kernel import MemoryMode
 from affinity.policies import Placement
-from affinity.strategies import AffinityStrategy, Observation, Outcome, Support
+from affinity.strategies import (
+    AffinityStrategy,
+    Observation,
+    Outcome,
+    Support,
+    WorkerStart,
+    bind_process,
+    thread_placed,
+)
 
-#: Seconds that numactl may take to answer a probe; it needs milliseconds.
-PROBE_SECONDS = 10.0
+#: Seconds that numactl may take in a check; it needs milliseconds.
+CHECK_SECONDS = 10.0
 
 _MEMORY_OPTIONS = {
     MemoryMode.PREFERRED: "--preferred",
     MemoryMode.PREFERRED_MANY: "--preferred-many",
     MemoryMode.BIND: "--membind",
     MemoryMode.INTERLEAVE: "--interleave",
+    MemoryMode.WEIGHTED_INTERLEAVE: "--weighted-interleave",  # newer than 2.0.16; the check finds it missing
+    MemoryMode.LOCAL: "--localalloc",
 }
 
 
@@ -35,59 +45,49 @@ class Numactl(AffinityStrategy):
     launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.COMMAND})
 
     def supports(self, observation: Observation) -> Support:
+        method = observation.launch.start_method
+        if method not in ("", "spawn", "exec"):
+            return Support.no(f"start method {method} starts no new program, which numactl needs")
         if observation.host.is_foreign:
             return Support.yes("numactl, on that machine")
         found = _on_path("numactl", observation.host)
         return Support.yes(found) if found else Support.no("numactl is not on PATH: apt-get install numactl")
 
-    def spawning(self, placement: Placement, host: Host) -> AbstractContextManager[None]:
-        return self._spawning(placement, host)
-
-    @contextmanager
-    def _spawning(self, placement: Placement, host: Host) -> Iterator[None]:
+    def start(self, placement: Placement, observation: Observation) -> WorkerStart:
+        host = observation.host
         prefix = self._prefix(placement, host)
-        # What is probed is what will be executed: this numactl, these options, this interpreter.
-        import multiprocessing.spawn
-
-        interpreter = os.fsdecode(multiprocessing.spawn.get_executable())
-        self._probe([*prefix, interpreter, "-I", "-S", "-c", "print(1)"], host)
-        from affinity.strategies import starting
-
-        with starting(
-            rewrite=lambda argv: [*prefix, interpreter, *argv[1:]],
-            methods=frozenset({"spawn"}),
-            why="strategy numactl starts a new interpreter, which only spawn does",
-        ):
-            yield
-
-    def command(self, argv: Sequence[str], placement: Placement, host: Host) -> Sequence[str]:
-        prefix = self._prefix(placement, host)
+        # What is checked is what will be executed: this numactl, these options and, for a worker, this interpreter.
         # Not `true` alone: numactl would look for it on a PATH that may have the current directory in it.
-        self._probe([*prefix, _on_path("true", host) or sys.executable, "--version"], host)
-        return [*prefix, *argv]
+        checked = [_on_path("true", host) or sys.executable, "--version"]
+        if observation.launch.start_method == "spawn":
+            import multiprocessing.spawn
+
+            checked = [os.fsdecode(multiprocessing.spawn.get_executable()), "-I", "-S", "-c", "print(1)"]
+        if prefix:
+            self._check([*prefix, *checked], host)
+        if placement.memory is not None and placement.memory.mode is MemoryMode.DEFAULT:  # numactl has no option for it
+            memory = attrs.evolve(placement, cpus=None)
+            return WorkerStart(tuple(prefix), partial(thread_placed, memory, host.kernel))
+        return WorkerStart(tuple(prefix))
 
     def bind(self, placement: Placement, observation: Observation) -> Outcome:
-        from affinity.strategies import bind_process
-
         return bind_process(placement, observation.host)
 
     def _prefix(self, placement: Placement, host: Host) -> list[str]:
         program = _on_path("numactl", host)
         if program is None:
             raise BindError("numactl is not on PATH: apt-get install numactl")
-        prefix = [program]
+        options: list[str] = []
         if placement.cpus is not None:
-            if not placement.cpus <= host.kernel.get_affinity():
-                prefix.append("--all")
-            prefix.append(f"--physcpubind={placement.cpus}")
-        if placement.memory is not None:
-            option = _MEMORY_OPTIONS.get(placement.memory.mode)
-            prefix.append(f"{option}={placement.memory.nodes}" if option else "--localalloc")
-        return [*prefix, "--"]
+            options += ["--all", f"--physcpubind={placement.cpus}"]
+        if placement.memory is not None and placement.memory.mode in _MEMORY_OPTIONS:
+            option, nodes = _MEMORY_OPTIONS[placement.memory.mode], placement.memory.nodes
+            options.append(f"{option}={nodes}" if nodes else option)
+        return [program, *options, "--"] if options else []
 
-    def _probe(self, argv: list[str], host: Host) -> None:
+    def _check(self, argv: list[str], host: Host) -> None:
         # The command prints: if SIGCHLD is ignored, that is the only sign of its success.
-        refused = host.kernel.check_command(argv, PROBE_SECONDS)
+        refused = host.kernel.check_command(argv, CHECK_SECONDS)
         if refused is not None:
             raise BindError(f"{' '.join(argv)}: {refused}")
 

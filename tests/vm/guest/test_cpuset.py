@@ -21,7 +21,7 @@ import affinity
 from affinity import CpuSet, Host, NodeSet, Settings
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.kernel.linux import THIS_PROCESS
-from affinity.strategies.start import rewritten
+from affinity.strategies.start import current_block, worker_command
 
 from .confined import confined
 
@@ -189,8 +189,12 @@ def test_a_worker_is_born_within_the_cpuset(strategy: str) -> None:
 
     def work() -> list[Any]:
         with affinity.spawning(node=1, settings=Settings(strategies=(strategy,), required=True)):
-            command = rewritten([sys.executable, "-I", "-S", "-c", look])
-            born = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+            block = current_block()
+            assert block is not None
+            prepared = block.prepare("spawn")
+            command = worker_command([sys.executable, "-I", "-S", "-c", look], prepared)
+            with prepared.start.around():
+                born = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
         return [born.strip(), *now()]
 
     assert confined(work, cpus="0,2,5-7", mems="0-2") == ["2 prefer:1", "0,2,5-7", "default"]

@@ -1,0 +1,30 @@
+"""Reports to the standard `logging`: logger `affinity`, INFO for a bind, WARNING for what is not in force.
+
+No handler is installed: where nobody configured logging, warnings reach stderr by logging's handler of last resort.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from affinity.degradation import Degradation
+    from affinity.report.report import BindReport
+
+_log = logging.getLogger("affinity.report")
+
+
+def log_report(report: BindReport) -> None:
+    """Log one line for the bind, and one for each degradation."""
+    _log.info("affinity: %s", report.summary)
+    log_degradations(report.degradations)
+    if not report.satisfied:
+        _log.warning("affinity: what was requested is not in force: %s", report.summary)
+
+
+def log_degradations(degradations: Iterable[Degradation]) -> None:
+    """Log one line for each."""
+    for degradation in degradations:
+        _log.warning("affinity: degraded: %s", degradation)

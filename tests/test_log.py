@@ -1,0 +1,78 @@
+"""What a bind logs: one line for it, one for each degradation, through the standard logging."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+
+import affinity
+from affinity.testing import FakeHost
+
+PACKAGE = Path(affinity.__file__).parent
+
+
+def test_a_bind_is_one_line_of_information(caplog: pytest.LogCaptureFixture) -> None:
+    """Which strategy put which GPU's worker where; a second bind says that it was in force already."""
+    caplog.set_level(logging.INFO, "affinity")
+    fake = FakeHost("dgx-h100")
+    affinity.bind(gpu=4, host=fake.host)
+    affinity.bind(gpu=4, host=fake.host)
+    placed = "by strategy libnuma: CPUs 56-111,168-223 and memory preferred:1, for 0000:9d:00.0"
+    assert [(r.name, r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("affinity.report", "INFO", f"affinity: bound {placed}"),
+        ("affinity.report", "INFO", f"affinity: already in force {placed}"),
+    ]
+
+
+def test_each_degradation_and_what_is_not_in_force_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    fake = FakeHost("dgx-h100")
+    fake.kernel.refuse("set_mempolicy", errno.EPERM)
+    report = affinity.bind(gpu=4, host=fake.host)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warnings[:-1] == [f"affinity: degraded: {d}" for d in report.degradations]
+    assert warnings[-1].startswith("affinity: what was requested is not in force: requested by strategy ")
+    assert len(warnings) >= 2
+
+
+def test_the_start_of_a_worker_warns_of_what_it_lost_when_it_starts(caplog: pytest.LogCaptureFixture) -> None:
+    """Once for a block and a start method, and not for a method that nothing was started by."""
+    fake = FakeHost("dgx-h100")
+    fake.kernel.refuse("set_mempolicy", errno.EPERM)
+    with affinity.spawning(gpu=4, host=fake.host):
+        assert not caplog.records
+        for _ in range(2):
+            fake.start_worker()
+    assert [r.levelname for r in caplog.records] == ["WARNING"] * 2  # numactl and inherit, once each
+
+
+def test_warnings_reach_stderr_where_nobody_configured_logging(python) -> None:  # type: ignore[no-untyped-def]
+    """By logging's handler of last resort; no handler is installed, and information stays quiet."""
+    text = """
+import logging, affinity
+report = affinity.bind(node=999)
+affinity.bind(node=0)
+print(logging.getLogger("affinity").handlers, logging.getLogger().handlers)
+"""
+    done = python(text)
+    assert done.stdout == "[] []\n"
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("affinity: degraded: place: node 999 is not on this machine")
+    assert all("not in force" in line for line in rest)
+
+
+def test_a_program_that_turns_the_logger_off_gets_none(python) -> None:  # type: ignore[no-untyped-def]
+    text = "import logging, affinity; logging.getLogger('affinity').setLevel(logging.CRITICAL); affinity.bind(node=999)"
+    assert python(text).stderr == ""
+
+
+def test_the_library_prints_nothing() -> None:
+    """Only commands print."""
+    files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "cli"]
+    assert len(files) > 50
+    for path in files:
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], path
