@@ -8,8 +8,10 @@ plugin that fails to load vanishes, so its failure is kept as data and raised on
 from __future__ import annotations
 
 import inspect
+import os
+import re
 from collections.abc import Callable, Iterable
-from importlib.metadata import Distribution, EntryPoint, PackageNotFoundError, distribution, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -55,17 +57,18 @@ def installed() -> list[InstalledPlugin]:
     fails them all; here only the files that name our groups are parsed, each for itself: the rest of an environment
     costs no more than being read.
     """
-    names = dict.fromkeys(_field(dist, "Name") for dist in distributions() if "affinity." in _text(dist))
+    spelled = (_field(dist, "Name") for dist in distributions() if "affinity." in _text(dist))
+    names = dict.fromkeys(re.sub("[-_.]+", "-", name).lower() for name in spelled)  # PEP 503
     return [found for name in names for found in _of(name)]
 
 
-def _of(name: str) -> list[InstalledPlugin]:
-    """The entry points of the distribution that is imported under this name: of two copies, the first on sys.path."""
-    try:
-        dist = distribution(name)
-    except (PackageNotFoundError, ValueError):  # what an interrupted uninstall leaves: entry points and no name
+def _of(normalized: str) -> list[InstalledPlugin]:
+    """Return the entry points of the distribution of this name, [] for those that an interrupted uninstall leaves."""
+    copies = list(distributions(name=normalized)) if normalized else []
+    if not copies:
         return []
-    version = _field(dist, "Version")
+    dist = copies[0] if len(copies) == 1 else _copy_with_files(copies)
+    name, version = _field(dist, "Name"), _field(dist, "Version")
     try:
         return [InstalledPlugin(p, name, version) for p in dist.entry_points if p.group.startswith("affinity.")]
     except Exception as malformed:
@@ -73,6 +76,42 @@ def _of(name: str) -> list[InstalledPlugin]:
         sections = [line.strip() for line in _text(dist).splitlines() if line.strip().startswith("[")]
         points = [EntryPoint(UNREADABLE, "entry_points.txt", section.strip("[]")) for section in sections]
         return [InstalledPlugin(p, name, version, problem) for p in points]
+
+
+def _copy_with_files(copies: list[Distribution]) -> Distribution:
+    """Return the first copy on sys.path whose files exist; of two in one directory the one with more of them.
+
+    Metadata alone stays behind if files are deleted by hand, and after `pip install --target --upgrade`.
+    """
+    places: dict[str, list[Distribution]] = {}
+    for copy in copies:
+        places.setdefault(str(copy.locate_file("")), []).append(copy)
+    best = [max(place, key=_share_of_files) for place in places.values()]
+    return next((copy for copy in best if _share_of_files(copy) >= 0.5), copies[0])
+
+
+def _share_of_files(dist: Distribution) -> float:
+    """Return the share (0 to 1) of its files that exist, with the size recorded.
+
+    Its files: modules and .pth files (an editable copy has one) in its RECORD, else the modules of its entry points.
+    """
+    recorded = re.findall(r"^([^,\n]+\.(?:py|pth)),[^,\n]*,([0-9]*)$", _text(dist, "RECORD"), re.MULTILINE)
+    files = [_is_there(dist, path, size) for path, size in recorded]
+    if not files:
+        modules = re.findall(r"^[^#=\n]+=\s*([\w.]+)\s*:", _text(dist), re.MULTILINE)
+        paths = [module.replace(".", "/") for module in modules]
+        files = [_is_there(dist, f"{path}.py") or _is_there(dist, f"{path}/__init__.py") for path in paths]
+    return sum(files) / len(files) if files else 0.0
+
+
+def _is_there(dist: Distribution, path: str, size: str = "") -> bool:
+    file: Any = dist.locate_file(path)
+    if not isinstance(file, os.PathLike):  # in a zip file
+        return bool(file.exists())
+    try:
+        return size in ("", str(os.stat(file).st_size))
+    except (OSError, ValueError):
+        return False
 
 
 class Registry(Generic[P]):
@@ -231,9 +270,9 @@ def _field(dist: Distribution, key: str) -> str:
     return next((value.strip() for name, _, value in fields if name == key), "")
 
 
-def _text(dist: Distribution) -> str:
+def _text(dist: Distribution, name: str = "entry_points.txt") -> str:
     try:
-        return dist.read_text("entry_points.txt") or ""
+        return dist.read_text(name) or ""
     except (OSError, ValueError):  # unreadable, or not text: then nobody's
         return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -70,13 +71,52 @@ def test_nothing_is_left_open_or_unwaited() -> None:
     assert all("Z" not in Path(f"/proc/{child}/stat").read_text().split()[2] for child in children)
 
 
-def test_a_process_that_reaps_its_children_itself_is_no_failure(python: Callable[..., object]) -> None:
-    """Under SIGCHLD ignored the status is lost; what could be heard was heard."""
-    python(
-        "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+LOST = "its exit status cannot be learnt: SIGCHLD is ignored, or another thread waits for every child"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("echo said >&2; echo done", None),
+        ("echo said >&2", f"{LOST}: said"),
+        ("exit 3", LOST),
+        ("kill -9 $$", LOST),
+        ("sleep 60", "did not answer within 0.5 s"),
+        ("echo done; sleep 60", "did not answer within 0.5 s"),
+    ],
+)
+def test_under_ignored_sigchld_a_command_has_succeeded_if_it_wrote_output(
+    text: str, said: str | None, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """The kernel drops the exit status: waitid(2), ERRORS. A command whose end cannot be learnt has not succeeded."""
+    done = python(
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
         "from affinity.kernel.command import probe\n"
-        "assert probe(['true'], 20) is None"
+        "before = set(os.listdir('/proc/self/fd'))\n"
+        "print(probe(['sh', '-c', sys.argv[1]], 0.5 if 'sleep' in sys.argv[1] else 20))\n"
+        "assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN\n"
+        "assert set(os.listdir('/proc/self/fd')) == before",
+        text,
     )
+    assert done.stdout == f"{said}\n"
+
+
+def test_a_thread_that_waits_for_every_child_is_named_as_the_cause(
+    python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """As servers have one; the status is lost to it."""
+    done = python(
+        "import os, threading, time\n"
+        "from affinity.kernel.command import probe\n"
+        "def reap():\n"
+        "    while True:\n"
+        "        try: os.wait()\n"
+        "        except ChildProcessError: time.sleep(0.00001)\n"
+        "threading.Thread(target=reap, daemon=True).start()\n"
+        "answers = {probe(['false'], 20) for _ in range(200)}\n"
+        f"assert answers <= {{'exit status 1', {LOST!r}}}, answers"
+    )
+    assert not done.stderr
 
 
 def test_signals_that_python_ignores_are_default_in_it() -> None:

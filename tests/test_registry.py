@@ -202,3 +202,112 @@ def test_stevedore_is_loaded_for_a_plugin_and_not_for_a_name() -> None:
     program = "import sys, affinity.plugins as p; p.Plugins().strategies.names(); print('stevedore' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "False\n"
+
+
+def stale(site: Path, name: str, version: str, *, entries: str | None, record: str | None) -> Path:
+    """Metadata of a distribution whose files are gone, in a directory of its own."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    if entries is not None:
+        (info / "entry_points.txt").write_text(entries)
+    if record is not None:
+        (info / "RECORD").write_text(record)
+    return site
+
+
+OWN = "[affinity.strategies]\nnoop = affinity_plugins.noop:Noop\n"
+
+
+@pytest.mark.parametrize(
+    ("entries", "record"),
+    [
+        (None, None),
+        (OWN, None),
+        (None, "affinity/__init__.py,,100\nnuma_affinity-0.0.9.dist-info/METADATA,,\n"),
+        (OWN, "affinity/__init__.py,,100\naffinity_plugins/noop.py,,100\nnuma_affinity-0.0.9.dist-info/METADATA,,\n"),
+        ("affinity.strategies, no section\n", "no record\n,,,\n\0.py,,1\n"),
+    ],
+    ids=["name", "entry points", "record", "all", "malformed"],
+)
+def test_metadata_left_behind_earlier_on_the_path_hides_nothing(
+    entries: str | None, record: str | None, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Of two copies the one whose files exist counts, whatever is left of the other; here it is this very package."""
+    site = stale(tmp_path, BUILTIN, "0.0.9", entries=entries, record=record)
+    program = (
+        "import affinity; from affinity.plugins import Plugins\n"
+        "print(*[p.error for p in Plugins().strategies.list()], *Plugins().policies.names())\n"
+        "print(affinity.plan(node=0, launch_mode='ray').placement.cpus is not None)"
+    )
+    names, placed = python(program, PYTHONPATH=str(site)).stdout.splitlines()
+    assert names.split() == [
+        "core-complex",
+        "even",
+        "exclusive",
+        "explicit",
+        "interleaved",
+        "node",
+        "single-core",
+        "socket",
+    ]
+    assert placed == "True"
+
+
+def test_two_spellings_of_one_name_are_one_distribution(install: Install) -> None:
+    """As older build tools wrote it, and as newer ones do. Source: PEP 503, Normalized Names."""
+    metadata = "Metadata-Version: 2.1\nName: Two_Ways\nVersion: 1.0\n"
+    entries = "[affinity.strategies]\nit = two_ways:Good\n"
+    install("two-ways", entries, version="1.0", into="behind", metadata=metadata)
+    install("two-ways", entries, version="2.0", into="before")
+    assert [(i.version, i.error) for i in Plugins().strategies.list() if i.name == "it"] == [("2.0", "")]
+
+
+def test_another_distributions_metadata_left_behind_hides_nothing(install: Install, tmp_path: Path) -> None:
+    """The same rule for everybody's."""
+    install("two-copies", "[affinity.strategies]\nboth = two_copies:Good\n", version="2.0", into="behind")
+    sys.path.insert(0, str(stale(tmp_path / "before", "two-copies", "1.0", entries=None, record="two_copies.py,,9\n")))
+    try:
+        assert [i.version for i in Plugins().strategies.list() if i.name == "both"] == ["2.0"]
+    finally:
+        sys.path.pop(0)
+
+
+def test_an_editable_copy_counts_where_its_pth_file_is(install: Install, tmp_path: Path) -> None:
+    """Its RECORD lists no module; those are elsewhere. It hides a copy behind, as its modules do."""
+    install("edited", "[affinity.strategies]\nedited = edited:Good\nold = edited:Good\n", version="1.0", into="behind")
+    entries = "[affinity.strategies]\nedited = edited:Good\n"
+    site = stale(tmp_path / "before", "edited", "2.0", entries=entries, record="_edited.pth,,5\n")
+    (site / "_edited.pth").write_text("/src\n")
+    sys.path.insert(0, str(site))
+    try:
+        assert [i.version for i in Plugins().strategies.list() if i.name in ("edited", "old")] == ["2.0"]
+    finally:
+        sys.path.pop(0)
+
+
+def test_of_two_copies_in_one_directory_the_one_with_the_files_as_recorded_counts(install: Install) -> None:
+    """As `pip install --target --upgrade` leaves them: new files, and both metadata."""
+    entries = "[affinity.strategies]\n{} = kept:Good\n"
+    for version, plugin in (("1.0", "old"), ("2.0", "new"), ("3.0", "newest")):
+        info = install("kept", entries.format(plugin), version=version)
+        size = (info.parent / "kept.py").stat().st_size + (0 if version == "2.0" else 7)
+        (info / "RECORD").write_text(f"kept.py,sha256=x,{size}\nkept-{version}.dist-info/METADATA,,\n")
+    assert [i.name for i in Plugins().strategies.list() if i.distribution == "kept"] == ["new"]
+
+
+def test_a_distribution_in_a_zip_file_is_found(install: Install, tmp_path: Path) -> None:
+    """Its files are asked for in the archive; one that lacks them hides nothing."""
+    info = install("zipped", "[affinity.strategies]\nzipped = zipped:Good\n", into="packed")
+    (info / "RECORD").write_text(f"zipped.py,,{(info.parent / 'zipped.py').stat().st_size}\n")
+    install("zipped", "[affinity.strategies]\nzipped = zipped:Good\nold = zipped:Good\n", version="0.9", into="behind")
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", info.parent)
+    (info.parent / "zipped.py").unlink()
+    hollow = shutil.make_archive(str(tmp_path / "hollow"), "zip", info.parent)
+    shutil.rmtree(info)
+    for archive, names in ((packed, ["zipped"]), (hollow, ["old", "zipped"])):
+        sys.path.insert(0, archive)
+        try:
+            assert [i.name for i in Plugins().strategies.list() if i.distribution == "zipped"] == names
+        finally:
+            sys.path.pop(0)

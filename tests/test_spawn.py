@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import spawn as mp_spawn
 from pathlib import Path
@@ -449,3 +451,27 @@ if __name__ == "__main__":
     assert "start method loky" in done.stderr
     assert "affinity.get_context('spawn'" in done.stderr
     assert "fork or spawn" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "strategy"), [("exit 1", "inherit"), (f'exec {shutil.which("numactl")} "$@"', "numactl")]
+)
+def test_under_ignored_sigchld_a_worker_is_started_by_what_works(
+    body: str, strategy: str, tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """A numactl that fails is not used though its exit status is lost; one that works is. The worker is born bound."""
+    fake_numactl(tmp_path, body)
+    done = python(
+        "import multiprocessing, signal, sys, affinity\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "tell = 'import affinity.kernel.linux as k; open(file, \"w\").write(str(k.THIS_PROCESS.get_mempolicy()))'\n"
+        "worker = multiprocessing.get_context('spawn').Process(target=exec, args=(tell, {'file': sys.argv[1]}))\n"
+        "with affinity.spawning(node=0) as planned:\n"
+        "    worker.start()\n"
+        "worker.join(30)\n"
+        "print(planned.selection.strategy)",
+        str(tmp_path / "told"),
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+    )
+    assert done.stdout == f"{strategy}\n"
+    assert (tmp_path / "told").read_text() == "preferred:0"

@@ -9,44 +9,55 @@ import os
 import select
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 _SIGKILL, _SIGPIPE, _SIGXFSZ = 9, 13, 25  # Linux's numbers; the enumeration in `signal` costs half a millisecond
-_STDERR_LIMIT = 1 << 16  # bytes of a complaint that are kept
+_OUTPUT_LIMIT = 1 << 16  # bytes of a command's output that are kept
+_LOST = 256  # no exit status has this value
+_LOST_REASON = "its exit status cannot be learnt: SIGCHLD is ignored, or another thread waits for every child"
 
 
 def probe(argv: Sequence[str], timeout: float) -> str | None:
-    """None where the command exits 0 within `timeout` seconds, else what it said and how it ended.
+    """Return None if the command exits 0 within `timeout` seconds, else its last message and how it ended.
 
-    It is given no input, and a process group of its own, which is killed where it is late.
+    If the kernel drops its exit status, as this process ignores SIGCHLD, output on stdout stands for success: let the
+    last step of the command print. It is given no input, and a process group of its own, which is killed if it is late.
     """
     deadline = time.monotonic() + timeout
-    read, write = os.pipe()
+    pipes: list[tuple[int, int]] = []
     try:
-        child = _start(argv, write)
+        pipes.append(os.pipe())
+        pipes.append(os.pipe())
+        child = _start(argv, stdout=pipes[0][1], stderr=pipes[1][1])
     except OSError as refused:
-        os.close(read)
+        for read, _ in pipes:
+            os.close(read)
         return f"cannot be executed: {refused.strerror}"
     finally:
-        os.close(write)
+        for _, write in pipes:
+            os.close(write)
     status: int | None = None
     try:
-        said = _read_stderr(read, deadline)
+        output, said = _read([read for read, _ in pipes], deadline)
         status = _wait(child, deadline)
     finally:
-        os.close(read)
+        for read, _ in pipes:
+            os.close(read)
         if status is None:  # late, or this thread was interrupted: a wrapper's own children must not stay behind
-            os.killpg(child, _SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(child, _SIGKILL)
             _wait(child, deadline + 60)
     if status is None:
         return f"did not answer within {timeout:g} s"
-    if status == 0:
+    if status == 0 or (status == _LOST and output):
         return None
-    how = f"signal {-status}" if status < 0 else f"exit status {status}"
-    told = said.partition("usage:")[0].strip() or said.strip()  # numactl explains itself after its complaint
+    how = _LOST_REASON if status == _LOST else f"signal {-status}" if status < 0 else f"exit status {status}"
+    text = said.decode(errors="replace")
+    told = text.partition("usage:")[0].strip() or text.strip()  # numactl explains itself after its complaint
     return f"{how}: {told.splitlines()[-1]}" if told else how
 
 
-def _start(argv: Sequence[str], stderr: int) -> int:
+def _start(argv: Sequence[str], *, stdout: int, stderr: int) -> int:
     null = os.devnull
     return os.posix_spawnp(
         argv[0],
@@ -54,7 +65,7 @@ def _start(argv: Sequence[str], stderr: int) -> int:
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ],
         setpgroup=0,
@@ -62,27 +73,31 @@ def _start(argv: Sequence[str], stderr: int) -> int:
     )
 
 
-def _read_stderr(stderr: int, deadline: float) -> str:
-    """What it writes until it closes its stderr, which its end does; not longer than the deadline."""
-    said = b""
+def _read(pipes: Sequence[int], deadline: float) -> list[bytes]:
+    """Return the end of what comes from each pipe until all are closed, as its writer's end does, or the deadline."""
+    found = dict.fromkeys(pipes, b"")
     ready = select.poll()  # select(2) ends at descriptor 1023, which a server has long passed
-    ready.register(stderr, select.POLLIN)
-    while (left := deadline - time.monotonic()) > 0 and ready.poll(left * 1000):
-        block = os.read(stderr, 4096)
-        if not block:
-            break
-        said = (said + block)[-_STDERR_LIMIT:]
-    return said.decode(errors="replace")
+    for pipe in pipes:
+        ready.register(pipe, select.POLLIN)
+    opened = len(pipes)
+    while opened and (left := deadline - time.monotonic()) > 0:
+        for pipe, _ in ready.poll(left * 1000):
+            block = os.read(pipe, 4096)
+            found[pipe] = (found[pipe] + block)[-_OUTPUT_LIMIT:]
+            if not block:
+                ready.unregister(pipe)
+                opened -= 1
+    return [found[pipe] for pipe in pipes]
 
 
 def _wait(child: int, deadline: float) -> int | None:
-    """Its exit status, or a signal's number below zero; None where the deadline comes first."""
+    """Return its exit status, a signal's number below zero, _LOST, or None if the deadline comes first."""
     pause = 0.0001
     while True:
         try:
             ended, status = os.waitpid(child, os.WNOHANG)
-        except ChildProcessError:  # somebody ignores SIGCHLD or waits for every child: its status is lost
-            return 0
+        except ChildProcessError:  # waitid(2), ECHILD
+            return _LOST
         if ended:
             return os.waitstatus_to_exitcode(status)
         if time.monotonic() >= deadline:

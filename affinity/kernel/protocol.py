@@ -89,7 +89,10 @@ class Kernel(Process, Protocol):
         """Return why libnuma cannot be used and what to do; "" if it can."""
 
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
-        """Run a command to its end; return None if it exits 0, else its last message and how it ended."""
+        """Run a command to its end; return None if it exits 0, else its last message and how it ended.
+
+        If the exit status is lost, as this process ignores SIGCHLD, output on stdout stands for success.
+        """
 
     def exec(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
         """Replace this process with a command."""

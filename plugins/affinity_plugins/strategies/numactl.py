@@ -62,7 +62,7 @@ class Numactl(AffinityStrategy):
         if observation.launch.start_method == "spawn":
             import multiprocessing.spawn
 
-            checked = [os.fsdecode(multiprocessing.spawn.get_executable()), "-I", "-S", "-c", ""]
+            checked = [os.fsdecode(multiprocessing.spawn.get_executable()), "-I", "-S", "-c", "print(1)"]
         if prefix:
             self._check([*prefix, *checked], host)
         if placement.memory is not None and placement.memory.mode is MemoryMode.DEFAULT:  # numactl has no option for it
@@ -86,6 +86,7 @@ class Numactl(AffinityStrategy):
         return [program, *options, "--"] if options else []
 
     def _check(self, argv: list[str], host: Host) -> None:
+        # The command prints: if SIGCHLD is ignored, that is the only sign of its success.
         refused = host.kernel.check_command(argv, CHECK_SECONDS)
         if refused is not None:
             raise BindError(f"{' '.join(argv)}: {refused}")
