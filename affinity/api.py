@@ -153,9 +153,9 @@ def spawning(
     in force. A worker whose start method cannot be bound starts unbound, with a warning, and its `bind()` acts.
     Arguments and errors as `plan`. Yields the plan, whose selection names the strategy for start method spawn.
     """
+    planned, prepare = _prepare_starts(gpu=gpu, node=node, settings=settings, host=host)
     from affinity.strategies.start import open_block
 
-    planned, prepare = _prepare_starts(gpu=gpu, node=node, settings=settings, host=host)
     with open_block(prepare):
         yield planned
 
@@ -210,11 +210,11 @@ def _prepare_starts(
     method: str = "spawn",
 ) -> tuple[Plan, Callable[[str], PreparedStart]]:
     """Return the plan of a worker to be started, and what prepares its start by a method: once, when first used."""
-    from affinity.strategies.start import PreparedStart
-
     plugins = Plugins()
     observation = observe(plugins, gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
     observation.host.require_this_machine()
+    from affinity.strategies.start import PreparedStart  # if no file can be opened, `observe` has raised why
+
     planned = make_plan(_started_by(observation, method), plugins)
 
     @functools.cache

@@ -6,6 +6,7 @@
     │   ├── ListFormatError   text that is not the kernel's list format (`0-3,8`)
     │   ├── SyntheticError    a one-line machine that does not parse
     │   └── UnknownGpuError        a GPU reference that names no GPU here, or more than one
+    ├── SystemFileError   a file of /proc or /sys that cannot be read; an OSError too, with its errno
     ├── TopologyError     a machine description (sysfs file) that contradicts itself
     ├── ForeignHostError       a topology that is not this machine was about to bind it
     ├── DeviceError       a device provider (NVML, …) that cannot list its GPUs
@@ -17,6 +18,8 @@ A message says what was found, what was expected, and what to do.
 """
 
 from __future__ import annotations
+
+import errno
 
 
 class AffinityError(Exception):
@@ -41,6 +44,21 @@ class SyntheticError(UsageError):
 
 class UnknownGpuError(UsageError):
     """A GPU reference that names no GPU here, or more than one."""
+
+
+class SystemFileError(AffinityError, OSError):
+    """A file of /proc or /sys that cannot be read, from the OSError of opening it; the message has the remedy."""
+
+    def __str__(self) -> str:
+        remedy = _REMEDIES.get(self.errno or 0, "make it readable to this process")
+        return f"{self.filename}: {self.strerror}; expected a readable file: {remedy}"
+
+
+_REMEDIES = {
+    errno.ENOENT: "mount proc on /proc and sysfs on /sys",
+    errno.EMFILE: "raise the limit on open files (ulimit -n) or close some",
+    errno.ENFILE: "raise the system's limit on open files (sysctl fs.file-max)",
+}
 
 
 class TopologyError(AffinityError):

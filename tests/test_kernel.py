@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -127,3 +130,81 @@ def test_a_probe_tells_how_a_command_failed(argv: list[str], said: str | None) -
     """Its last line, its status or signal, or that it hung."""
     answer = THIS_PROCESS.check_command(argv, 0.5)
     assert answer is None if said is None else said in (answer or "")
+
+
+#: Take every descriptor that RLIMIT_NOFILE leaves.
+EXHAUST = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+def exhaust():
+    try:
+        while True:
+            os.open("/dev/null", os.O_RDONLY)
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("call", ["threads", "allowed_nodes", "resident_bytes", "age", "online", "identity"])
+def test_without_a_free_descriptor_each_call_names_the_limit(call: str, python: Callable[..., object]) -> None:
+    """An error of this package, which an OSError is too; never a guess for a file that may be there."""
+    python(
+        f"{EXHAUST}\n"
+        "from affinity import AffinityError\n"
+        "from affinity.kernel.linux import THIS_PROCESS\n"
+        "exhaust()\n"
+        "try:\n"
+        f"    raise AssertionError(THIS_PROCESS.{call}())\n"
+        "except AffinityError as error:\n"
+        "    assert isinstance(error, OSError) and error.errno == 24, error\n"
+        "    for part in (error.filename, 'Too many open files', 'ulimit -n'):\n"
+        "        assert part in str(error), error\n"
+        "    assert error.filename.startswith(('/proc/', '/sys/')), error\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "call", ["affinity.bind(node=0)", "affinity.plan(node=0)", "affinity.spawning(node=0).__enter__()"]
+)
+def test_without_a_free_descriptor_a_public_call_raises_an_error_of_this_package(
+    call: str, python: Callable[..., object]
+) -> None:
+    """Also the first one, which has modules to import."""
+    python(
+        f"{EXHAUST}\n"
+        "import affinity\n"
+        "assert affinity.bind and affinity.AffinityError\n"
+        "exhaust()\n"
+        "try:\n"
+        f"    {call}\n"
+        "except affinity.AffinityError as error:\n"
+        "    assert 'Too many open files' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"-m affinity {c}" for c in ("show", "plan", "explain --node 0", "run --node 0 -- true", "run --gpu 0 true")),
+        "-c 'import affinity; affinity.bind(node=0)'",
+        "-c 'import affinity; affinity.spawning(node=0).__enter__()'",
+        "-c 'from affinity.kernel.linux import THIS_PROCESS; THIS_PROCESS.threads()'",
+        "-c 'from affinity.kernel.linux import THIS_PROCESS; THIS_PROCESS.age()'",
+    ],
+)
+def test_without_proc_the_error_names_the_file_and_the_remedy(command: str) -> None:
+    """In a mount namespace with an empty directory in its place."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare -m is refused here: it needs CAP_SYS_ADMIN")
+    text = f"mount -t tmpfs none /proc && exec {sys.executable} {command}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == (2 if "-m affinity" in command else 1), done.stdout
+    last = done.stderr.splitlines()[-1]
+    prefix, _, message = last.partition(": ")
+    assert prefix in ("affinity", "affinity.errors.SystemFileError")
+    assert message.startswith("/proc/")
+    assert message.endswith(
+        "No such file or directory; expected a readable file: mount proc on /proc and sysfs on /sys"
+    )

@@ -20,6 +20,7 @@ CANNOT_EXECUTE, NOT_FOUND = 126, 127
 def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host) -> None:
     """Returns only by an error: AffinityError, or SystemExit with a shell's status."""
     from affinity.api import exec_command, plan
+    from affinity.errors import AffinityError
 
     _validate.this_machine(host, "run")
     _validate.exactly_one_place(gpu, node, needed=True)
@@ -31,6 +32,8 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
     _reset_process_state()
     try:
         exec_command(command, planned)
+    except AffinityError:
+        raise
     except OSError as refused:
         if refused.errno == errno.ENOEXEC:  # a script without its first line: for the shell, as in execvp(3)
             exec_command(["/bin/sh", *command], planned)

@@ -17,7 +17,14 @@ from typing import NoReturn
 
 from affinity.kernel.capability import SYS_NICE, capability_dropped
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.kernel.procfs import anonymous_bytes, identity_text, mempolicy_of_maps, online_cpus, process_age
+from affinity.kernel.procfs import (
+    anonymous_bytes,
+    identity_text,
+    mempolicy_of_maps,
+    online_cpus,
+    own_files,
+    process_age,
+)
 from affinity.kernel.protocol import Process
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
 
@@ -83,7 +90,8 @@ class LinuxKernel:
         return process_of(os.getppid())
 
     def threads(self) -> Sequence[int]:
-        return [int(name) for name in os.listdir("/proc/self/task")]
+        with own_files():
+            return [int(name) for name in os.listdir("/proc/self/task")]
 
     def get_affinity(self, tid: int = 0) -> CpuSet:
         ids = os.sched_getaffinity(tid)
@@ -109,7 +117,7 @@ class LinuxKernel:
         return online_cpus()
 
     def allowed_nodes(self) -> NodeSet:
-        with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+        with own_files(), open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
             for line in status:
                 if line.startswith("Mems_allowed_list:"):
                     return NodeSet.parse(line.partition(":")[2])
@@ -163,11 +171,12 @@ class LinuxKernel:
             return self._syscall(2, "migrate_pages", ctypes.c_int(0), bits, old, new)
 
     def resident_bytes(self) -> Mapping[int, int]:
-        with open("/proc/self/numa_maps", encoding="utf-8", errors="replace") as maps:
+        with own_files(), open("/proc/self/numa_maps", encoding="utf-8", errors="replace") as maps:
             return anonymous_bytes(maps)
 
     def age(self) -> float:
-        return process_age("/proc/self", time.clock_gettime(time.CLOCK_BOOTTIME))
+        with own_files():
+            return process_age("/proc/self", time.clock_gettime(time.CLOCK_BOOTTIME))
 
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         from affinity.kernel.command import probe

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
+from affinity.errors import SystemFileError
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.topology.cpuset import CpuSet, NodeSet
 
@@ -38,6 +40,21 @@ def mempolicy_of_maps() -> MemoryPolicy | None:
     if found is None or len(found[1]) >= 63 or found[2] not in _SHOWN:
         return None
     return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[3] or ""))
+
+
+@contextmanager
+def own_files() -> Iterator[None]:
+    """Raise SystemFileError in place of an OSError that a file of this very process or of the system gives."""
+    try:
+        yield
+    except OSError as refused:
+        raise SystemFileError(refused.errno, refused.strerror, refused.filename) from None
+
+
+def raise_if_exhausted(refused: OSError) -> None:
+    """Raise SystemFileError if no file at all can be opened now: then this one is unknown, not absent."""
+    if refused.errno in (errno.EMFILE, errno.ENFILE):
+        raise SystemFileError(refused.errno, refused.strerror, refused.filename) from None
 
 
 PARENT, START_TIME = 1, 19  # fields of `read_stat`: the parent's PID; the start in clock ticks since boot
@@ -74,7 +91,8 @@ def identity_text(directory: str, pid: int) -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
             return f"{pid}-{start_time(directory)}-{boot.read(8)}"
-    except OSError:
+    except OSError as refused:
+        raise_if_exhausted(refused)
         return str(pid)
 
 
@@ -83,7 +101,8 @@ def online_cpus() -> CpuSet:
     try:
         with open("/sys/devices/system/cpu/online", encoding="ascii") as online:
             return CpuSet.parse(online.read())
-    except OSError:  # no sysfs in this container
+    except OSError as refused:  # no sysfs in this container
+        raise_if_exhausted(refused)
         return CpuSet(range(os.cpu_count() or 1))
 
 
