@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import affinity
 from affinity.devices import Gpu
 from affinity.devices.ordinals import (
     DriverOrdinal,
@@ -18,6 +20,7 @@ from affinity.devices.ordinals import (
     hip,
     level_zero,
 )
+from affinity.testing import FakeHost
 from affinity.topology import PciAddress
 
 
@@ -200,3 +203,98 @@ def test_different_intel_models_are_ordered_only_by_request() -> None:
     assert [seat.unambiguous_gpu().node for seat in level_zero(cards, {})[1].entries] == [None, None]
     ordered = level_zero(cards, {"ZE_ENABLE_PCI_ID_DEVICE_ORDER": "1"})[1]
     assert [seat.unambiguous_gpu().node for seat in ordered.entries] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("", [0, 1, 2, 3]),
+        ("level_zero:*", [0, 1, 2, 3]),
+        ("LEVEL_ZERO:GPU", [0, 1, 2, 3]),
+        ("*:gpu", [0, 1, 2, 3]),
+        ("*:*", [0, 1, 2, 3]),
+        ("level_zero:2", [2]),
+        ("level_zero:1,3", [1, 3]),
+        ("level_zero:1;level_zero:3", [1, 3]),
+        ("level_zero:1,1", [1]),
+        ("level_zero:1,9", [1]),
+        ("level_zero:9", []),
+        ("level_zero:cpu", []),
+        ("*:cpu,fpga", []),
+        ("cuda:*", []),
+        ("opencl:cpu", []),
+        ("!level_zero:0", [1, 2, 3]),
+        ("!level_zero:0,2;!opencl:*", [1, 3]),
+        ("!*:cpu", [0, 1, 2, 3]),
+        ("!*:gpu", []),
+        ("level_zero:*;!level_zero:3", [0, 1, 2]),
+        ("!level_zero:3;level_zero:gpu", [0, 1, 2]),
+        ("*:gpu;!cuda:*", [0, 1, 2, 3]),
+        ("level_zero:1,2;opencl:0", [1, 2]),
+        ("level_zero:2.0", [2]),
+        ("level_zero:2.0,2.1", [2, 2]),
+        ("level_zero:2.*", [2]),
+        ("level_zero:2.1.*", [2]),
+        ("level_zero:1;!level_zero:1.0", [1]),
+        (" level_zero:0, 1 ; ", [0, 1]),
+    ],
+)
+def test_the_oneapi_selector_chooses_among_level_zeros_devices(selector: str, expected: list[int]) -> None:
+    """DPC++, "Environment Variables", ONEAPI_DEVICE_SELECTOR; devices keep their order."""
+    entries = level_zero(ARC, {"ONEAPI_DEVICE_SELECTOR": selector})[1].entries
+    assert [entry.unambiguous_gpu().node for entry in entries] == expected
+
+
+@pytest.mark.parametrize(
+    ("selector", "count", "reason"),
+    [
+        ("level_zero:3,1", 2, "ascending order"),
+        ("level_zero:2,*", 4, "ascending order"),
+        ("level_zero:2;level_zero:0", 2, "ascending order"),
+        ("level_zero:0.0,1.0", 2, "parts of several GPUs"),
+        ("level_zero:*.*", 4, "parts of several GPUs"),
+        ("level_zero:*,*.*", 8, "parts of several GPUs"),
+        ("opencl:gpu", 4, "OpenCL's order"),
+        ("opencl:0", 4, "OpenCL's order"),
+        ("level_zero", 4, "malformed"),
+        ("level_zero:", 4, "malformed"),
+        ("level_zero:gpu:0", 4, "malformed"),
+        ("level_zero:zero", 4, "malformed"),
+        ("level_zero:1.2.3.4", 4, "malformed"),
+        ("level_none:0", 4, "malformed"),
+        ("gpu", 4, "malformed"),
+        ("9" * 5000, 4, "malformed"),
+    ],
+)
+def test_what_the_oneapi_selector_leaves_open_is_no_gpu_for_certain(selector: str, count: int, reason: str) -> None:
+    """Each ordinal may be any of those that are shown; the ambiguity says why."""
+    entries = level_zero(ARC, {"ONEAPI_DEVICE_SELECTOR": selector})[1].entries
+    assert len(entries) == count
+    assert [entry.unambiguous_gpu().node for entry in entries] == [None] * count
+    assert all(reason in entry.ambiguity for entry in entries)
+
+
+def test_an_open_selector_is_certain_where_one_gpu_or_one_node_is_left() -> None:
+    """Whatever it means, it means that one."""
+    assert [
+        e.unambiguous_gpu().node for e in level_zero(ARC[1:2], {"ONEAPI_DEVICE_SELECTOR": "opencl:gpu"})[1].entries
+    ] == [1]
+    together = tuple(attrs.evolve(gpu, node=5) for gpu in ARC)
+    entries = level_zero(together, {"ONEAPI_DEVICE_SELECTOR": "level_zero:*.*"})[1].entries
+    assert {entry.unambiguous_gpu().node for entry in entries} == {5}
+
+
+def test_the_oneapi_selector_counts_what_the_affinity_mask_leaves() -> None:
+    """Level Zero itself applies its mask; SYCL sees the rest."""
+    environ = {"ZE_AFFINITY_MASK": "1,3", "ONEAPI_DEVICE_SELECTOR": "level_zero:1"}
+    driver, visible = level_zero(ARC, environ)
+    assert [entry.unambiguous_gpu().node for entry in visible.entries] == [3]
+    assert len(driver.entries) == 4
+
+
+def test_a_worker_is_placed_by_the_oneapi_selector() -> None:
+    """Through the inventory: its one visible GPU is on the second node."""
+    fake = FakeHost("pack:2 numa:1 core:4 gpu:1(vendor=intel)", environ={"ONEAPI_DEVICE_SELECTOR": "level_zero:1"})
+    planned = affinity.plan(host=fake.host)
+    assert planned.placement is not None
+    assert str(planned.placement.cpus) == "4-7"

@@ -151,8 +151,8 @@ class Inventory:
         )
 
     def _driver_is_unneeded(self) -> bool:
-        """Whether files alone tell what this process may use: where the operator told the nodes, no GPU is hidden
-        from this process, and no variable speaks of UUIDs."""
+        """Whether files alone show what this process may use: the operator gave the nodes, no GPU is hidden from this
+        process, and no variable has a UUID. (Level Zero's variables hold ordinals alone.)"""
         if self._settings.nodes is None or not self._sysfs_is_sufficient:
             return False
         named = ",".join(value for name, value in self._environ.items() if name.endswith("_VISIBLE_DEVICES"))
@@ -261,8 +261,11 @@ def placeholder_gpu(index: int, node: int | None = None) -> Gpu:
 
 
 def count_nvidia_devices(dev: str = "/dev") -> int:
-    """How many NVIDIA GPUs a process here can open: a container has fewer device nodes than sysfs shows GPUs."""
-    return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir(dev))
+    """Return how many NVIDIA GPUs a process here can open: in a container it may be fewer than sysfs shows."""
+    try:
+        return sum(name.startswith("nvidia") and name[6:].isdigit() for name in os.listdir(dev))
+    except OSError:
+        return 0
 
 
 def _in_pci_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:

@@ -11,8 +11,9 @@ its own, and an `Order` is reached only by the ordinals it is made for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, Self, TypeVar
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import attrs
 
@@ -205,13 +206,14 @@ _MAX_SERIES = range(0x0BD0, 0x0BF0)
 
 
 def level_zero(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
-    """Level Zero's order of these GPUs (in PCI order), before and after ZE_AFFINITY_MASK.
+    """Return Level Zero's order of these GPUs (in PCI order), before and after its variables.
 
-    Source: oneAPI Level Zero Specification, Core Programming Guide, "Affinity Mask" and "Device Hierarchy": the mask
-    holds ordinals of devices, or `device.subdevice`; it chooses and does not reorder; unset or empty shows all.
-    ZE_FLAT_DEVICE_HIERARCHY decides what a device is: a card (COMPOSITE), or each tile of a card (FLAT, the default,
-    and COMBINED). How many tiles a card has is not in its PCI address, so with cards that may have two, ordinals
-    are in doubt. The order is the driver's own unless ZE_ENABLE_PCI_ID_DEVICE_ORDER=1.
+    Source: oneAPI Level Zero Specification, Core Programming Guide, "Affinity Mask" and "Device Hierarchy":
+    ZE_AFFINITY_MASK holds ordinals of devices, or `device.subdevice`; it chooses and does not reorder; unset or empty
+    shows all. ZE_FLAT_DEVICE_HIERARCHY decides what a device is: a card (COMPOSITE), or each tile of a card (FLAT, the
+    default, and COMBINED). How many tiles a card has is not in its PCI address, so with cards that may have two,
+    ordinals are ambiguous. The order is the driver's own unless ZE_ENABLE_PCI_ID_DEVICE_ORDER=1.
+    ONEAPI_DEVICE_SELECTOR, of the SYCL runtime, then counts among the devices that are left.
     """
     doubt = ""
     if environ.get("ZE_FLAT_DEVICE_HIERARCHY", "FLAT") != "COMPOSITE" and any(g.device_id in _MAX_SERIES for g in gpus):
@@ -221,11 +223,86 @@ def level_zero(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
     seats = tuple(Entry(g, tuple(o for o in gpus if o != g) if doubt else (), doubt) for g in gpus)
     driver = Numbering(DriverOrdinal, seats)
     text = environ.get("ZE_AFFINITY_MASK", "").strip()
-    if not text:
-        return driver, Numbering(VisibleOrdinal, seats)
-    chosen = {DriverOrdinal.parse(entry.strip().partition(".")[0]) for entry in text.split(",")}
-    kept = (seat for i, seat in enumerate(seats) if DriverOrdinal(i) in chosen)
-    return driver, Numbering(VisibleOrdinal, tuple(kept))
+    if text:
+        chosen = {DriverOrdinal.parse(entry.strip().partition(".")[0]) for entry in text.split(",")}
+        seats = tuple(seat for i, seat in enumerate(seats) if DriverOrdinal(i) in chosen)
+    return driver, Numbering(VisibleOrdinal, _selected_entries(seats, environ.get("ONEAPI_DEVICE_SELECTOR", "")))
+
+
+_OTHER_TYPES = ("cpu", "fpga", "acc")
+_BACKENDS = ("*", "level_zero", "opencl", "cuda", "hip", "native_cpu", "esimd_emulator")
+
+#: A device of a selector's term: a root device and, after dots, a part of it.
+_SELECTED = re.compile(r"(\*|cpu|gpu|fpga|acc|\d{1,5})((?:\.(?:\*|\d{1,5})){0,2})")
+
+
+class _Selected(NamedTuple):
+    """One device of ONEAPI_DEVICE_SELECTOR."""
+
+    discarded: bool
+    backend: str
+    root: str
+    part: str
+
+    def positions(self, count: int) -> Iterable[int]:
+        """Return which of `count` GPUs this is."""
+        if self.root.isdigit():
+            return [int(self.root)] if int(self.root) < count else []
+        return range(count) if self.root in ("*", "gpu") else []
+
+
+def _parse_selector(text: str) -> list[_Selected] | None:
+    """Return the devices that a selector names, None if it is malformed."""
+    devices = []
+    for term in filter(None, map(str.strip, text.lower().split(";"))):
+        backend, _, names = term.removeprefix("!").partition(":")
+        for name in names.split(","):
+            found = _SELECTED.fullmatch(name.strip())
+            if found is None or backend not in _BACKENDS:
+                return None
+            devices.append(_Selected(term.startswith("!"), backend, found[1], found[2]))
+    return devices
+
+
+def _selected_entries(entries: tuple[Entry, ...], selector: str) -> tuple[Entry, ...]:
+    """Return the entries that ONEAPI_DEVICE_SELECTOR leaves of Level Zero's.
+
+    Grammar: DPC++, "Environment Variables": `backend:device,…;…`, case-insensitive. `!` in front discards, over what
+    other terms accept; without a term that accepts, all are accepted. A device is `*`, a type or a position within the
+    backend; `0.1` and `0.*` make parts of it devices of their own. Intel's GPUs are devices of OpenCL too, whose order
+    (and whose CPUs among them) is not Level Zero's. SYCL keeps the order of the devices (DPC++,
+    sycl/source/detail/platform_impl.cpp), Unified Runtime's urDeviceGetSelected that of the selector.
+    """
+    devices = _parse_selector(selector)
+    if devices is None:
+        return _ambiguous(entries, f"ONEAPI_DEVICE_SELECTOR={selector!r} is malformed; expected e.g. level_zero:0,1")
+    here = [device for device in devices if device.backend in ("*", "level_zero")]
+    accepted = [(i, d.part) for d in here if not d.discarded for i in d.positions(len(entries))]
+    if all(device.discarded for device in devices):
+        accepted = [(i, "") for i in range(len(entries))]
+    discarded = {i for d in here if d.discarded and not d.part for i in d.positions(len(entries))}
+    left = [(i, part) for i, part in dict.fromkeys(accepted) if i not in discarded]
+    shown = tuple(entries[i] for i, _ in sorted(left))
+    if not left and any(d.backend == "opencl" and not d.discarded and d.root not in _OTHER_TYPES for d in devices):
+        return _ambiguous(
+            entries, "ONEAPI_DEVICE_SELECTOR shows GPUs in OpenCL's order, which is unknown; use level_zero:"
+        )
+    if any(part for _, part in left):
+        return _ambiguous(
+            shown, "ONEAPI_DEVICE_SELECTOR shows parts of several GPUs, of unknown number; select one GPU"
+        )
+    if left != sorted(left):
+        return _ambiguous(shown, "runtimes differ in the order of ONEAPI_DEVICE_SELECTOR; select in ascending order")
+    return shown
+
+
+def _ambiguous(entries: tuple[Entry, ...], reason: str) -> tuple[Entry, ...]:
+    """Return entries each of which may be any of these GPUs."""
+    gpus = dict.fromkeys(gpu for entry in entries for gpu in (entry.gpu, *entry.alternatives))
+    return tuple(
+        Entry(e.gpu, others, e.ambiguity or reason) if (others := tuple(g for g in gpus if g != e.gpu)) else e
+        for e in entries
+    )
 
 
 Runtime = Callable[[tuple[Gpu, ...], Mapping[str, str]], Numberings]
