@@ -1,4 +1,4 @@
-"""`import affinity` against `import attrs`, and what it loads."""
+"""`import affinity` against `import attrs`, what it loads, and a bind against the libraries that it needs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def loaded() -> set[str]:
 
 
 def main() -> int:
-    commands = {
-        text: [sys.executable, "-c", text] for text in ("import affinity", "import attrs", "import affinity.api")
-    }
-    times = milliseconds(commands, 25)
+    bind, peer = "import affinity; affinity.bind(node=0)", "import attrs, stevedore.named"
+    texts = ("import affinity", "import attrs", "import affinity.api", bind, peer)
+    times = milliseconds({text: [sys.executable, "-c", text] for text in texts}, 25)
     good = ratio("import", "import affinity", "import attrs", times, 1.3)
     ratio("import of what bind() needs", "import affinity.api", "import attrs", times)
+    ratio("bind() in a new process", bind, peer, times)
     heavy = loaded()
     print(f"heavy modules that import affinity loads: {', '.join(sorted(heavy)) or 'none'}")
     return 0 if good and not heavy else 1
