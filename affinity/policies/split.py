@@ -1,7 +1,7 @@
 """Divide a machine's cores among its GPUs: what the split policies have in common, also for third parties' policies.
 
 Every function works from one worker's view: the shares of all GPUs are computed, the worker's own is taken, so
-that workers agree without communication.
+that workers agree without communication. A worker whose launcher gave it a mask of its own takes that mask whole.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar, final
 
 from affinity.errors import PlacementError
 from affinity.host import Host
-from affinity.launchers.launch import Launch
+from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.policies.policy import PlacementPolicy, allowed_cpus_of, memory_for
@@ -41,20 +41,20 @@ class SplitPolicy(PlacementPolicy):
         host, launch = observation.host, observation.launch
         if launch.nodes is not None:
             return place_on_nodes(launch.nodes, observation)
-        gpus = launch.machine_gpus
+        gpus, own = launch.machine_gpus, own_mask_reason(observation)
         cpus, told = CpuSet(), []
         for index in gpu_indices(launch):
             node = gpus[index].node
             if node is None:
                 continue
             sharing = host.topology.sharing_nodes(node)
-            there = [i for i, gpu in enumerate(gpus) if gpu.node in sharing]
+            there = [i for i, gpu in enumerate(gpus) if gpu.node in sharing and (not own or gpu in launch.gpus)]
             mine = there.index(index)
             cpus |= self.split(node, len(there), observation)[mine]
             told.append(f"{self.share_name} of node {node} (GPU {mine + 1} of {len(there)} there)")
         if not told:
             return Placement(None, None, reason="no GPU's node is known")
-        reason = "; ".join(told) + _options(observation.settings)
+        reason = "; ".join([*told, *([own] if own else [])]) + _options(observation.settings)
         nodes = host.topology.nodes_of(cpus, launch.gpu_nodes)
         return Placement(cpus, memory_for(cpus, observation), nodes, reason)
 
@@ -64,6 +64,28 @@ def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
     cpus = usable_cpus(nodes, observation)
     reason = f"all allowed CPUs of node {nodes}{_options(observation.settings)}"
     return Placement(cpus, memory_for(cpus, observation, nodes), nodes, reason)
+
+
+def own_mask_reason(observation: Observation) -> str:
+    """Return why the allowed CPUs are this worker's alone, so that nothing is left to divide; "" if they are not.
+
+    A batch system or mpirun that binds its tasks gives each of them its share: srun(1), `--cpu-bind`; mpirun(1),
+    `--bind-to core`. A mask alone does not show it, since a container's workers all have the container's. So the
+    launcher must be such a one, and the machine must have room for a mask of this size for each local worker: mpirun
+    binds more than two processes to whole nodes, which they share. Without a number of local workers, it is assumed
+    that each has as many GPUs as this one.
+    """
+    host, launch = observation.host, observation.launch
+    online, allowed = len(host.topology.online), len(host.allowed_cpus)
+    if launch.mode not in (LaunchMode.SLURM, LaunchMode.MPI) or launch.local_rank is None or allowed == online:
+        return ""
+    workers = launch.local_size or max(1, len(launch.machine_gpus) // max(1, len(launch.gpus)))
+    if allowed * workers > online:
+        return ""
+    return (
+        f"launch mode {launch.mode.value} gave this task {allowed} of {online} CPUs, "
+        f"which leaves as many for each of {workers} tasks: they count as its own"
+    )
 
 
 def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
