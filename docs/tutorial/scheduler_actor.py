@@ -47,7 +47,7 @@ class SchedulerActor:
             "cpus": str(binding.observed.threads[binding.observed.caller]),
             "memory": str(binding.observed.policy),
             "threads left behind": binding.unbound_threads,
-            "given up": [str(what) for what in binding.degradations],
+            "degraded": [str(what) for what in binding.degradations],
         }
 
     def run_event_loop(self) -> None:

@@ -49,7 +49,7 @@ def test_the_tutorials_scheduler_is_built_with_every_thread_bound() -> None:
     assert sorted(info["cpus"] for info in found) == sorted([str(EVEN), str(ODD)])
     assert {info["threads left behind"] for info in found} == {0}
     assert {info["memory"] for info in found} == {"preferred:0"}
-    assert [info["given up"] for info in found] == [[], []]
+    assert [info["degraded"] for info in found] == [[], []]
 
 
 @pytest.mark.skipif(EVEN == ODD, reason="one CPU: nothing can be left behind")
