@@ -37,5 +37,6 @@ class Degradation:
 _REMEDIES = {
     errno.EPERM: "allow the call: in a container --cap-add SYS_NICE or a seccomp profile that has it",
     errno.ENOSYS: "this kernel or its seccomp profile has no such call: run on a kernel with CONFIG_NUMA",
+    errno.EOPNOTSUPP: "mount the /proc of this PID namespace: unshare --mount-proc",
     errno.EINVAL: "the CPUs or nodes are outside the cpuset: compare `affinity show` with the placement",
 }

@@ -7,6 +7,7 @@
     │   ├── SyntheticError    a one-line machine that does not parse
     │   └── UnknownGpuError        a GPU reference that names no GPU here, or more than one
     ├── SystemFileError   a file of /proc or /sys that cannot be read; an OSError too, with its errno
+    │   └── ForeignProcError  /proc is of another PID namespace
     ├── TopologyError     a machine description (sysfs file) that contradicts itself
     ├── ForeignHostError       a topology that is not this machine was about to bind it
     ├── DeviceError       a device provider (NVML, …) that cannot list its GPUs
@@ -52,6 +53,13 @@ class SystemFileError(AffinityError, OSError):
     def __str__(self) -> str:
         remedy = _REMEDIES.get(self.errno or 0, "make it readable to this process")
         return f"{self.filename}: {self.strerror}; expected a readable file: {remedy}"
+
+
+class ForeignProcError(SystemFileError):
+    """A /proc of another PID namespace: its numbers are not those of this process's threads."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: of another PID namespace; expected this one's: mount proc (unshare --mount-proc)"
 
 
 _REMEDIES = {

@@ -478,3 +478,48 @@ def test_to_leave_memory_alone_after_a_bind_takes_its_policy_back(python) -> Non
 def test_memory_left_alone_under_a_policy_from_outside_stays_so(python) -> None:  # type: ignore[no-untyped-def]
     text = "import affinity; affinity.bind(node=0); print(affinity.plan(node=0).placement.memory)"
     assert python(text, prefix=("numactl", "--membind=0"), AFFINITY_MEMORY="none").stdout == "None\n"
+
+
+@TWO_CPUS
+def test_a_pinned_thread_that_binds_does_not_take_the_process_onto_its_cpu(python) -> None:  # type: ignore[no-untyped-def]
+    """The limit is the mask of the process; undo gives the pinned thread its own CPU and the others all."""
+    out = child(
+        python,
+        """
+        def work():
+            os.sched_setaffinity(0, {LAST})
+            print(affinity.plan(node=0).placement.cpus == ALL)
+            report = affinity.bind(settings=to(FIRST))
+            print(masks() == {str(FIRST)}, report.satisfied)
+            report.undo()
+            print(mask(0) == str(LAST), masks() == {str(ALL), str(LAST)})
+        t = threading.Thread(target=work); t.start(); t.join()
+        """,
+    )
+    assert out == ["True", "True True", "True True"]
+
+
+@pytest.mark.parametrize("strategy", ["libnuma", "inherit"])
+def test_the_flags_of_a_memory_policy_come_back(python, strategy: str) -> None:  # type: ignore[no-untyped-def]
+    """MPOL_F_STATIC_NODES, by undo and by a start that lends the thread another policy."""
+    text = f"""
+import affinity
+from affinity import NodeSet
+from affinity.kernel import MemoryFlag, MemoryMode, MemoryPolicy
+from affinity.kernel.linux import THIS_PROCESS
+from affinity.kernel.procfs import mempolicy_of_maps
+from affinity.policies import Placement
+from affinity.strategies import thread_placed
+static = MemoryPolicy(MemoryMode.BIND, NodeSet([0]), frozenset([MemoryFlag.STATIC_NODES]))
+THIS_PROCESS.set_mempolicy(static)
+print(THIS_PROCESS.get_mempolicy(), mempolicy_of_maps() == static)
+with thread_placed(Placement(None, MemoryPolicy(MemoryMode.LOCAL)), THIS_PROCESS):
+    print(THIS_PROCESS.get_mempolicy())
+print(THIS_PROCESS.get_mempolicy())
+with affinity.restored():
+    affinity.bind(node=0, settings=affinity.Settings(strategies=("{strategy}",)))
+    print(THIS_PROCESS.get_mempolicy())
+print(THIS_PROCESS.get_mempolicy())
+"""
+    seen = ["bind=static:0", "True", "local", "bind=static:0", "preferred:0", "bind=static:0"]
+    assert python(text).stdout.split() == seen

@@ -12,6 +12,7 @@ import pytest
 
 import affinity
 from affinity import CpuSet, Host, NodeSet
+from affinity.errors import SystemFileError
 from affinity.render import serialize
 from affinity.testing import FakeHost
 from affinity.topology import TopologyError, sysfs
@@ -365,7 +366,7 @@ def test_a_process_without_proc_is_an_error_that_names_the_file() -> None:
     """With the remedy; a container may come without one."""
     fake = FakeHost()
     fake.kernel.refuse("allowed_nodes", errno.ENOENT)
-    with pytest.raises(TopologyError, match=r"allowed_nodes: No such file or directory; mount sysfs on /sys and proc"):
+    with pytest.raises(SystemFileError, match=r"allowed_nodes: No such file or directory; .*: mount proc on /proc"):
         Host.live(fake.kernel)
 
 
@@ -376,16 +377,16 @@ def test_exhausted_descriptors_are_an_error_that_names_the_file_and_the_limit(
     text = """
 import os, resource, sys
 from affinity import Host
-from affinity.topology import TopologyError
+from affinity.errors import SystemFileError, SystemFileError
 resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0) + 1,) * 2)
 for ask in (Host.live, lambda: Host.from_root(sys.argv[1])):
     try:
         ask()
-    except TopologyError as error:
+    except SystemFileError as error:
         print(error)
 """
     live, captured = python(text, tree()).stdout.splitlines()
     assert live.startswith("/sys/devices/system/")
     assert "proc/self/status" in captured
     for said in (live, captured):
-        assert "Too many open files; raise the limit on open files (ulimit -n)" in said
+        assert "Too many open files; expected a readable file: raise the limit on open files (ulimit -n)" in said

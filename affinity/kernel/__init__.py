@@ -1,5 +1,6 @@
 """Contact with Linux: system calls and /proc. No other folder makes either."""
 
+from affinity.kernel.mempolicy import MemoryFlag as MemoryFlag
 from affinity.kernel.mempolicy import MemoryMode as MemoryMode
 from affinity.kernel.mempolicy import MemoryPolicy as MemoryPolicy
 from affinity.kernel.protocol import Kernel as Kernel

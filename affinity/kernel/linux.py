@@ -7,52 +7,33 @@ Documentation/admin-guide/mm/numa_memory_policy.rst.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
-import platform
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import NoReturn
 
-from affinity.kernel.capability import SYS_NICE, capability_dropped
-from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
+from affinity.kernel import syscalls
+from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.kernel.procfs import (
+    allowed_nodes,
     anonymous_bytes,
     identity_text,
     mempolicy_of_maps,
     online_cpus,
     own_files,
     process_age,
+    raise_if_exhausted,
+    require_own_proc,
+    start_time,
+    thread_ids,
 )
 from affinity.kernel.protocol import Process
-from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
-
-_MODES = {
-    MemoryMode.DEFAULT: 0,
-    MemoryMode.PREFERRED: 1,
-    MemoryMode.BIND: 2,
-    MemoryMode.INTERLEAVE: 3,
-    MemoryMode.LOCAL: 4,
-    MemoryMode.PREFERRED_MANY: 5,
-    MemoryMode.WEIGHTED_INTERLEAVE: 6,
-}
-_MODE_FLAGS = 0xE000  # MPOL_F_STATIC_NODES, MPOL_F_RELATIVE_NODES, MPOL_F_NUMA_BALANCING
-
-# set_mempolicy, get_mempolicy, migrate_pages: from the kernel's own tables of each architecture.
-_CALLS = {"x86_64": (238, 239, 256), "aarch64": (237, 236, 238), "ppc64le": (261, 260, 258)}
-
-_NODE_BITS = 1024  # the largest CONFIG_NODES_SHIFT; the kernel refuses a shorter mask in get_mempolicy
-_WORD = 8 * ctypes.sizeof(ctypes.c_ulong)
+from affinity.topology.cpuset import CpuSet, NodeSet
 
 
 class LinuxKernel:
     """The real one. Reads nothing and loads nothing until it is asked."""
-
-    def __init__(self) -> None:
-        self._libc: ctypes.CDLL | None = None
-        self._last_read_mask: tuple[set[int], CpuSet] = set(), CpuSet()
-        self._last_set_mask: tuple[CpuSet | None, set[int]] = None, set()
 
     @property
     def environ(self) -> MutableMapping[str, str]:
@@ -69,7 +50,11 @@ class LinuxKernel:
         return value if isinstance(value, str) else ""
 
     def identity(self) -> str:
-        return identity_text("/proc/self", os.getpid())
+        try:
+            return identity_text(os.getpid(), start_time("/proc/self"))
+        except OSError as refused:
+            raise_if_exhausted(refused)
+            return str(os.getpid())
 
     def thread_id(self) -> int:
         import threading
@@ -89,66 +74,53 @@ class LinuxKernel:
 
         return process_of(os.getppid())
 
+    def process(self, pid: int) -> Process:
+        from affinity.kernel.process import LinuxProcess
+
+        return self if pid == os.getpid() else LinuxProcess(pid)
+
+    def processes(self) -> Iterator[Process]:
+        from affinity.kernel.process import process_of
+
+        require_own_proc()
+        for name in os.listdir("/proc"):
+            process = process_of(int(name)) if name.isdecimal() else None
+            if process is not None:
+                yield self if process.pid == os.getpid() else process
+
     def threads(self) -> Sequence[int]:
         with own_files():
-            return [int(name) for name in os.listdir("/proc/self/task")]
+            require_own_proc()
+            return thread_ids("/proc/self")
 
     def get_affinity(self, tid: int = 0) -> CpuSet:
-        ids = os.sched_getaffinity(tid)
-        last, cpus = self._last_read_mask
-        if ids != last:  # the threads of a process mostly share a mask: it is made once
-            cpus = CpuSet(ids)
-            self._last_read_mask = ids, cpus
-        return cpus
+        return syscalls.get_affinity(tid)
 
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
-        last, ids = self._last_set_mask
-        if cpus is not last:
-            if not cpus:  # the kernel's EINVAL, said before Python builds a mask of no size
-                raise OSError(errno.EINVAL, "an empty CPU mask")
-            ids = set(cpus)
-            self._last_set_mask = cpus, ids
-        try:
-            os.sched_setaffinity(tid, ids)
-        except OSError as refused:  # Python does not say in which call
-            raise OSError(refused.errno, refused.strerror, "sched_setaffinity") from None
+        syscalls.set_affinity(tid, cpus)
 
     def online(self) -> CpuSet:
         return online_cpus()
 
     def allowed_nodes(self) -> NodeSet:
-        with own_files(), open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith("Mems_allowed_list:"):
-                    return NodeSet.parse(line.partition(":")[2])
-        return NodeSet([0])  # a kernel without NUMA: one implicit node
+        with own_files():
+            return allowed_nodes("/proc/thread-self")
 
     def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
-        mode = ctypes.c_int()
-        mask = (ctypes.c_ulong * (_NODE_BITS // _WORD))()
-        bits, nothing = ctypes.c_ulong(_NODE_BITS), ctypes.c_ulong(0)
+        if tid not in (0, self.thread_id()):
+            from affinity.kernel.process import LinuxProcess
+
+            return LinuxProcess(self.pid).get_mempolicy(tid)
         try:
-            self._syscall(1, "get_mempolicy", ctypes.byref(mode), mask, bits, None, nothing)
-        except OSError:
-            shown = mempolicy_of_maps()
-            if shown is None:
-                raise
-            return shown
-        number = mode.value & ~_MODE_FLAGS
-        name = next((m for m, n in _MODES.items() if n == number), None)
-        if name is None:
-            raise OSError(errno.ENOSYS, f"memory policy {number} of a newer kernel than this package knows")
-        nodes = NodeSet.from_bits(sum(word << (i * _WORD) for i, word in enumerate(mask)))
-        if name is MemoryMode.PREFERRED and not nodes:
-            name = MemoryMode.LOCAL  # the kernel keeps one as the other; set_mempolicy(2), MPOL_PREFERRED
-        return MemoryPolicy(name, nodes)
+            return syscalls.get_mempolicy()
+        except OSError as refused:
+            try:
+                return mempolicy_of_maps("/proc/thread-self")
+            except OSError:
+                raise refused from None
 
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
-        if policy.nodes:
-            mask, bits = _node_mask(policy.nodes)
-            self._syscall(0, "set_mempolicy", ctypes.c_int(_MODES[policy.mode]), mask, bits)
-        else:
-            self._syscall(0, "set_mempolicy", ctypes.c_int(_MODES[policy.mode]), None, ctypes.c_ulong(0))
+        syscalls.set_mempolicy(policy)
 
     def set_mempolicy_libnuma(self, policy: MemoryPolicy) -> None:
         from affinity.kernel.libnuma import set_policy
@@ -163,12 +135,7 @@ class LinuxKernel:
         return ""
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
-        old, bits = _node_mask(origin | target)  # one length for both; bits of target are cleared again
-        for i in range(len(old)):
-            old[i] = origin.bits >> (i * _WORD) & ~(~0 << _WORD)
-        new = type(old)(*(target.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(len(old))))
-        with capability_dropped(SYS_NICE):  # with it, pages of other processes that share them would be moved too
-            return self._syscall(2, "migrate_pages", ctypes.c_int(0), bits, old, new)
+        return syscalls.migrate_pages(0, origin, target)
 
     def resident_bytes(self) -> Mapping[int, int]:
         with own_files(), open("/proc/self/numa_maps", encoding="utf-8", errors="replace") as maps:
@@ -187,28 +154,6 @@ class LinuxKernel:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execvpe(argv[0], list(argv), dict(environ))
-
-    def _syscall(self, which: int, name: str, *args: object) -> int:
-        machine = platform.machine() if sys.platform == "linux" else sys.platform
-        if machine not in _CALLS:
-            raise OSError(errno.ENOSYS, f"{name}: its number on {machine} is not known to this package")
-        if self._libc is None:
-            self._libc = ctypes.CDLL(None, use_errno=True)
-            self._libc.syscall.restype = ctypes.c_long
-        answer = int(self._libc.syscall(ctypes.c_long(_CALLS[machine][which]), *args))
-        if answer < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), name)
-        return answer
-
-
-def _node_mask(nodes: NodeSet) -> tuple[ctypes.Array[ctypes.c_ulong], ctypes.c_ulong]:
-    """A node mask and its length in bits. The kernel drops the last bit it is told of: tell one more."""
-    highest = max(nodes.bits.bit_length(), 1)
-    assert highest <= MAX_ID
-    count = -(-highest // _WORD)
-    words = (ctypes.c_ulong * count)(*(nodes.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(count)))
-    return words, ctypes.c_ulong(count * _WORD + 1)
 
 
 #: This process's kernel. One object, so that what was remembered of a binding is found again.

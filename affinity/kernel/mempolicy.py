@@ -21,12 +21,22 @@ class MemoryMode(enum.Enum):
     WEIGHTED_INTERLEAVE = "weighted-interleave"
 
 
+class MemoryFlag(enum.Enum):
+    """How a policy's nodes follow a changed cpuset, and whether pages are balanced. Source: set_mempolicy(2)."""
+
+    STATIC_NODES = "static"
+    RELATIVE_NODES = "relative"
+    NUMA_BALANCING = "balancing"
+
+
 @attrs.frozen
 class MemoryPolicy:
-    """A mode and its nodes (empty for `default` and `local`)."""
+    """A mode, its nodes (empty for `default` and `local`) and its mode flags. As text: `bind=static:0-1`."""
 
     mode: MemoryMode = MemoryMode.DEFAULT
     nodes: NodeSet = NodeSet()
+    flags: frozenset[MemoryFlag] = frozenset()
 
     def __str__(self) -> str:
-        return f"{self.mode.value}:{self.nodes}" if self.nodes else self.mode.value
+        flags = "|".join(flag.value for flag in MemoryFlag if flag in self.flags)
+        return self.mode.value + (f"={flags}" if flags else "") + (f":{self.nodes}" if self.nodes else "")

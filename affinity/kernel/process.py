@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from affinity.kernel.procfs import PARENT, identity_text, process_age, read_stat, start_time, xoption
+from affinity.kernel import syscalls
+from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.procfs import (
+    FLAGS,
+    KERNEL_THREAD,
+    PARENT,
+    START_TIME,
+    allowed_nodes,
+    anonymous_bytes,
+    identity_text,
+    mempolicy_of_maps,
+    online_cpus,
+    process_age,
+    read_stat,
+    require_own_proc,
+    start_time,
+    thread_ids,
+    xoption,
+)
+from affinity.topology.cpuset import CpuSet, NodeSet
 
 
 class LinuxProcess:
     """A process that runs now, and stays the same one: a PID that was given to another process is ProcessLookupError.
 
-    Raises ProcessLookupError if there is no such process, OSError if /proc does not show it.
+    Raises ProcessLookupError if there is no such process, PermissionError for a kernel thread, which belongs to the
+    kernel, and OSError if /proc is of another PID namespace, where the PID would be another process's.
     """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._directory = f"/proc/{pid}"
+        require_own_proc()
         try:
-            self._started = start_time(self._directory)
-        except FileNotFoundError as ended:
-            raise ProcessLookupError(ended.errno, "no such process", self._directory) from None
+            fields = read_stat(self._directory)
+        except FileNotFoundError:
+            raise ProcessLookupError(errno.ESRCH, "no such process", self._directory) from None
+        if int(fields[FLAGS]) & KERNEL_THREAD:
+            raise PermissionError(errno.EPERM, "a kernel thread", self._directory)
+        self._started = fields[START_TIME]
 
     @property
     def pid(self) -> int:
@@ -32,31 +58,85 @@ class LinuxProcess:
         return False
 
     def identity(self) -> str:
-        return identity_text(self._directory, self._pid)
+        return identity_text(self._pid, self._started)
 
     @property
     def environ(self) -> Mapping[str, str]:
         """Its initial variables. PermissionError for another user's process."""
-        fields = (field.partition("=") for field in self._read("environ").split("\0"))
+        fields = (field.partition("=") for field in self._strings("environ"))
         return {name: value for name, equals, value in fields if equals}
 
     @property
     def handoff(self) -> str:
-        return xoption(self._read("cmdline").split("\0"), "affinity")
+        return xoption(self._strings("cmdline"), "affinity")
+
+    def thread_id(self) -> int:
+        return self._pid
 
     def parent(self) -> LinuxProcess | None:
-        return process_of(int(read_stat(self._directory)[PARENT]))
+        with self._reading() as directory:
+            return process_of(int(read_stat(directory)[PARENT]))
+
+    def threads(self) -> Sequence[int]:
+        with self._reading() as directory:
+            return thread_ids(directory)
+
+    def get_affinity(self, tid: int = 0) -> CpuSet:
+        with self._reading(tid or self._pid):
+            return syscalls.get_affinity(tid or self._pid)
+
+    def set_affinity(self, tid: int, cpus: CpuSet) -> None:
+        self._check(tid or self._pid)
+        syscalls.set_affinity(tid or self._pid, cpus)
+
+    def online(self) -> CpuSet:
+        return online_cpus()
+
+    def allowed_nodes(self) -> NodeSet:
+        with self._reading() as directory:
+            return allowed_nodes(directory)
+
+    def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
+        with self._reading(tid or self._pid) as directory:
+            return mempolicy_of_maps(directory)
+
+    def resident_bytes(self) -> Mapping[int, int]:
+        with self._reading() as directory, open(f"{directory}/numa_maps", encoding="utf-8", errors="replace") as maps:
+            return anonymous_bytes(maps)
+
+    def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
+        self._check()
+        return syscalls.migrate_pages(self._pid, origin, target)
 
     def age(self) -> float:
-        return process_age(self._directory, time.clock_gettime(time.CLOCK_BOOTTIME))
+        with self._reading() as directory:
+            return process_age(directory, time.clock_gettime(time.CLOCK_BOOTTIME))
 
-    def _read(self, name: str) -> str:
-        """Return a file of this very process. ProcessLookupError if its PID belongs to another one now."""
-        with open(f"{self._directory}/{name}", "rb") as file:
-            text = os.fsdecode(file.read())
-        if start_time(self._directory) != self._started:
-            raise ProcessLookupError(0, "the process has ended; its PID belongs to another one", self._directory)
-        return text
+    def _strings(self, name: str) -> list[str]:
+        with self._reading() as directory, open(f"{directory}/{name}", "rb") as file:
+            return os.fsdecode(file.read()).split("\0")
+
+    @contextmanager
+    def _reading(self, tid: int | None = None) -> Iterator[str]:
+        """Yield the directory of the process or of a thread; at the end of the block, `_check` that it was theirs."""
+        try:
+            yield f"{self._directory}/task/{tid}" if tid else self._directory
+        except FileNotFoundError:
+            self._check(tid)
+            raise
+        self._check(tid)
+
+    def _check(self, tid: int | None = None) -> None:
+        """Raise ProcessLookupError if the process has ended, its PID is another's now, or it has no thread `tid`."""
+        require_own_proc()
+        try:
+            started = start_time(self._directory)
+        except FileNotFoundError:
+            raise ProcessLookupError(errno.ESRCH, "the process has ended", self._directory) from None
+        if started != self._started:
+            raise ProcessLookupError(errno.ESRCH, "the PID belongs to another process now", self._directory)
+        if tid and not os.path.isdir(f"{self._directory}/task/{tid}"):
+            raise ProcessLookupError(errno.ESRCH, "the process has no such thread", f"{self._directory}/task/{tid}")
 
 
 def process_of(pid: int) -> LinuxProcess | None:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
-from affinity.errors import SystemFileError
-from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
+from affinity.errors import ForeignProcError, SystemFileError
+from affinity.kernel.mempolicy import MemoryFlag, MemoryMode, MemoryPolicy
 from affinity.topology.cpuset import CpuSet, NodeSet
 
 _SHOWN = {
@@ -24,22 +24,51 @@ _SHOWN = {
 }
 
 
-def mempolicy_of_maps() -> MemoryPolicy | None:
-    """The calling thread's policy in its numa_maps file, which no seccomp profile hides; None where it is not told.
+def require_own_proc() -> None:
+    """Raise ForeignProcError if /proc shows another PID namespace: its numbers are not those that calls take.
 
-    A mapping without a policy of its own shows the thread's; the lowest is the program's text or a driver's, which
-    nobody gives one. Source: mpol_to_str() in mm/mempolicy.c, which writes at most 63 characters, so a longer one
-    may be cut.
+    As in `unshare --pid --fork` without `--mount-proc`. Source: pid_namespaces(7), "/proc and PID namespaces".
     """
     try:
-        with open("/proc/thread-self/numa_maps", "rb", buffering=0) as maps:  # no more of it: each line costs a walk
-            line = maps.read(256).decode("ascii", errors="replace").partition("\n")[0]
-    except OSError:
-        return None
-    found = re.match(r"[0-9a-f]+ (([a-z]+(?: \(many\)| interleave)?)(?:=[a-z|]+)?(?::([0-9,-]+))?)(?: |$)", line)
+        shown = os.readlink("/proc/self")
+    except FileNotFoundError:
+        if os.path.exists("/proc/stat"):  # mounted, by a namespace that does not have this process
+            shown = ""
+        else:
+            raise
+    if shown != str(os.getpid()):
+        raise ForeignProcError(errno.EOPNOTSUPP, "of another PID namespace", "/proc")
+
+
+def thread_ids(directory: str) -> list[int]:
+    """Return the ids of the threads of a process."""
+    return [int(name) for name in os.listdir(f"{directory}/task")]
+
+
+def allowed_nodes(directory: str) -> NodeSet:
+    """Return the nodes that a process or thread may take memory from."""
+    with open(f"{directory}/status", encoding="utf-8", errors="replace") as status:
+        for line in status:
+            if line.startswith("Mems_allowed_list:"):
+                return NodeSet.parse(line.partition(":")[2])
+    return NodeSet([0])  # a kernel without NUMA: one implicit node
+
+
+def mempolicy_of_maps(directory: str = "/proc/thread-self") -> MemoryPolicy:
+    """Return a thread's policy from its numa_maps file, which no seccomp profile hides. Raise OSError if not shown.
+
+    A mapping without a policy of its own shows the thread's; the lowest is the program's text or a driver's, which
+    programs give none. Source: mpol_to_str() in mm/mempolicy.c, which writes at most 63 characters, so a longer one
+    may be cut.
+    """
+    path = f"{directory}/numa_maps"
+    with open(path, "rb", buffering=0) as maps:  # little of it: each line costs a walk of its pages
+        line = maps.read(96).decode("ascii", errors="replace").partition("\n")[0]
+    found = re.match(r"[0-9a-f]+ (([a-z]+(?: \(many\)| interleave)?)(?:=([a-z|]+))?(?::([0-9,-]+))?)(?: |$)", line)
     if found is None or len(found[1]) >= 63 or found[2] not in _SHOWN:
-        return None
-    return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[3] or ""))
+        raise OSError(errno.ENODATA, "no memory policy is shown", path)
+    flags = frozenset(flag for flag in MemoryFlag if flag.value in (found[3] or "").split("|"))
+    return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[4] or ""), flags)
 
 
 @contextmanager
@@ -47,6 +76,8 @@ def own_files() -> Iterator[None]:
     """Raise SystemFileError in place of an OSError that a file of this very process or of the system gives."""
     try:
         yield
+    except SystemFileError:
+        raise
     except OSError as refused:
         raise SystemFileError(refused.errno, refused.strerror, refused.filename) from None
 
@@ -57,27 +88,25 @@ def raise_if_exhausted(refused: OSError) -> None:
         raise SystemFileError(refused.errno, refused.strerror, refused.filename) from None
 
 
-PARENT, START_TIME = 1, 19  # fields of `read_stat`: the parent's PID; the start in clock ticks since boot
+PARENT, FLAGS, START_TIME = 1, 6, 19  # fields of `read_stat`; the start in clock ticks since boot
+KERNEL_THREAD = 0x00200000  # PF_KTHREAD in include/linux/sched.h
 
 
 def read_stat(directory: str) -> list[str]:
-    """The fields of a process's stat file after its name, which may hold anything; the first is its state.
+    """Return the fields of a process's stat file after its name, which may hold anything; the first is its state.
 
-    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
+    Raise FileNotFoundError or ProcessLookupError if it has ended, also for a zombie. Source: proc(5).
     """
     with open(f"{directory}/stat", encoding="utf-8", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()
+        fields = file.read().rpartition(")")[2].split()
+    if fields[0] in ("Z", "X"):
+        raise ProcessLookupError(errno.ESRCH, "the process has ended", directory)
+    return fields
 
 
 def start_time(directory: str) -> str:
-    """Return when the process started, in clock ticks since boot, which every user may read.
-
-    Raises FileNotFoundError or ProcessLookupError if it has ended, also for a zombie.
-    """
-    fields = read_stat(directory)
-    if fields[0] in ("Z", "X"):
-        raise ProcessLookupError(errno.ESRCH, "the process has ended", directory)
-    return fields[START_TIME]
+    """Return when the process started, in clock ticks since boot, which every user may read. Errors as `read_stat`."""
+    return read_stat(directory)[START_TIME]
 
 
 def process_identity(directory: str) -> list[str]:
@@ -86,14 +115,14 @@ def process_identity(directory: str) -> list[str]:
     return [os.readlink(f"{directory}/ns/pid"), started]
 
 
-def identity_text(directory: str, pid: int) -> str:
-    """Return PID, start time and boot of a process as one text, the PID alone if /proc does not show it."""
+def identity_text(pid: int, started: str) -> str:
+    """Return PID, start time and boot of a process as one text."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
-            return f"{pid}-{start_time(directory)}-{boot.read(8)}"
+            return f"{pid}-{started}-{boot.read(8)}"
     except OSError as refused:
         raise_if_exhausted(refused)
-        return str(pid)
+        return f"{pid}-{started}"
 
 
 def online_cpus() -> CpuSet:
@@ -122,7 +151,7 @@ def xoption(argv: Sequence[str], name: str) -> str:
 
 
 def anonymous_bytes(maps: Iterable[str]) -> dict[int, int]:
-    """Bytes of anonymous pages by node, from the lines of a numa_maps file. Source: numa(7)."""
+    """Return the bytes of anonymous pages by node, from the lines of a numa_maps file. Source: numa(7)."""
     found: dict[int, int] = {}
     for line in maps:
         if " anon=" not in line or " file=" in line:

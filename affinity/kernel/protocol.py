@@ -5,9 +5,10 @@ Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import NoReturn, Protocol
 
+from affinity.errors import ForeignProcError
 from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.topology.cpuset import CpuSet, NodeSet
 
@@ -38,17 +39,20 @@ class Process(Protocol):
     def handoff(self) -> str:
         """What the parent that started it passed to it (affinity.handoff), "" for nothing."""
 
+    def thread_id(self) -> int:
+        """Return the calling thread's id; of another process, its main thread's."""
+
     def parent(self) -> Process | None:
         """Return the process that started this one, None if it has ended or cannot be seen."""
 
     def threads(self) -> Sequence[int]:
-        """Return the ids of its threads."""
+        """Return the ids of its threads. OSError if /proc does not show them, or is of another PID namespace."""
 
     def get_affinity(self, tid: int = 0) -> CpuSet:
         """Return the CPUs that a thread may run on. ProcessLookupError if the thread has ended."""
 
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
-        """Let one thread run on these CPUs only."""
+        """Let one of its threads run on these CPUs only."""
 
     def online(self) -> CpuSet:
         """Return the CPUs of its machine that are online."""
@@ -57,7 +61,7 @@ class Process(Protocol):
         """Return the nodes that it may take memory from (`Mems_allowed_list`)."""
 
     def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
-        """Return a thread's memory policy; if the call is refused or the process another, as numa_maps shows it."""
+        """Return a thread's memory policy; if the call is refused or the thread another, as numa_maps shows it."""
 
     def resident_bytes(self) -> Mapping[int, int]:
         """Return the bytes of its own (anonymous) pages by node, from numa_maps."""
@@ -69,6 +73,14 @@ class Process(Protocol):
         """Return the seconds since it started."""
 
 
+def visible_threads(process: Process) -> Sequence[int]:
+    """Return the ids of its threads, of the calling one alone if /proc is of another PID namespace."""
+    try:
+        return process.threads()
+    except ForeignProcError:
+        return (process.thread_id(),)
+
+
 class Kernel(Process, Protocol):
     """This process, and what only a process can do for itself."""
 
@@ -76,8 +88,11 @@ class Kernel(Process, Protocol):
     def environ(self) -> MutableMapping[str, str]:
         """This process's environment."""
 
-    def thread_id(self) -> int:
-        """Return the calling thread's id."""
+    def process(self, pid: int) -> Process:
+        """Return the process of this PID. OSError if /proc does not show it, ProcessLookupError if there is none."""
+
+    def processes(self) -> Iterator[Process]:
+        """Return the processes of this machine that can be seen, without the kernel's own threads."""
 
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         """Give the calling thread a memory policy: it governs pages touched from now on."""

@@ -37,6 +37,11 @@ class LaunchMode(enum.Enum):
             modes = ", ".join(m.value for m in cls)
             raise UsageError(f"launch mode {text!r} is not known: expected one of {modes}") from None
 
+    @property
+    def may_set_masks(self) -> bool:
+        """Whether the launcher may give each task CPUs of its own: srun(1), `--cpu-bind`; mpirun(1), `--bind-to`."""
+        return self in (LaunchMode.SLURM, LaunchMode.MPI)
+
 
 #: The modes in which the process already runs when the worker's code first can act.
 RUNNING = frozenset(LaunchMode) - {LaunchMode.COMMAND}

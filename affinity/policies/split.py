@@ -13,7 +13,7 @@ from typing import ClassVar, final
 
 from affinity.errors import PlacementError
 from affinity.host import Host
-from affinity.launchers.launch import Launch, LaunchMode
+from affinity.launchers.launch import Launch
 from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.policies.policy import PlacementPolicy, allowed_cpus_of, memory_for
@@ -69,15 +69,14 @@ def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
 def own_mask_reason(observation: Observation) -> str:
     """Return why the allowed CPUs are this worker's alone, so that nothing is left to divide; "" if they are not.
 
-    A batch system or mpirun that binds its tasks gives each of them its share: srun(1), `--cpu-bind`; mpirun(1),
-    `--bind-to core`. A mask alone does not show it, since a container's workers all have the container's. So the
-    launcher must be such a one, and the machine must have room for a mask of this size for each local worker: mpirun
-    binds more than two processes to whole nodes, which they share. Without a number of local workers, it is assumed
-    that each has as many GPUs as this one.
+    A launcher that binds its tasks gives each of them its share (`LaunchMode.may_set_masks`). A mask alone does not
+    show it, since a container's workers all have the container's. So the launcher must be such a one, and the machine
+    must have room for a mask of this size for each local worker: processes that are bound to whole nodes share them.
+    Without a number of local workers, each is assumed to have as many GPUs as this one.
     """
     host, launch = observation.host, observation.launch
     online, allowed = len(host.topology.online), len(host.allowed_cpus)
-    if launch.mode not in (LaunchMode.SLURM, LaunchMode.MPI) or launch.local_rank is None or allowed == online:
+    if not launch.mode.may_set_masks or launch.local_rank is None or allowed == online:
         return ""
     workers = launch.local_size or max(1, len(launch.machine_gpus) // max(1, len(launch.gpus)))
     if allowed * workers > online:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import attrs
 
 from affinity.degradation import Degradation
+from affinity.errors import ForeignProcError
 from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.kernel.protocol import Kernel
 from affinity.policies.placement import Placement
@@ -24,19 +25,26 @@ class Observed:
     policy: MemoryPolicy | None
     resident: Mapping[int, int] | None
     unreadable: tuple[Degradation, ...] = ()
+    threads_hidden: bool = False
 
     @classmethod
     def read(cls, kernel: Kernel, *, pages: bool = True) -> Observed:
         """Ask the kernel. pages: False leaves out where pages lie, which costs a walk of the address space."""
         threads: dict[int, CpuSet] = {}
-        for tid in kernel.threads():
+        unread = []
+        hidden = False
+        try:
+            listed = kernel.threads()
+        except ForeignProcError as refused:
+            listed, hidden = (kernel.thread_id(),), True
+            unread.append(Degradation.of("bind every thread", refused))
+        for tid in listed:
             try:
                 threads[tid] = kernel.get_affinity(tid)
             except ProcessLookupError:
                 continue
         policy: MemoryPolicy | None = None
         resident: Mapping[int, int] | None = None
-        unread = []
         try:
             policy = kernel.get_mempolicy()
         except OSError as refused:
@@ -46,7 +54,7 @@ class Observed:
         except OSError as refused:  # a kernel without NUMA has no numa_maps: nothing to tell, nothing lost
             if refused.errno != errno.ENOENT:
                 unread.append(Degradation.of("read where pages lie", refused))
-        return cls(threads, kernel.thread_id(), policy, resident, tuple(unread))
+        return cls(threads, kernel.thread_id(), policy, resident, tuple(unread), hidden)
 
     def conflicts_with(self, placement: Placement) -> bool:
         """Whether something that could be read is not as placed: what was not read proves nothing."""

@@ -126,7 +126,8 @@ def verify(
             told.append(observed.mismatch(step.strategy, step.placement))
         told += _other_threads_memory(step.placement, len(observed.threads) - 1)
     acted = step is not None or selection.strategy != "noop"
-    satisfied = not problem and not unmoved and (requested is None or observed.matches(requested) or not acted)
+    incomplete = acted and (bool(unmoved) or observed.threads_hidden)
+    satisfied = not problem and not incomplete and (requested is None or observed.matches(requested) or not acted)
     if required and not satisfied:
         try:
             undo()

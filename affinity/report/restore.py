@@ -18,7 +18,7 @@ from affinity.errors import BindError, UsageError
 from affinity.handoff import Handoff, matching_record, record
 from affinity.host import Host
 from affinity.kernel.linux import THIS_PROCESS
-from affinity.kernel.protocol import Kernel
+from affinity.kernel.protocol import Kernel, visible_threads
 from affinity.report.observed import Observed
 from affinity.report.report import BindReport
 
@@ -84,7 +84,7 @@ class SavedState:
     def restore(self, kernel: Kernel) -> Observed:
         """Put it back, and read back that it is. Pages stay where they are.
 
-        Threads started since take the mask that the calling thread had. Raises UsageError from another thread
+        Threads started since take the mask that the process had. Raises UsageError from another thread
         than the one whose state this is, BindError where the kernel shows something else afterwards.
         """
         me = self.observed.caller
@@ -92,16 +92,17 @@ class SavedState:
             raise UsageError(f"thread {me} was bound, thread {kernel.thread_id()} cannot undo it: a memory policy "
                              "belongs to its thread; call it there")  # fmt: skip
         bound, mine, policy = kernel.get_affinity(), self.observed.threads[me], self.observed.policy
+        main = self.observed.threads.get(kernel.pid, mine)  # the process's: the calling thread may be a pinned one
         refused: dict[str, None] = {}
         seen: set[int] = set()
         changed = True
         while changed:  # a thread not yet put back may start another meanwhile
             changed = False
-            for tid in set(kernel.threads()) - seen:
+            for tid in set(visible_threads(kernel)) - seen:
                 seen.add(tid)
                 try:
                     mask = kernel.get_affinity(tid)
-                    old = self.observed.threads.get(tid, mine if mask == bound else mask)
+                    old = self.observed.threads.get(tid, main if mask == bound else mask)
                     if mask != old:
                         kernel.set_affinity(tid, old)
                         changed = True

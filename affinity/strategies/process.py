@@ -17,10 +17,10 @@ from contextlib import contextmanager
 import attrs
 
 from affinity.errors import BindError
-from affinity.handoff import mask_lent, matching_record
+from affinity.handoff import mask_lent, matching_record, process_mask
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.kernel.protocol import Kernel
+from affinity.kernel.protocol import Kernel, visible_threads
 from affinity.policies.placement import Placement
 from affinity.strategies.strategy import Outcome
 from affinity.topology.cpuset import CpuSet
@@ -58,15 +58,15 @@ def bind_process(
 
 
 def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
-    """Give the mask to every thread that has the process's old one; threads bound, left alone, and refused.
+    """Give the mask to the calling thread and to every thread that has the process's old mask.
 
-    A thread with another mask was pinned by someone who knew why, and is left alone. A thread not yet bound may
-    start others meanwhile, so the list is read again until none that is new on it has an old mask. The kernel keeps
-    some threads (io_uring's) from being moved: told, and no reason to leave the others. Raises OSError where the
-    calling thread itself is refused.
+    A thread with another mask was pinned by its owner, and is skipped. A thread not yet bound may start others
+    meanwhile, so the list is read again until no new thread on it has an old mask. The kernel refuses to move some
+    threads (io_uring's): an error of the outcome, and the others are bound. If /proc is of another PID namespace, the
+    calling thread alone is bound. Raises OSError if the calling thread itself is refused.
     """
-    me, main = kernel.thread_id(), kernel.pid
-    old = [kernel.get_affinity(tid) for tid in {me, main}]  # a list: a mask met again is found by identity, unhashed
+    me = kernel.thread_id()
+    old = [process_mask(kernel)]  # a list: a mask met again is found by identity, unhashed
     known = matching_record(kernel)
     if known is not None:
         old += [known.cpus, known.allowed]
@@ -75,7 +75,7 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
     refused: list[OSError] = []
     seen: set[int] = set()
     while True:
-        new = [tid for tid in kernel.threads() if tid not in seen]
+        new = [tid for tid in visible_threads(kernel) if tid not in seen]
         seen.update(new)
         before = bound
         for tid in new:
@@ -93,7 +93,7 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
                     raise
                 others += 1
                 refused.append(error)
-        if bound == before or new == [me]:  # who is new was started by a bound thread; or nobody is there to start any
+        if bound == before or new == [me]:  # new threads were started by bound threads, or there is a single thread
             return Outcome(bound=bound, skipped=others, errors=tuple(refused))
 
 

@@ -88,11 +88,12 @@ class _Machine:
     log: list[Call] = attrs.field(factory=list)
     refusals: dict[str, tuple[int, Callable[..., bool]]] = attrs.field(factory=dict)
     last_id: int = 1000
+    processes: dict[int, SimulatedKernel] = attrs.field(factory=dict)  # by PID, those that run
     lock: threading.RLock = attrs.field(factory=threading.RLock)
 
 
 class SimulatedKernel:
-    """One process on a simulated machine. Implements `affinity.kernel.Kernel`.
+    """One process on a simulated machine, found by its PID. Implements `affinity.kernel.Kernel`.
 
     topology: the machine, of any origin. cpuset, mems: what the container leaves (default: all that is online).
     mask: the first thread's CPUs, as `taskset` sets them (default: the cpuset); unlike the cpuset, a thread may widen
@@ -135,10 +136,18 @@ class SimulatedKernel:
         self.seconds = seconds
 
     def _begin(
-        self, first: _Thread, environ: Mapping[str, str], xoptions: Mapping[str, str | bool], pid: int = 0
+        self,
+        first: _Thread,
+        environ: Mapping[str, str],
+        xoptions: Mapping[str, str | bool],
+        *,
+        pid: int = 0,
+        parent: int = 0,
     ) -> None:
         self._machine.last_id += not pid
         self._id = pid or self._machine.last_id
+        self._parent = parent
+        self._machine.processes[self._id] = self
         self._threads = {self._id: first}
         self._pages: dict[int, int] = {}
         self._environ, self._xoptions = dict(environ), dict(xoptions)
@@ -224,6 +233,13 @@ class SimulatedKernel:
             raise ValueError("the main thread ends with its process")
         del self._threads[tid]
 
+    def end(self) -> None:
+        """End the process: its memory is free again, and a call on it fails with ESRCH."""
+        with self._machine.lock:
+            self._free_pages()
+            self._threads = {}
+            del self._machine.processes[self._id]
+
     @contextmanager
     def acting_as(self, tid: int) -> Iterator[None]:
         """Within the block, the calling Python thread is this simulated thread."""
@@ -244,8 +260,12 @@ class SimulatedKernel:
         with self._machine.lock:
             child = object.__new__(SimulatedKernel)
             child._machine, child.seconds = self._machine, 0.0
-            child._begin(attrs.evolve(self._me()), self._environ, {})
-        child._xoptions = programs.xoptions(programs.run(argv, child))
+            child._begin(attrs.evolve(self._me()), self._environ, {}, parent=self._id)
+        try:
+            child._xoptions = programs.xoptions(programs.run(argv, child))
+        except programs.CommandFailed:
+            child.end()
+            raise
         return child
 
     def touch(self, size: int) -> None:
@@ -277,6 +297,11 @@ class SimulatedKernel:
         if got:
             self._pages[node] = self._pages.get(node, 0) + got
         return got
+
+    def _free_pages(self) -> None:
+        for node, pages in self._pages.items():
+            self._machine.free[node] += pages
+        self._pages = {}
 
     def _preference(self, me: _Thread) -> Sequence[int]:
         """The nodes a page of this thread may come from, best first."""
@@ -319,7 +344,16 @@ class SimulatedKernel:
         return False
 
     def parent(self) -> Process | None:
-        return None
+        return self._machine.processes.get(self._parent)
+
+    def process(self, pid: int) -> Process:
+        found = self._machine.processes.get(pid)
+        if found is None:
+            raise _error(errno.ESRCH, f"process {pid}")
+        return found
+
+    def processes(self) -> Iterator[Process]:
+        return iter(list(self._machine.processes.values()))
 
     def threads(self) -> Sequence[int]:
         with self._call("threads"):
@@ -364,7 +398,7 @@ class SimulatedKernel:
         kept = nodes & self._machine.mems
         if mode not in self._machine.modes or (nodes if plain else not kept):
             raise _error(errno.EINVAL, "set_mempolicy")
-        return MemoryPolicy(mode, NodeSet([kept.first()]) if mode is MemoryMode.PREFERRED else kept)
+        return attrs.evolve(policy, nodes=NodeSet([kept.first()]) if mode is MemoryMode.PREFERRED else kept)
 
     def set_mempolicy_libnuma(self, policy: MemoryPolicy) -> None:
         if self._machine.libnuma:
@@ -398,25 +432,24 @@ class SimulatedKernel:
             return self.pages_by_node
 
     def age(self) -> float:
-        return self.seconds
+        with self._call("age"):
+            return self.seconds
 
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         with self._call("probe", tuple(argv)):
             try:
-                self.spawn(argv)
+                self.spawn(argv).end()
             except programs.CommandFailed as failed:
                 return str(failed)
             return None
 
     def exec(self, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
         with self._call("exec", tuple(argv)):
-            for node, pages in self._pages.items():
-                self._machine.free[node] += pages
-            self._pages = {}
+            self._free_pages()
             # The program that called is gone; what it does while Executed passes through it reaches this object alone.
             process = object.__new__(SimulatedKernel)
             process._machine, process.seconds = self._machine, self.seconds
-            process._begin(attrs.evolve(self._me()), environ, {}, self._id)
+            process._begin(attrs.evolve(self._me()), environ, {}, pid=self._id, parent=self._parent)
         try:
             inner = programs.run(argv, process)
         except programs.CommandFailed as failed:
@@ -432,6 +465,8 @@ class SimulatedKernel:
         with self._machine.lock:
             try:
                 refusal, when = self._machine.refusals.get(name, (0, bool))
+                if not self._threads:
+                    raise _error(errno.ESRCH, f"process {self._id}")
                 if refusal and when(*arguments):
                     raise _error(refusal, name)
                 yield

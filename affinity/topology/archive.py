@@ -18,11 +18,11 @@ from contextlib import contextmanager
 
 import attrs
 
-from affinity.errors import TopologyError
+from affinity.errors import SystemFileError, TopologyError
 from affinity.topology.allowed import read_allowed
 from affinity.topology.model import PciAddress, Topology
 from affinity.topology.synthetic import StaticSource
-from affinity.topology.sysfs import Sysfs, read_error
+from affinity.topology.sysfs import Sysfs
 
 #: An archive that unpacks to more is not a machine's.
 MAX_FILES, MAX_BYTES = 500_000, 1 << 30
@@ -86,7 +86,7 @@ def extracted(archive: str) -> Iterator[str]:
             inside = [directory, *(entry.path for entry in os.scandir(directory) if entry.is_dir())]
         except (tarfile.TarError, EOFError, OSError) as wrong:
             if isinstance(wrong, OSError) and wrong.errno:  # a damaged archive's error has no number
-                raise read_error(archive, wrong) from wrong
+                raise SystemFileError(wrong.errno, wrong.strerror, archive) from wrong
             first = str(wrong).partition("\n")[0]
             raise TopologyError(f"{archive}: {first}; expected what `affinity gather` writes") from wrong
         roots = [place for place in inside if os.path.isdir(os.path.join(place, "sys"))]

@@ -7,7 +7,6 @@ Documentation/ABI/testing/sysfs-bus-pci, Documentation/admin-guide/mm/numaperf.r
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ from typing import TypeVar
 
 import attrs
 
-from affinity.errors import ListFormatError, TopologyError
+from affinity.errors import ListFormatError, SystemFileError, TopologyError
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
 from affinity.topology.model import Cpu, Node, Origin, PciAddress, PciDevice, Topology
 
@@ -27,14 +26,6 @@ _NVIDIA = 0x10DE
 _BLANK = "\0 \t\r\n"
 
 S = TypeVar("S", CpuSet, NodeSet)
-
-
-#: What to do if a file cannot be read.
-_REMEDIES = {
-    errno.EMFILE: "raise the limit on open files (ulimit -n) or close some",
-    errno.ENFILE: "raise the system's limit on open files (sysctl fs.file-max)",
-    errno.ENOENT: "mount sysfs on /sys and proc on /proc",
-}
 
 
 def load(root: str = "/") -> Topology:
@@ -247,13 +238,7 @@ def _listdir(path: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as refused:
-        raise read_error(path, refused) from refused
-
-
-def read_error(path: str, refused: OSError) -> TopologyError:
-    """Return the error for a file or directory that cannot be read, with what to do."""
-    remedy = _REMEDIES.get(refused.errno or 0, "a readable file or directory is expected")
-    return TopologyError(f"{path}: {refused.strerror}; {remedy}")
+        raise SystemFileError(refused.errno, refused.strerror, path) from refused
 
 
 def read_text(path: str) -> str | None:
@@ -269,7 +254,7 @@ def read_text(path: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as refused:
-        raise read_error(path, refused) from refused
+        raise SystemFileError(refused.errno, refused.strerror, path) from refused
     return data.decode("ascii", errors="replace").strip(_BLANK)
 
 

@@ -210,33 +210,60 @@ def test_a_record_that_was_written_meanwhile_is_not_dropped(cluster: Cluster) ->
     """An actor that Ray restarts has the id of the one that has ended."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_list, _internal_kv_put
 
-    from affinity.integrations.ray.actor_audit import _drop
+    from affinity.integrations.ray.actor_audit import _delete
 
-    for said, kept in ({"pid": 2}, True), ({"pid": 1}, False):
-        _internal_kv_put(b"actor", json.dumps(said).encode(), namespace=b"numa-affinity")
-        _drop("actor", {"pid": 1})
+    for record, kept in ({"pid": 2}, True), ({"pid": 1}, False):
+        _internal_kv_put(b"actor", json.dumps(record).encode(), namespace=b"numa-affinity")
+        _delete("actor", {"pid": 1})
         assert (b"actor" in _internal_kv_list(b"", namespace=b"numa-affinity")) is kept
         _internal_kv_del(b"actor", namespace=b"numa-affinity")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, which takes root; continuous integration is")
 def test_a_record_of_a_process_that_is_another_users_now_is_dropped() -> None:
-    """As uid 65534: nothing of PID 1 may be read but when it started, and one such record hides no other."""
+    """As uid 65534: of PID 1 no memory may be read, and one such record, or one that is wrong, hides no other."""
     text = """
 import os
-import affinity.kernel.linux
-from affinity.integrations.ray.actor_audit import _look
-from affinity.integrations.ray.store import started, who
+from affinity.integrations.ray.actor_audit import _inspect
+from affinity.integrations.ray.store import pid_namespace
+from affinity.kernel.linux import THIS_PROCESS
 os.setuid(65534)
-mine = {"pid": os.getpid(), "who": who("/proc/self"), "left_alone": 0,
+mine = {"pid": os.getpid(), "identity": THIS_PROCESS.identity(), "namespace": pid_namespace(), "left_alone": 0,
         "report": {"requested": None, "satisfied": True}}
 theirs = {**mine, "pid": 1}
-same = {**theirs, "who": [mine["who"][0], started("/proc/1")]}
-found = _look({"mine": mine, "theirs": theirs, "same": same})
-print(found["mine"]["holds"], found["theirs"], "Permission denied" in found["same"]["error"])
+same = {**theirs, "identity": THIS_PROCESS.process(1).identity()}
+wrong = {**mine, "report": {"requested": {"cpus": "0-"}, "satisfied": True}}
+elsewhere = {**mine, "namespace": "pid:[1]"}
+found = _inspect({"mine": mine, "theirs": theirs, "same": same, "wrong": wrong, "elsewhere": elsewhere})
+print(found["mine"]["in_force"], found["theirs"], "Permission denied" in found["same"]["error"])
+print(found["wrong"]["error"].startswith("ListFormatError"), "another container" in found["elsewhere"]["error"])
 """
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "True None True\n", done.stderr
+    assert done.stdout == "True None True\nTrue True\n", done.stderr
+
+
+def test_a_record_that_cannot_be_read_costs_its_own_row(cluster: Cluster) -> None:
+    """One that is not JSON, or lacks a field, as another version may leave; the actor beside it is audited."""
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    actor = start(by_gpus()[4])
+    pid = ray.get(actor.pid.remote(), timeout=60)
+    records = {b"not-json": b"{", b"a-list": b"[1]", b"no-report": b'{"pid": 1, "node": "x"}', b"\xff": b"{}"}
+    for key, value in records.items():
+        _internal_kv_put(key, value, namespace=b"numa-affinity")
+    try:
+        found = list(audit(timeout=30))
+        told = command("audit", "--address", cluster.address)
+    finally:
+        for key in records:
+            _internal_kv_del(key, namespace=b"numa-affinity")
+    assert [(f.in_force, f.error) for f in found if f.pid == pid] == [(True, "")]
+    errors = {f.actor: f.error for f in found if f.pid == 0}
+    assert set(errors) == {"not-json", "a-list", "no-report", "\ufffd"}
+    assert "its record cannot be read: its name, identity, namespace, left_alone, report" in errors["no-report"]
+    assert told.returncode == 1
+    assert "not-json" in told.stdout or "cannot be read" in told.stdout
+    ray.kill(actor)
 
 
 def test_an_actor_that_has_ended_is_not_audited_and_its_record_is_dropped(cluster: Cluster) -> None:

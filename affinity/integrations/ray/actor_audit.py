@@ -1,22 +1,22 @@
-"""`audit`: what the kernel says now of every actor that bound itself.
+"""`audit`: the state of every actor that bound itself, as the kernel shows it now.
 
-The actor itself is not asked: one that runs its event loop in a method answers no call. When it binds it leaves a
-record in the cluster's key-value store; the audit reads /proc of its process from a task on its node. Sources:
-proc(5), numa(7), sched_getaffinity(2).
+The actor itself is not called: one that runs its event loop in a method answers no call. When it binds it writes a
+record to the cluster's key-value store; the audit looks at its process from a task on its node.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import attrs
 
 from affinity.integrations.ray import cluster
-from affinity.integrations.ray.store import STORE, started, who
+from affinity.integrations.ray.store import STORE, parse_record, pid_namespace
+from affinity.kernel.linux import THIS_PROCESS
+from affinity.kernel.protocol import Process
 from affinity.topology.cpuset import CpuSet
 
 
@@ -52,81 +52,83 @@ class ActorAudit:
 
 
 def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
-    """Every living actor of the cluster that bound itself, each as its node answers.
+    """Yield every living actor of the cluster that bound itself, each when its node answers.
 
-    timeout: seconds for all nodes; actors of a silent one are reported with `error`. The records of actors that
-    have ended are dropped. Raises UsageError where this process is connected to no cluster.
+    timeout: seconds for all nodes; actors of a silent one have an `error`, as has one whose record cannot be read. The
+    records of actors that have ended are deleted. Raises UsageError if this process is connected to no cluster.
     """
     hosts = cluster.alive()
     by_node: dict[str, dict[str, dict[str, Any]]] = {}
-    for actor, told in _records():
-        by_node.setdefault(told["node"], {})[actor] = told
+    for actor, value in _records():
+        try:
+            record = parse_record(value)
+        except (ValueError, TypeError) as wrong:
+            unread: dict[str, Any] = {"requested": None, "satisfied": False, "gpus": []}
+            yield ActorAudit(actor, "", "", "", 0, unread, error=f"its record cannot be read: {wrong}")
+            continue
+        by_node.setdefault(record["node"], {})[actor] = record
     for gone in by_node.keys() - hosts.keys():
-        for actor, told in by_node.pop(gone).items():
-            _drop(actor, told)
-    for answer in cluster.ask({node: (_look, told) for node, told in by_node.items()}, hosts, timeout):
-        for actor, told in by_node[answer.node].items():
-            found = {"error": answer.error} if answer.said is None else answer.said[actor]
+        for actor, record in by_node.pop(gone).items():
+            _delete(actor, record)
+    for answer in cluster.run_on_nodes({node: (_inspect, told) for node, told in by_node.items()}, hosts, timeout):
+        for actor, record in by_node[answer.node].items():
+            found = {"error": answer.error} if answer.value is None else answer.value[actor]
             if found is None:
-                _drop(actor, told)
+                _delete(actor, record)
                 continue
-            yield ActorAudit(actor, told["name"], answer.node, answer.host, told["pid"], told["report"], **found)
+            where = record["name"], answer.node, answer.host, record["pid"], record["report"]
+            yield ActorAudit(actor, *where, **found)
 
 
-def _records() -> Iterator[tuple[str, dict[str, Any]]]:
+def _records() -> Iterator[tuple[str, bytes]]:
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
 
     for key in _internal_kv_list(b"", namespace=STORE):
         value = _internal_kv_get(key, namespace=STORE)
-        if value is not None:  # else another audit has dropped it meanwhile
-            yield key.decode(), json.loads(value)
+        if value is not None:  # else another audit has deleted it meanwhile
+            yield key.decode(errors="replace"), value
 
 
-def _drop(actor: str, told: dict[str, Any]) -> None:
-    """Forget what a process that has ended left; not what the actor, restarted meanwhile, says of its new one."""
+def _delete(actor: str, record: dict[str, Any]) -> None:
+    """Delete the record of a process that has ended, not one that the actor, restarted meanwhile, has written since."""
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get
 
     value = _internal_kv_get(actor.encode(), namespace=STORE)
-    if value is not None and json.loads(value) == told:
+    if value is not None and json.loads(value) == record:
         _internal_kv_del(actor.encode(), namespace=STORE)
 
 
-def _look(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
-    """Runs on the node: what /proc shows of each actor; None for one that has ended."""
-    return {actor: _look_at(told) for actor, told in records.items()}
+def _inspect(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
+    """Return what the kernel shows of each actor, None for one that has ended. Runs on the node."""
+    return {actor: _inspect_one(record) for actor, record in records.items()}
 
 
-def _look_at(told: dict[str, Any]) -> dict[str, Any] | None:
-    from affinity.kernel.procfs import anonymous_bytes
-
-    directory = f"/proc/{told['pid']}"
-    if who("/proc/self")[0] != told["who"][0]:
+def _inspect_one(record: dict[str, Any]) -> dict[str, Any] | None:
+    if pid_namespace() != record["namespace"]:
         return {"error": "it runs in another container (PID namespace) than its node's tasks: nothing is seen of it"}
     try:
-        if who(directory) != told["who"]:
+        process = THIS_PROCESS.process(record["pid"])
+        if process.identity() != record["identity"]:
             return None
-        masks = _masks(os.listdir(f"{directory}/task"))
-    except (FileNotFoundError, ProcessLookupError):
+        return _state(process, record)
+    except ProcessLookupError:
         return None
-    except PermissionError as refused:  # it is another user's: by its start time, the actor or who came after it
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            return None if started(directory) != told["who"][1] else {"error": str(refused)}
-        return None
-    requested = told["report"]["requested"]
+    except (OSError, ValueError, KeyError, TypeError) as wrong:  # one record costs its own row
+        return {"error": f"{type(wrong).__name__}: {wrong}"}
+
+
+def _state(process: Process, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the threads and pages of a process against what its record requested."""
+    masks = []
+    for tid in process.threads():
+        with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
+            masks.append(process.get_affinity(tid))
+    requested = record["report"]["requested"]
     cpus = CpuSet.parse(requested["cpus"]) if requested and requested["cpus"] is not None else None
     outside = sum(not mask <= cpus for mask in masks) if cpus is not None else 0
     try:
-        with open(f"{directory}/numa_maps", encoding="utf-8", errors="replace") as maps:
-            resident = anonymous_bytes(maps)
-    except OSError:
-        resident = None
-    holds = told["report"]["satisfied"] and outside <= told["left_alone"]
-    return {"threads": len(masks), "threads_outside": outside, "resident": resident, "in_force": holds}
-
-
-def _masks(threads: list[str]) -> list[CpuSet]:
-    masks = []
-    for thread in threads:
-        with contextlib.suppress(ProcessLookupError):  # it ended since it was listed
-            masks.append(CpuSet(os.sched_getaffinity(int(thread))))
-    return masks
+        resident = dict(process.resident_bytes())
+    except PermissionError as refused:  # another user's process
+        return {"error": str(refused)}
+    in_force = record["report"]["satisfied"] and outside <= record["left_alone"]
+    return {"threads": len(masks), "threads_outside": outside, "resident": resident, "in_force": in_force}

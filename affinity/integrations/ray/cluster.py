@@ -1,4 +1,4 @@
-"""One question to every machine of the cluster: a task on each, answers as they arrive, never waiting for ever."""
+"""Run a function on every machine of the cluster: a task on each, values as they arrive, within a time limit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ A = TypeVar("A")
 
 @attrs.frozen
 class Answer(Generic[A]):
-    """A machine's answer. node: Ray's id. host: its name. said: None where `error` says why there is none."""
+    """What came back from a machine. node: Ray's id. host: its name. value: None if `error` is why there is none."""
 
     node: str
     host: str
-    said: A | None
+    value: A | None
     error: str = ""
 
 
@@ -37,7 +37,7 @@ def connected(address: str = "auto") -> Iterator[dict[str, str]]:
     except ModuleNotFoundError as missing:
         raise UsageError("Ray is not installed: pip install 'numa-affinity[ray]'") from missing
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (OSError, RuntimeError, ValueError) as failed:
         raise UsageError(f"no Ray cluster at {address!r}: {_last_line(failed)}") from failed
@@ -47,8 +47,8 @@ def connected(address: str = "auto") -> Iterator[dict[str, str]]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at `host:port`: Ray itself would try for two minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError if the port is closed; ray.init would retry for two minutes."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdigit():
         with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
@@ -64,7 +64,7 @@ def alive() -> dict[str, str]:
     return {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
 
 
-def ask(
+def run_on_nodes(
     questions: dict[str, tuple[Callable[..., A], Any]], hosts: dict[str, str], timeout: float
 ) -> Iterator[Answer[A]]:
     """Run a function with one argument on each node named, at once, and give each answer when it comes.

@@ -33,8 +33,8 @@ def survey(*, timeout: float = 60) -> Iterator[NodeSurvey]:
     with. Raises UsageError where there is no connection.
     """
     hosts = cluster.alive()
-    for answer in cluster.ask(dict.fromkeys(hosts, (_look, None)), hosts, timeout):
-        machine, plans = answer.said or (None, ())
+    for answer in cluster.run_on_nodes(dict.fromkeys(hosts, (_look, None)), hosts, timeout):
+        machine, plans = answer.value or (None, ())
         yield NodeSurvey(answer.node, answer.host, machine, plans, answer.error)
 
 

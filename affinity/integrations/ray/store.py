@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from affinity.kernel.procfs import START_TIME, read_stat
+from affinity.kernel.linux import THIS_PROCESS
 
 if TYPE_CHECKING:
     from affinity.report.report import BindReport
@@ -32,29 +32,35 @@ def publish(report: BindReport | None, context: Any) -> None:
         _internal_kv_del(actor.encode(), namespace=STORE)
         return
     _, _, function = context.get_task_function_name().rpartition(".")[0].rpartition(".")  # "" in a thread of its own
-    told = {
+    record = {
         "name": context.get_actor_name() or function,
         "node": context.get_node_id(),
         "pid": os.getpid(),
-        "who": who("/proc/self"),
+        "identity": THIS_PROCESS.identity(),
+        "namespace": pid_namespace(),
         "left_alone": report.unbound_threads,
         "report": serialize.report(report),
     }
-    _internal_kv_put(actor.encode(), json.dumps(told).encode(), namespace=STORE)
+    _internal_kv_put(actor.encode(), json.dumps(record).encode(), namespace=STORE)
 
 
-def who(directory: str) -> list[str]:
-    """PID namespace and start time (clock ticks since boot): with the PID, one process and no other.
+def parse_record(value: bytes) -> dict[str, Any]:
+    """Return an actor's record. Raises ValueError if it is none, or of a version of this package with other fields."""
+    import json
 
-    Raises FileNotFoundError or ProcessLookupError where it has ended. Source: proc(5).
-    """
-    start = started(directory)  # first: it knows a zombie
-    return [os.readlink(f"{directory}/ns/pid"), start]
+    record = json.loads(value)
+    missing = [name for name, kind in FIELDS.items() if not isinstance(dict(record).get(name), kind)]
+    missing += [f"report.{name}" for name in ("requested", "satisfied", "gpus") if name not in record.get("report", ())]
+    if missing:
+        raise ValueError(f"its {', '.join(missing)} is missing or of another kind")
+    return dict(record)
 
 
-def started(directory: str) -> str:
-    """When the process started, in clock ticks since boot; everybody may know. Errors as `who`."""
-    fields = read_stat(directory)
-    if fields[0] == "Z":
-        raise ProcessLookupError(f"{directory}: a zombie")
-    return fields[START_TIME]
+FIELDS = {
+    "name": str, "node": str, "pid": int, "identity": str, "namespace": str, "left_alone": int, "report": dict,
+}  # fmt: skip
+
+
+def pid_namespace() -> str:
+    """Return the PID namespace of this process. Source: namespaces(7)."""
+    return os.readlink("/proc/self/ns/pid")

@@ -1,0 +1,129 @@
+"""System calls on a thread or process, by id: what `LinuxKernel` and `LinuxProcess` share.
+
+Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+
+from affinity.kernel.capability import SYS_NICE, capability_dropped
+from affinity.kernel.mempolicy import MemoryFlag, MemoryMode, MemoryPolicy
+from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
+
+_MODES = {
+    MemoryMode.DEFAULT: 0,
+    MemoryMode.PREFERRED: 1,
+    MemoryMode.BIND: 2,
+    MemoryMode.INTERLEAVE: 3,
+    MemoryMode.LOCAL: 4,
+    MemoryMode.PREFERRED_MANY: 5,
+    MemoryMode.WEIGHTED_INTERLEAVE: 6,
+}
+_FLAGS = {MemoryFlag.STATIC_NODES: 0x8000, MemoryFlag.RELATIVE_NODES: 0x4000, MemoryFlag.NUMA_BALANCING: 0x2000}
+
+# Numbers from the kernel's own tables of each architecture.
+_NUMBERS = {
+    "x86_64": {"set_mempolicy": 238, "get_mempolicy": 239, "migrate_pages": 256},
+    "aarch64": {"set_mempolicy": 237, "get_mempolicy": 236, "migrate_pages": 238},
+    "ppc64le": {"set_mempolicy": 261, "get_mempolicy": 260, "migrate_pages": 258},
+}
+
+_NODE_BITS = 1024  # the largest CONFIG_NODES_SHIFT; the kernel refuses a shorter mask in get_mempolicy
+_WORD = 8 * ctypes.sizeof(ctypes.c_ulong)
+
+# The threads of a process mostly share a mask: the last one is converted once.
+_last_read: tuple[set[int], CpuSet] = set(), CpuSet()
+_last_set: tuple[CpuSet, set[int]] = CpuSet(), set()
+
+
+def get_affinity(tid: int) -> CpuSet:
+    """Return the CPUs of a thread, 0 for the calling one."""
+    global _last_read
+    ids = os.sched_getaffinity(tid)
+    last, cpus = _last_read
+    if ids != last:
+        cpus = CpuSet(ids)
+        _last_read = ids, cpus
+    return cpus
+
+
+def set_affinity(tid: int, cpus: CpuSet) -> None:
+    """Set the CPUs of a thread, 0 for the calling one."""
+    global _last_set
+    last, ids = _last_set
+    if cpus is not last:
+        if not cpus:  # the kernel's EINVAL, before Python builds a mask of no size
+            raise OSError(errno.EINVAL, "an empty CPU mask", "sched_setaffinity")
+        ids = set(cpus)
+        _last_set = cpus, ids
+    try:
+        os.sched_setaffinity(tid, ids)
+    except OSError as refused:  # Python does not name the call
+        raise OSError(refused.errno, refused.strerror, "sched_setaffinity") from None
+
+
+def get_mempolicy() -> MemoryPolicy:
+    """Return the memory policy of the calling thread."""
+    mode = ctypes.c_int()
+    mask = (ctypes.c_ulong * (_NODE_BITS // _WORD))()
+    _call("get_mempolicy", ctypes.byref(mode), mask, ctypes.c_ulong(_NODE_BITS), None, ctypes.c_ulong(0))
+    flags = frozenset(flag for flag, bit in _FLAGS.items() if mode.value & bit)
+    number = mode.value & ~sum(_FLAGS.values())
+    name = next((m for m, n in _MODES.items() if n == number), None)
+    if name is None:
+        raise OSError(errno.ENOSYS, f"memory policy {number} of a newer kernel than this package knows")
+    nodes = NodeSet.from_bits(sum(word << (i * _WORD) for i, word in enumerate(mask)))
+    if name is MemoryMode.PREFERRED and not nodes:
+        name = MemoryMode.LOCAL  # the kernel keeps one as the other; set_mempolicy(2), MPOL_PREFERRED
+    return MemoryPolicy(name, nodes, flags)
+
+
+def set_mempolicy(policy: MemoryPolicy) -> None:
+    """Set the memory policy of the calling thread."""
+    mask, bits = _node_mask(policy.nodes) if policy.nodes else (None, ctypes.c_ulong(0))
+    mode = _MODES[policy.mode] | sum(_FLAGS[flag] for flag in policy.flags)
+    _call("set_mempolicy", ctypes.c_int(mode), mask, bits)
+
+
+def migrate_pages(pid: int, origin: NodeSet, target: NodeSet) -> int:
+    """Move the pages of a process, 0 for the calling one, that no other process shares; return how many could not be.
+
+    With CAP_SYS_NICE the call would move shared pages too, so that it is made without.
+    """
+    old, bits = _node_mask(origin | target)  # one length for both; bits of target are cleared again
+    for i in range(len(old)):
+        old[i] = origin.bits >> (i * _WORD) & ~(~0 << _WORD)
+    new = type(old)(*(target.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(len(old))))
+    with capability_dropped(SYS_NICE):
+        return _call("migrate_pages", ctypes.c_int(pid), bits, old, new)
+
+
+def _call(name: str, *args: object) -> int:
+    machine = os.uname().machine  # as `platform` has it, whose import costs more than the call
+    if machine not in _NUMBERS:
+        raise OSError(errno.ENOSYS, f"{name}: its number on {machine} is not known to this package")
+    result = int(_libc().syscall(ctypes.c_long(_NUMBERS[machine][name]), *args))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+    return result
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    return libc
+
+
+def _node_mask(nodes: NodeSet) -> tuple[ctypes.Array[ctypes.c_ulong], ctypes.c_ulong]:
+    """Return a node mask and its length in bits. The kernel drops the last bit of that length: add one."""
+    highest = max(nodes.bits.bit_length(), 1)
+    assert highest <= MAX_ID
+    count = -(-highest // _WORD)
+    words = (ctypes.c_ulong * count)(*(nodes.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(count)))
+    return words, ctypes.c_ulong(count * _WORD + 1)

@@ -1,0 +1,316 @@
+"""Another process by its PID: one contract, held by the processes of this machine and by those of a simulated one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from affinity import CpuSet, NodeSet
+from affinity.handoff import Handoff
+from affinity.kernel import Kernel, MemoryMode, MemoryPolicy, Process
+from affinity.kernel.linux import THIS_PROCESS
+from affinity.kernel.process import LinuxProcess
+from affinity.testing import FakeHost
+
+MIB = 1 << 20
+PROGRAM = [sys.executable, str(Path(__file__).with_name("process_program.py"))]
+HANDOFF = "cpus=0;allowed=0;gpus=0000:1b:00.0"
+
+
+class Child(Protocol):
+    """A process that a test can give orders to."""
+
+    @property
+    def pid(self) -> int: ...
+    def start_thread(self) -> int: ...
+    def end_thread(self, tid: int) -> None: ...
+    def set_mempolicy(self, policy: MemoryPolicy) -> None: ...
+    def touch(self, size: int) -> None: ...
+    def end(self) -> None: ...
+
+
+class RealChild:
+    """A child of this process."""
+
+    def __init__(self, *prefix: str) -> None:
+        argv = [*prefix, PROGRAM[0], "-X", f"affinity={HANDOFF}", *PROGRAM[1:]]
+        environ = {**os.environ, "MARK": "a=b"}
+        self.running = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ, bufsize=1
+        )
+        self.pid = int(self._read())
+
+    def _read(self) -> str:
+        assert self.running.stdout is not None
+        return self.running.stdout.readline()
+
+    def order(self, *words: object) -> str:
+        assert self.running.stdin is not None
+        print(*words, file=self.running.stdin, flush=True)
+        return self._read()
+
+    def start_thread(self) -> int:
+        return int(self.order("thread"))
+
+    def end_thread(self, tid: int) -> None:
+        self.order("end-thread", tid)
+
+    def set_mempolicy(self, policy: MemoryPolicy) -> None:
+        self.order("policy", policy.mode.value, policy.nodes)
+
+    def touch(self, size: int) -> None:
+        self.order("touch", size)
+
+    def end(self) -> None:
+        self.running.communicate()
+
+
+class ProcessContract(ABC):
+    """What holds for every process that is looked at by its PID."""
+
+    @abstractmethod
+    def make(self) -> tuple[Kernel, Child]:
+        """Start a process; return the kernel of the process that looks, and the one that was started."""
+
+    @pytest.fixture
+    def kernel_and_child(self) -> Iterator[tuple[Kernel, Child]]:
+        kernel, child = self.make()
+        yield kernel, child
+        if any(process.pid == child.pid for process in kernel.processes()):
+            child.end()
+
+    @pytest.fixture
+    def kernel(self, kernel_and_child: tuple[Kernel, Child]) -> Kernel:
+        return kernel_and_child[0]
+
+    @pytest.fixture
+    def child(self, kernel_and_child: tuple[Kernel, Child]) -> Child:
+        return kernel_and_child[1]
+
+    @pytest.fixture
+    def process(self, kernel: Kernel, child: Child) -> Process:
+        return kernel.process(child.pid)
+
+    def test_it_is_the_process_of_that_pid(self, kernel: Kernel, child: Child, process: Process) -> None:
+        """It has a parent, an age, and an identity that the parent does not have."""
+        assert (process.pid, process.thread_id(), process.is_this_process) == (child.pid, child.pid, False)
+        parent = process.parent()
+        assert parent is not None
+        assert (parent.pid, parent.identity()) == (kernel.pid, kernel.identity())
+        assert process.identity() == kernel.process(child.pid).identity() != kernel.identity()
+        assert 0 <= process.age() < 60
+
+    def test_what_it_was_started_with_is_seen(self, process: Process) -> None:
+        """Its variables, and what a parent passed to it."""
+        assert process.environ["MARK"] == "a=b"
+        assert process.handoff == HANDOFF
+        assert Handoff.received(process) == Handoff.parse(HANDOFF)
+
+    def test_it_is_one_of_the_processes(self, kernel: Kernel, child: Child) -> None:
+        """As is the process that looks, which is the kernel itself."""
+        found = {process.pid: process for process in kernel.processes()}
+        assert found[child.pid].identity() == kernel.process(child.pid).identity()
+        assert found[kernel.pid] is kernel.process(kernel.pid) is kernel
+
+    def test_threads_come_and_go(self, child: Child, process: Process) -> None:
+        """One that has ended is a ProcessLookupError."""
+        tid = child.start_thread()
+        assert set(process.threads()) == {child.pid, tid}
+        child.end_thread(tid)
+        assert set(process.threads()) == {child.pid}
+        for call in (process.get_affinity, process.get_mempolicy, lambda t: process.set_affinity(t, CpuSet([0]))):
+            with pytest.raises(ProcessLookupError):
+                call(tid)
+
+    def test_each_thread_has_its_own_mask(self, child: Child, process: Process) -> None:
+        """0 is the main thread."""
+        tid = child.start_thread()
+        before = process.get_affinity(tid)
+        process.set_affinity(0, CpuSet([before.first()]))
+        assert process.get_affinity() == process.get_affinity(child.pid) == CpuSet([before.first()])
+        assert process.get_affinity(tid) == before
+        process.set_affinity(0, before)
+        process.set_affinity(tid, CpuSet([max(before)]))
+        assert (process.get_affinity(tid), process.get_affinity()) == (CpuSet([max(before)]), before)
+        with pytest.raises(OSError, match="sched_setaffinity"):
+            process.set_affinity(tid, CpuSet())
+
+    def test_a_thread_of_another_process_is_not_touched(self, kernel: Kernel, process: Process) -> None:
+        """Neither read nor bound, though the system call would."""
+        mask = kernel.get_affinity()
+        with pytest.raises(ProcessLookupError):
+            process.get_affinity(kernel.thread_id())
+        with pytest.raises(ProcessLookupError):
+            process.set_affinity(kernel.thread_id(), CpuSet([mask.first()]))
+        assert kernel.get_affinity() == mask
+
+    @pytest.mark.parametrize("mode", [MemoryMode.BIND, MemoryMode.PREFERRED, MemoryMode.INTERLEAVE, MemoryMode.LOCAL])
+    def test_each_thread_has_its_own_memory_policy(self, child: Child, process: Process, mode: MemoryMode) -> None:
+        """Which only it can set, and everybody who may read its memory map sees."""
+        policy = MemoryPolicy(mode, NodeSet() if mode is MemoryMode.LOCAL else NodeSet([max(process.allowed_nodes())]))
+        tid = child.start_thread()
+        child.set_mempolicy(policy)
+        assert (process.get_mempolicy(), process.get_mempolicy(tid)) == (policy, MemoryPolicy())
+
+    def test_its_pages_are_counted_and_moved(self, kernel: Kernel, child: Child, process: Process) -> None:
+        """Those that it has touched, by node."""
+        before = sum(process.resident_bytes().values())
+        child.touch(32 * MIB)
+        assert sum(process.resident_bytes().values()) - before >= 32 * MIB
+        assert process.allowed_nodes() == kernel.allowed_nodes()
+        node = NodeSet([max(process.allowed_nodes())])
+        assert process.migrate_pages(process.allowed_nodes(), node) == 0
+        assert sum(process.resident_bytes()[n] for n in node) - before >= 32 * MIB
+
+    def test_of_a_process_that_has_ended_every_call_is_refused(self, kernel: Kernel, child: Child) -> None:
+        """With ProcessLookupError, and there is no such process any more."""
+        process, tid = kernel.process(child.pid), child.start_thread()
+        child.end()
+        calls: list[Callable[[], object]] = [
+            process.threads,
+            process.get_affinity,
+            process.get_mempolicy,
+            process.allowed_nodes,
+            process.resident_bytes,
+            process.age,
+            lambda: process.get_affinity(tid),
+            lambda: process.set_affinity(0, CpuSet([0])),
+            lambda: process.migrate_pages(NodeSet([0]), NodeSet([0])),
+            lambda: kernel.process(child.pid),
+        ]
+        for call in calls:
+            with pytest.raises(ProcessLookupError):
+                call()
+        assert child.pid not in {process.pid for process in kernel.processes()}
+
+
+class TestLinuxProcess(ProcessContract):
+    def make(self) -> tuple[Kernel, Child]:
+        return THIS_PROCESS, RealChild()
+
+
+class TestSimulatedProcess(ProcessContract):
+    def make(self) -> tuple[Kernel, Child]:
+        kernel = FakeHost("pack:2 numa:1 core:4", environ={"MARK": "a=b"}).kernel
+        return kernel, kernel.spawn([PROGRAM[0], "-X", f"affinity={HANDOFF}", *PROGRAM[1:]])
+
+
+def test_a_kernel_thread_is_no_process() -> None:
+    """Setting kthreadd's mask would succeed."""
+    if not Path("/proc/2/stat").is_file() or " (kthreadd) " not in Path("/proc/2/stat").read_text():
+        pytest.skip("no kernel thread in this PID namespace")
+    with pytest.raises(PermissionError, match="kernel thread"):
+        THIS_PROCESS.process(2)
+    assert 2 not in {process.pid for process in THIS_PROCESS.processes()}
+
+
+def test_another_users_process_shows_its_threads_and_not_its_memory() -> None:
+    """Masks and stat are everybody's; variables and memory maps are not."""
+    if os.getuid() != 0:
+        pytest.skip("becomes another user, which takes root; continuous integration is")
+    text = """
+import os
+from affinity.kernel.linux import THIS_PROCESS
+os.setuid(65534)
+process = THIS_PROCESS.process(1)
+print(len(process.threads()) > 0, bool(process.get_affinity()), bool(process.allowed_nodes()), process.age() > 0)
+for look in (lambda: process.environ, process.resident_bytes, process.get_mempolicy):
+    try: look()
+    except PermissionError as refused: print(type(refused).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["True True True True", *["PermissionError"] * 3], done.stderr
+
+
+NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+def in_namespace(text: str, *options: str) -> list[str]:
+    """Run a program as the first process of a PID namespace; return the lines it printed."""
+    if subprocess.run([*options, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no PID namespace can be made here; continuous integration can")
+    done = subprocess.run(
+        [*options, sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_pid_that_was_given_to_another_process_is_not_touched() -> None:
+    """The kernel is made to give it again, in a PID namespace of its own."""
+    text = """
+import os, subprocess, time
+from affinity import CpuSet, NodeSet
+from affinity.kernel.linux import THIS_PROCESS
+def start(pid):
+    with open("/proc/sys/kernel/ns_last_pid", "w") as last: last.write(str(pid - 1))
+    child = subprocess.Popen(["sleep", "60"])
+    assert child.pid == pid
+    return child
+first = start(500)
+process = THIS_PROCESS.process(500)
+first.kill(); first.wait()
+time.sleep(2 / os.sysconf("SC_CLK_TCK"))
+second = start(500)
+mask = THIS_PROCESS.process(500).get_affinity()
+for call in (lambda: process.set_affinity(0, CpuSet([mask.first()])), process.get_affinity, process.threads,
+             lambda: process.migrate_pages(NodeSet([0]), NodeSet([0])), lambda: process.environ):
+    try: call()
+    except ProcessLookupError as refused: print(refused.strerror)
+print(THIS_PROCESS.process(500).get_affinity() == mask, process.identity() == THIS_PROCESS.process(500).identity())
+second.kill()
+"""
+    try:
+        lines = in_namespace(text, *NAMESPACE)
+    except AssertionError as refused:
+        if "ns_last_pid" in str(refused):
+            pytest.skip("this kernel lets nobody choose a PID (CONFIG_CHECKPOINT_RESTORE)")
+        raise
+    assert lines == [*["the PID belongs to another process now"] * 5, "True False"]
+
+
+def test_under_a_foreign_proc_no_process_is_found() -> None:
+    """Its numbers are those of another namespace: what a call would change is another process."""
+    text = """
+from affinity.errors import ForeignProcError
+from affinity.kernel.linux import THIS_PROCESS
+for look in (lambda: THIS_PROCESS.process(2), lambda: list(THIS_PROCESS.processes()), THIS_PROCESS.threads):
+    try: look()
+    except ForeignProcError as refused: print(refused)
+print(THIS_PROCESS.parent())
+"""
+    expected = "/proc: of another PID namespace; expected this one's: mount proc (unshare --mount-proc)"
+    assert in_namespace(text, *NAMESPACE[:-1]) == [*[expected] * 3, "None"]
+
+
+def test_under_a_foreign_proc_the_calling_thread_alone_is_bound() -> None:
+    """A thread of another process has the number that /proc shows; it keeps its mask, and the report has a warning."""
+    text = """
+import os, threading, affinity
+from affinity import CpuSet, Settings
+from affinity.kernel.linux import THIS_PROCESS
+first, every = min(os.sched_getaffinity(0)), os.sched_getaffinity(0)
+ready, stop = threading.Event(), threading.Event()
+other = threading.Thread(target=lambda: (ready.set(), stop.wait())); other.start(); ready.wait()
+settings = Settings(policy="explicit", cpus=(CpuSet([first]),), nodes=(0,), devices=("pci",))
+report = affinity.bind(settings=settings)
+print(os.sched_getaffinity(0) == {first}, os.sched_getaffinity(other.native_id) == every, report.satisfied)
+print([(d.action, d.errno) for d in report.degradations])
+report.undo()
+print(os.sched_getaffinity(0) == every)
+stop.set()
+"""
+    assert in_namespace(text, *NAMESPACE[:-1]) == ["True True False", "[('bind every thread', 'ENOTSUP')]", "True"]
+
+
+def test_this_process_by_its_pid_is_itself() -> None:
+    """Also where the class for other processes is used on it."""
+    assert THIS_PROCESS.process(os.getpid()) is THIS_PROCESS
+    assert LinuxProcess(os.getpid()).identity() == THIS_PROCESS.identity()
