@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from affinity.errors import SettingsError, UsageError
-from affinity.handoff import Handoff, own_record
+from affinity.handoff import Handoff, matching_record, own_record
 from affinity.host import Host
-from affinity.launchers.detect import detect
+from affinity.launchers.detect import detect, own_variables
 from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observation import Observation
 from affinity.plugins import Plugins
@@ -30,6 +30,8 @@ GpuReference = str | int | Sequence[str | int] | None
 #: How this process starts a worker of these modes, unless the caller names a method of `multiprocessing`.
 _START_METHODS = {LaunchMode.SPAWN: "spawn", LaunchMode.COMMAND: "exec"}
 
+_STAYS = "its parent is bound ({}) and gave it no GPU of its own: it stays where its parent is; name a GPU to place it"
+
 
 def observe(
     plugins: Plugins,
@@ -44,9 +46,9 @@ def observe(
     host = host or Host.live()
     environ: Mapping[str, str] = {} if host.is_foreign else host.kernel.environ
     received = None if host.is_foreign else Handoff.received(host.kernel)
-    parent = received.settings if received is not None else {}
-    settings = settings or Settings.from_environ(environ, parent=parent)
-    environ = {**environ, **parent}
+    passed = received.settings if received is not None else {}
+    settings = settings or Settings.from_environ(environ, parent=passed)
+    environ = {**environ, **passed}
     ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
     if ignored and settings.required:
         raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
@@ -61,7 +63,11 @@ def observe(
     from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
-    gpus, why = _worker_gpus(gpu, launch, found, required=settings.required)
+    parent = _parents_record(host, launcher) if gpu is None else None
+    if parent is None:
+        gpus, why = _worker_gpus(gpu, launch, found, required=settings.required)
+    else:
+        gpus, why = (), _STAYS.format(", ".join(parent.gpus) or "no GPU")
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *found.notes, *([why] if why else ()))
     launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
@@ -100,6 +106,21 @@ def _parse_mode(text: LaunchMode | str | None, plugins: Plugins) -> tuple[Launch
         if text in plugins.launchers.names():
             return None, text
         raise UsageError(f"{unknown}, or a launcher: {', '.join(plugins.launchers.names())}") from None
+
+
+def _parents_record(host: Host, launcher: Launcher | None) -> Handoff | None:
+    """Return the bind of a parent in whose place this child of multiprocessing stays, None if it has its own.
+
+    A data loader has the mask and the memory policy of its rank, and nothing that says which GPU is the rank's. A child
+    that was given a GPU has a rank of its own, or a variable that its parent does not have.
+    """
+    from affinity.devices.ordinals import SELECTORS
+
+    if launcher is None or launcher.mode is not LaunchMode.SPAWN:
+        return None
+    if own_variables(host.kernel, launcher.starter(host.kernel)).keys() & SELECTORS:
+        return None
+    return matching_record(host.kernel)
 
 
 def parse_index(value: object, name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,3 +95,65 @@ def test_a_child_of_multiprocessing_is_a_rank_only_by_variables_of_its_own(
     command += [sys.executable, str(script), method, json.dumps(own)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stdout) == expected
+
+
+#: A rank that binds itself, and starts a data loader, which calls `bind()` too. GPU i is next to CPU i.
+RANK = """
+import json, multiprocessing, os, sys, affinity
+from affinity.kernel.linux import THIS_PROCESS
+def load(own):
+    os.environ.update(own)
+    report = affinity.bind()
+    bound = sorted(os.sched_getaffinity(0)), str(THIS_PROCESS.get_mempolicy())
+    print(json.dumps([*bound, report.strategy, report.satisfied, report.launch.notes]), flush=True)
+if __name__ == "__main__":
+    method, own, bind = json.loads(sys.argv[1])
+    if bind: affinity.bind(**bind)
+    process = multiprocessing.get_context(method).Process(target=load, args=(own,))
+    process.start(); process.join()
+    sys.exit(process.exitcode)
+"""
+STAND_INS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "explicit", "AFFINITY_CPUS": "0|1", "AFFINITY_DEVICES": "pci"}
+TWO_CPUS = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1")
+
+
+def loaded(tmp_path: Path, method: str, own: dict[str, str], *, bind: Any, environ: dict[str, str]) -> list[Any]:
+    """CPUs, memory policy, strategy, satisfied and notes of the data loader of a rank that was bound so."""
+    script = tmp_path / "rank.py"
+    script.write_text(RANK)
+    command = [sys.executable, str(script), json.dumps([method, own, bind])]
+    environ = {**os.environ, **STAND_INS, **environ}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
+    found: list[Any] = json.loads(done.stdout)
+    return found
+
+
+RANK_1 = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+
+
+@TWO_CPUS
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("required", ["best-effort", "required"])
+def test_a_data_loader_of_a_bound_rank_stays_where_the_rank_is(tmp_path: Path, method: str, required: str) -> None:
+    """It was given no GPU of its own: it keeps CPUs and memory policy, and its report says so."""
+    environ = {**RANK_1, "AFFINITY_ENFORCE": required}
+    cpus, memory, _, satisfied, notes = loaded(tmp_path, method, {}, bind={"gpu": None}, environ=environ)
+    assert (cpus, memory, satisfied) == ([1], "preferred:0", True)
+    assert any("it stays where its parent is" in note for note in notes)
+
+
+@TWO_CPUS
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_a_child_that_was_given_a_gpu_of_its_own_is_bound_to_it(tmp_path: Path, method: str) -> None:
+    """By a variable that its parent does not have, or by a rank: what its parent is bound to is no limit."""
+    for own in ({"CUDA_VISIBLE_DEVICES": "0"}, {**RANK_1, "LOCAL_RANK": "0"}):
+        cpus, *_ = loaded(tmp_path, method, own, bind={"gpu": 1}, environ={})
+        assert cpus == [0], own
+
+
+@TWO_CPUS
+def test_a_child_of_an_unbound_process_has_all_visible_gpus(tmp_path: Path) -> None:
+    """There is no place of its parent to stay in."""
+    cpus, _, _, satisfied, notes = loaded(tmp_path, "spawn", {}, bind=None, environ={})
+    assert (cpus, satisfied) == ([0, 1], True)
+    assert not any("parent" in note for note in notes)
