@@ -43,6 +43,8 @@ def observe(
     host: Host | None = None,
 ) -> Observation:
     """Read the machine, the launch and the settings; resolve which GPUs are this worker's."""
+    if gpu is not None and node is not None:
+        raise UsageError(f"gpu={gpu!r} and node={node!r} were given: use either gpu=… or node=…, not both")
     host = host or Host.live()
     environ: Mapping[str, str] = {} if host.is_foreign else host.kernel.environ
     received = None if host.is_foreign else Handoff.received(host.kernel)

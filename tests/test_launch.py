@@ -227,3 +227,11 @@ def test_what_is_no_number_and_no_name_is_refused_saying_what_was_expected(argum
 def test_a_launch_mode_of_another_kind_is_refused() -> None:
     with pytest.raises(UsageError, match="launch mode 5 is not known: expected one of"):
         affinity.plan(launch_mode=5, host=FakeHost("dgx-h100").host)  # type: ignore[arg-type]
+
+
+def test_a_gpu_and_a_node_at_once_are_refused() -> None:
+    """One of them would be ignored, even a GPU that is not there."""
+    host = FakeHost("dgx-h100").host
+    for call in (affinity.plan, affinity.bind, lambda **k: affinity.spawning(**k).__enter__()):
+        with pytest.raises(UsageError, match=r"use either gpu=… or node=…, not both"):
+            call(gpu="no such", node=0, host=host)  # type: ignore[operator]
