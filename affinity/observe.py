@@ -153,15 +153,36 @@ def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory, *, require
 
     if gpu is None and launch.assigned is not None:
         return _assigned_gpus(launch.launcher, launch.assigned, found, required=required)
-    if gpu is None and launch.local_rank is not None and launch.local_rank >= len(found.visible) > 1:
-        return (), f"local rank {launch.local_rank} of more than the {len(found.visible)} GPUs: name its GPU (gpu=…)"
     if gpu is None and launch.local_rank is not None and len(found.visible) > 1:
-        gpu = launch.local_rank
+        return _gpus_of_rank(launch.local_rank, launch.local_size, found)
     if gpu is None:
         return found.visible, _multi_node_note(found.visible, "no GPU was named: all visible ones are this worker's,")
     named = gpu if isinstance(gpu, Iterable) and not isinstance(gpu, str | bytes) else [gpu]
     references = [r if isinstance(r, str) else parse_index(r, "gpu") for r in named]
     return tuple(dict.fromkeys(g for r in references for g in resolve(r, found))), ""
+
+
+def _gpus_of_rank(rank: int, size: int | None, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
+    """Return the GPUs of a local rank among several visible ones, and a note.
+
+    The rank is an index into them only if there is one for each worker. If not, each worker may see its own, or several
+    may share them: then the GPUs of this one are among all that it sees.
+    """
+    from affinity.devices.references import resolve
+
+    visible, count = found.visible, len(found.visible)
+    if size == 1:
+        return visible, _multi_node_note(visible, f"the only worker here has all {count} visible GPUs,")
+    name = f"local rank {rank}" if size is None else f"local rank {rank} of {size}"
+    if max(rank + 1, size or 0) > count:
+        return visible, (
+            f"{name} is no index into the {count} visible GPUs: it is placed next to all of them; name its GPU (gpu=…)"
+        )
+    if size is None or size == count:
+        return resolve(rank, found), ""
+    return resolve(rank, found), (
+        f"{name} was taken as an index into the {count} visible GPUs: name its GPUs (gpu=…) if it uses others"
+    )
 
 
 def _assigned_gpus(
