@@ -30,7 +30,9 @@ GpuReference = str | int | Sequence[str | int] | None
 #: How this process starts a worker of these modes, unless the caller names a method of `multiprocessing`.
 _START_METHODS = {LaunchMode.SPAWN: "spawn", LaunchMode.COMMAND: "exec"}
 
-_STAYS = "its parent is bound ({}) and gave it no GPU of its own: it stays where its parent is; name a GPU to place it"
+_STAYS = (
+    "its parent is bound ({}) and assigned it no GPU: it stays where its parent is; name its GPU (gpu=…) to move it"
+)
 
 
 def observe(
@@ -69,7 +71,8 @@ def observe(
     if parent is None:
         gpus, why = _worker_gpus(gpu, launch, found, required=settings.required)
     else:
-        gpus, why = (), _STAYS.format(", ".join(parent.gpus) or "no GPU")
+        place = f"GPU {', '.join(parent.gpus)}" if parent.gpus else f"node {parent.nodes}"
+        gpus, why = (), _STAYS.format(place)
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *found.notes, *([why] if why else ()))
     launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
