@@ -30,7 +30,9 @@ GpuReference = str | int | Sequence[str | int] | None
 #: How this process starts a worker of these modes, unless the caller names a method of `multiprocessing`.
 _START_METHODS = {LaunchMode.SPAWN: "spawn", LaunchMode.COMMAND: "exec"}
 
-_STAYS = "its parent is bound ({}) and gave it no GPU of its own: it stays where its parent is; name a GPU to place it"
+_STAYS = (
+    "its parent is bound ({}) and assigned it no GPU: it stays where its parent is; name its GPU (gpu=…) to move it"
+)
 
 
 def observe(
@@ -69,7 +71,8 @@ def observe(
     if parent is None:
         gpus, why = _worker_gpus(gpu, launch, found, required=settings.required)
     else:
-        gpus, why = (), _STAYS.format(", ".join(parent.gpus) or "no GPU")
+        place = f"GPU {', '.join(parent.gpus)}" if parent.gpus else f"node {parent.nodes}"
+        gpus, why = (), _STAYS.format(place)
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *host.notes, *found.notes, *([why] if why else ()))
     launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
@@ -153,15 +156,36 @@ def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory, *, require
 
     if gpu is None and launch.assigned is not None:
         return _assigned_gpus(launch.launcher, launch.assigned, found, required=required)
-    if gpu is None and launch.local_rank is not None and launch.local_rank >= len(found.visible) > 1:
-        return (), f"local rank {launch.local_rank} of more than the {len(found.visible)} GPUs: name its GPU (gpu=…)"
     if gpu is None and launch.local_rank is not None and len(found.visible) > 1:
-        gpu = launch.local_rank
+        return _gpus_of_rank(launch.local_rank, launch.local_size, found)
     if gpu is None:
         return found.visible, _multi_node_note(found.visible, "no GPU was named: all visible ones are this worker's,")
     named = gpu if isinstance(gpu, Iterable) and not isinstance(gpu, str | bytes) else [gpu]
     references = [r if isinstance(r, str) else parse_index(r, "gpu") for r in named]
     return tuple(dict.fromkeys(g for r in references for g in resolve(r, found))), ""
+
+
+def _gpus_of_rank(rank: int, size: int | None, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
+    """Return the GPUs of a local rank among several visible ones, and a note.
+
+    The rank is an index into them only if there is one for each worker. If not, each worker may see its own, or several
+    may share them: then the GPUs of this one are among all that it sees.
+    """
+    from affinity.devices.references import resolve
+
+    visible, count = found.visible, len(found.visible)
+    if size == 1:
+        return visible, _multi_node_note(visible, f"the only worker here has all {count} visible GPUs,")
+    name = f"local rank {rank}" if size is None else f"local rank {rank} of {size}"
+    if max(rank + 1, size or 0) > count:
+        return visible, (
+            f"{name} is no index into the {count} visible GPUs: it is placed next to all of them; name its GPU (gpu=…)"
+        )
+    if size is None or size == count:
+        return resolve(rank, found), ""
+    return resolve(rank, found), (
+        f"{name} was taken as an index into the {count} visible GPUs: name its GPUs (gpu=…) if it uses others"
+    )
 
 
 def _assigned_gpus(

@@ -362,15 +362,17 @@ def test_legacy_binds_the_calling_thread_alone(python) -> None:  # type: ignore[
     assert out == ["legacy 1 True True"]
 
 
-def test_a_rank_beyond_the_gpus_is_nobodys_gpu() -> None:
-    """Sixty-four ranks of MPI on a machine of two GPUs: left alone, with the way out, and no error."""
+def test_a_rank_beyond_the_gpus_is_next_to_all_of_them() -> None:
+    """Sixty-four ranks of MPI on a machine of eight GPUs: with the way out, and no error."""
     from affinity.testing import FakeHost
 
     ranks = {"OMPI_COMM_WORLD_SIZE": "64", "OMPI_COMM_WORLD_LOCAL_RANK": "9", "OMPI_COMM_WORLD_LOCAL_SIZE": "64"}
     host = FakeHost("dgx-h100", environ=ranks).host
     report = affinity.bind(host=host)
-    assert report.strategy == "noop"
-    assert "local rank 9 of more than the 8 GPUs: name its GPU" in str(report)
+    assert report.satisfied
+    assert report.requested is not None
+    assert report.requested.cpus == host.allowed_cpus
+    assert "name its GPU (gpu=…)" in str(report)
 
 
 def test_legacy_steps_down_to_the_one_node_it_knows() -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
+import attrs
+
 from affinity import LaunchMode
-from affinity.launchers import EnvironmentLauncher
+from affinity.kernel import Process
+from affinity.launchers import EnvironmentLauncher, Launch
 
 
 class Torchrun(EnvironmentLauncher):
@@ -39,3 +45,38 @@ class Slurm(EnvironmentLauncher):
 
     mode, distance = LaunchMode.SLURM, 30
     markers, rank, size = ("SLURM_STEP_ID",), "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"
+
+    def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
+        launch = super().detect(environ, process)
+        if launch is None or not _has_gpus_of_its_own(process.environ):
+            return launch
+        return attrs.evolve(launch, assigned=("all",))  # what the task sees is its own
+
+    def local_size(self, environ: Mapping[str, str]) -> int | None:
+        """Return the number of the step's tasks on this node. SLURM_NTASKS_PER_NODE is the job's, which may differ."""
+        for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
+            size = _tasks_on_node(environ.get(name, ""), environ.get("SLURM_NODEID", ""))
+            if size is not None:
+                return size
+        return super().local_size(environ)
+
+
+def _has_gpus_of_its_own(environ: Mapping[str, str]) -> bool:
+    """Return whether each task was given GPUs (`--gpus-per-task`), which hides the others unless `--gpu-bind=none`."""
+    asked = "SLURM_GPUS_PER_TASK" in environ or "gres/gpu" in environ.get("SLURM_TRES_PER_TASK", "")
+    return asked and environ.get("SLURM_GPU_BIND") != "none"
+
+
+def _tasks_on_node(counts: str, node: str) -> int | None:
+    """Return the entry of the node in a list such as `2(x3),1`: two tasks on nodes 0 to 2, one on node 3."""
+    groups = [re.fullmatch(r"(\d{1,6})(?:\(x(\d{1,6})\))?", group) for group in counts.split(",")]
+    if len(groups) == 1:
+        return int(groups[0][1]) if groups[0] else None  # as many on each node
+    left = int(node) if node.isdecimal() else -1
+    for group in groups:
+        if group is None or left < 0:
+            return None
+        left -= int(group[2] or 1)
+        if left < 0:
+            return int(group[1])
+    return None
