@@ -7,11 +7,11 @@ from typing import NoReturn, cast
 
 import attrs
 
-from affinity.errors import ForeignHostError, ListFormatError, TopologyError
+from affinity.errors import ForeignHostError, TopologyError
 from affinity.handoff import baseline_cpus
 from affinity.kernel.linux import THIS_PROCESS, LinuxKernel
 from affinity.kernel.protocol import Kernel
-from affinity.topology import sysfs
+from affinity.topology import allowed, sysfs
 from affinity.topology.cpuset import CpuSet, NodeSet
 from affinity.topology.model import Origin, Topology
 
@@ -21,12 +21,14 @@ class Host:
     """The machine, its kernel, and what this process may use of them.
 
     allowed_cpus, allowed_nodes: what was allowed before this framework bound anything.
+    capture_notes: what a captured machine's files lack.
     """
 
     topology: Topology
     kernel: Kernel
     allowed_cpus: CpuSet
     allowed_nodes: NodeSet
+    capture_notes: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.kernel, LinuxKernel) and self.topology.origin is not Origin.LIVE:
@@ -37,15 +39,20 @@ class Host:
 
     @classmethod
     def live(cls, kernel: Kernel = THIS_PROCESS) -> Host:
-        """This machine."""
+        """Return this machine. Raises SystemFileError if a file of /sys or /proc cannot be read."""
         topology = sysfs.load("/")
         return cls(topology, kernel, baseline_cpus(kernel) & topology.online, kernel.allowed_nodes())
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the machine's files lack, and their records that could not be used, as far as they were read."""
+        return (*self.capture_notes, *self.topology.notes)
+
     @classmethod
     def from_root(cls, root: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
-        """Another machine's captured files (`root/sys/…`, `root/proc/self/status` if there), or an archive of them.
+        """Return another machine from its captured files (a directory with `sys/` in it), or from an archive of them.
 
-        Allowed is what is given, else what the capture says, else all that is online.
+        Allowed is what is given, else what the capture shows (`topology.allowed`), else all that is online.
         """
         if os.path.isfile(root):
             from affinity.topology.archive import extracted, loaded
@@ -57,12 +64,13 @@ class Host:
             raise TopologyError(
                 f"{root}: no directory 'sys' in it; expected a captured machine, as `affinity gather` writes"
             )
-        captured = _captured_status(os.path.join(root, "proc/self/status"))
-        return cls._foreign(
+        captured = allowed.read_allowed(root)
+        found = cls._foreign(
             sysfs.load(os.path.normpath(root) + "/"),
-            allowed_cpus if allowed_cpus is not None else captured[0],
-            allowed_nodes if allowed_nodes is not None else captured[1],
+            allowed_cpus if allowed_cpus is not None else captured.cpus,
+            allowed_nodes if allowed_nodes is not None else captured.nodes,
         )
+        return found if allowed_cpus is not None else attrs.evolve(found, capture_notes=captured.notes)
 
     @classmethod
     def synthetic(cls, text: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
@@ -101,17 +109,3 @@ class NoKernel:
         if name.startswith("__"):
             raise AttributeError(name)
         raise ForeignHostError(f"{name}: this topology is not this machine, so it is never bound, only planned for")
-
-
-def _captured_status(path: str) -> tuple[CpuSet | None, NodeSet | None]:
-    cpus, nodes = None, None
-    try:
-        for line in (sysfs.read_text(path) or "").splitlines():
-            key, _, value = line.partition(":")
-            if key == "Cpus_allowed_list":
-                cpus = CpuSet.parse(value)
-            elif key == "Mems_allowed_list":
-                nodes = NodeSet.parse(value)
-    except ListFormatError as wrong:
-        raise TopologyError(f"{path}: {wrong}") from wrong
-    return cpus, nodes

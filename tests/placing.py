@@ -40,16 +40,21 @@ def host(
     offline: Iterable[int] = (),
     allowed: CpuSet | None = None,
     allowed_nodes: NodeSet | None = None,
+    twins: Mapping[int, int] | None = None,
 ) -> Host:
-    """The machine of these cores. nodes: further ones, without CPUs. A kernel call on it raises ForeignHostError."""
+    """The machine of these cores. nodes: further ones, without CPUs. twins: further ones, each with the CPUs of a node.
+
+    A kernel call on it raises ForeignHostError.
+    """
     off, without = set(offline), set(memoryless)
     there = [c for c in (attrs.evolve(c, cpus=tuple(i for i in c.cpus if i not in off)) for c in cores) if c.cpus]
     lowest: dict[int, int] = {}
     for core in there:
         lowest[core.l3] = min(lowest.get(core.l3, core.cpus[0]), *core.cpus)
     cpus = {i: Cpu(i, core=min(c.cpus), l3=lowest[c.l3], package=c.package) for c in there for i in c.cpus}
-    ids = sorted({c.node for c in there} | set(nodes))
-    made = tuple(Node(n, CpuSet(i for c in there if c.node == n for i in c.cpus), n not in without) for n in ids)
+    of = {n: n for n in (*(c.node for c in there), *nodes)} | dict(twins or {})
+    ids = sorted(of)
+    made = tuple(Node(n, CpuSet(i for c in there if c.node == of[n] for i in c.cpus), n not in without) for n in ids)
     topology = Topology(made, Origin.SYNTHETIC, "made by hand", StaticSource(cpus=cpus))
     everything = NodeSet(ids) if allowed_nodes is None else allowed_nodes
     return Host(topology, NoKernel(), topology.online if allowed is None else allowed & topology.online, everything)

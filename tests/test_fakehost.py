@@ -204,3 +204,16 @@ def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options
     assert programs.run(["numactl", *options, "true"], kernel) == ["true"]
     mask, policy = kernel.masks[kernel.pid], kernel.policies[kernel.pid]
     assert real.stdout.strip() == f"CPUs {mask}, policy {policy}"
+
+
+def test_a_machine_whose_nodes_share_their_cpus_is_bound_like_any_other() -> None:
+    """A kernel with `numa=fake=4`: GPU 1 is on node 2, whose CPUs are everybody's and whose memory is its own."""
+    fake = FakeHost("numa-fake", threads=3)
+    fake.kernel.touch(1 << 20)
+    assert fake.kernel.pages_by_node == {0: 1 << 20}  # the first node of the CPU
+    report = affinity.bind(gpu=1, host=fake.host)
+    assert report.satisfied
+    assert report.observed.policy == MemoryPolicy(MemoryMode.PREFERRED, NodeSet([2]))
+    assert fake.kernel.pages_by_node == {2: 1 << 20}
+    assert set(fake.kernel.masks.values()) == {fake.topology.online}
+    assert affinity.bind(gpu=1, host=fake.host).already_bound

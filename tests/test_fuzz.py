@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -115,15 +116,21 @@ def test_synthetic_machines(line: str) -> None:
         assert sum(1 for _ in machine.pci_devices) <= 1 << 16  # type: ignore[attr-defined]
 
 
+selectors = st.lists(
+    st.sampled_from([*"*!:;,.012", "level_zero", "level_zero:", "opencl:gpu", "gpu", "cpu", " "]), max_size=8
+).map("".join)
+
+
 @limits
 @given(reference=st.one_of(texts, st.integers(), st.lists(st.one_of(texts, st.integers()), max_size=3)),
-       visible=st.one_of(st.none(), texts))  # fmt: skip
+       visible=st.one_of(st.none(), texts, selectors))  # fmt: skip
 def test_references_to_gpus(reference: str | int | list[str | int], visible: str | None) -> None:
     """In each runtime's variable and as an argument; the machine is a simulated one, which has an environment."""
     from affinity.testing import FakeHost
 
-    environ = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible, "ROCR_VISIBLE_DEVICES": visible}
-    for vendor in ("nvidia", "amd"):
+    names = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "ONEAPI_DEVICE_SELECTOR")
+    environ = {} if visible is None else dict.fromkeys(names, visible)
+    for vendor in ("nvidia", "amd", "intel"):
         fake = FakeHost(f"pack:2 numa:1 core:2 gpu:2(vendor={vendor})", environ=environ)
         as_json(answer(lambda fake=fake: plan(gpu=reference, host=fake.host)))  # type: ignore[misc,arg-type]
 
@@ -133,9 +140,21 @@ def test_references_to_gpus(reference: str | int | list[str | int], visible: str
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A small machine's files (two nodes, eight CPUs, GPUs behind bridges), and a place to put some of them aside."""
+    """A small machine's files (two nodes, 32 CPUs, GPUs behind bridges), and a place to put some of them aside."""
     root = tmp_path_factory.mktemp("machine")
-    trees.write(machines.get("vm-bridge-knows"), root)
+    machine = machines.get("vm-bridge-knows")
+    nodes = tuple(attrs.evolve(n, initiators=NodeSet([1 - n.id])) for n in machine.nodes)
+    gpus = tuple(attrs.evolve(gpu, memory_node=i) for i, gpu in enumerate(machine.gpus))
+    trees.write(attrs.evolve(machine, nodes=nodes, gpus=gpus), root, status=False)
+    for name, text in (
+        ("proc/self/cpuset", "/job"),
+        ("proc/mounts", "cgroup /cs cgroup rw,cpuset 0 0"),
+        ("cs/job/cpuset.cpus", "0-31"),
+        ("cs/job/cpuset.mems", "0-1"),
+        ("sys/devices/system/cpu/cpu1/online", "1"),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
     return root, tmp_path_factory.mktemp("parked")
 
 
@@ -237,7 +256,8 @@ def test_captured_machines(tree: tuple[Path, Path], data: st.DataObject) -> None
     chosen = st.sampled_from(sorted(by_name)).flatmap(lambda name: st.sampled_from(by_name[name]))
     how = data.draw(st.dictionaries(chosen, damage, min_size=1, max_size=4))
     policy = data.draw(policies)
-    options = Settings(policy=policy, cpus=(CpuSet([0]),) if policy == "explicit" else ())
+    scope = data.draw(st.sampled_from(["node", "socket"]))
+    options = Settings(policy=policy, scope=scope, cpus=(CpuSet([0]),) if policy == "explicit" else ())
     with damaged(root, parked, how):
         host = answer(lambda: Host.from_root(str(root)))
         if not isinstance(host, Host):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 import pytest
-from test_machines import facts
+from test_machines import facts, with_gpu_memory
 
 from affinity import CpuSet, Host, NodeSet
 from affinity.testing import machines, trees
@@ -29,11 +29,11 @@ def affinity_gather(archive: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.affinity_machines("gb200", "vm-bridge-knows")
+@pytest.mark.affinity_machines("gb200", "vm-bridge-knows", "power9-ac922", "numa-fake")
 @pytest.mark.parametrize("lists", [True, False], ids=["lists", "masks"])
 def test_a_gathered_machine_is_the_machine(machine: Machine, lists: bool, tmp_path: Path) -> None:
     """Also what was allowed there."""
-    machine = attrs.evolve(machine, allowed_cpus=CpuSet.parse("0-15"), allowed_nodes=NodeSet([0]))
+    machine = attrs.evolve(with_gpu_memory(machine), allowed_cpus=CpuSet.parse("0-15"), allowed_nodes=NodeSet([0]))
     root, archive = trees.write(machine, tmp_path / "root", lists=lists), str(tmp_path / "m.tar.gz")
     write_archive(archive, root)
     there, back = Host.from_root(root), Host.from_root(archive)
@@ -53,7 +53,9 @@ def test_this_very_machine_can_be_gathered(tmp_path: Path) -> None:
 
 def test_nothing_private_is_in_the_archive(tmp_path: Path) -> None:
     """Files with serial numbers, names and other processes' memory lie beside those that are wanted."""
-    root = Path(trees.write(machines.get("dgx-h100"), tmp_path / "root"))
+    dgx = machines.get("dgx-h100")
+    gpus = tuple(attrs.evolve(gpu, memory_node=1) for gpu in dgx.gpus)
+    root = Path(trees.write(attrs.evolve(dgx, gpus=gpus), tmp_path / "root"))
     gpu = (root / "sys/bus/pci/devices/0000:1b:00.0").resolve()
     for private in (gpu / "serial_number", gpu / "unique_id", root / "sys/devices/system/cpu/cpu0/uevent"):
         private.write_text(SECRET)
@@ -61,8 +63,12 @@ def test_nothing_private_is_in_the_archive(tmp_path: Path) -> None:
     (root / "etc/hostname").write_text(SECRET)
     with (root / "proc/self/status").open("a") as status:
         status.write(f"Groups:\t{SECRET}\n")
+    driver = root / "proc/driver/nvidia/gpus/0000:1b:00.0"
+    (driver / "information").write_text(SECRET)
+    with (driver / "numa_status").open("a") as status:
+        status.write(f"Address:   {SECRET}\n")
     paths = write_archive(str(tmp_path / "m.tar.gz"), str(root))
-    assert not [p for p in paths if not p.startswith(("sys/", "proc/self/status"))]
+    assert not [p for p in paths if not p.startswith("sys/") and p != "proc/self/status" and "numa_status" not in p]
     with tarfile.open(tmp_path / "m.tar.gz") as tar:
         for member in tar:
             assert (member.uname, member.gname, member.mtime) == ("", "", 0)
@@ -99,6 +105,25 @@ def test_an_archive_of_another_tool_with_one_directory_on_top_is_read(tmp_path: 
     host = Host.from_root(str(tmp_path / "host7.tar.bz2"), allowed_cpus=CpuSet.parse("0-3"))
     assert facts(host.topology) == facts(machine.topology())
     assert (str(host.allowed_cpus), str(host.allowed_nodes)) == ("0-3", "1")
+
+
+def test_a_capture_of_an_old_kernel_and_of_odd_files_reads_the_same(tmp_path: Path) -> None:
+    """Offline CPUs in `cpuN/online` alone, packages without a number, and a note where a row is left out."""
+    machine = attrs.evolve(machines.get("vm-bridge-knows"), offline=CpuSet([3, 17]))
+    root = Path(trees.write(machine, tmp_path / "root"))
+    cpus, nodes = root / "sys/devices/system/cpu", root / "sys/devices/system/node"
+    (cpus / "online").unlink()
+    (nodes / "node1/distance").write_text("10\n")
+    for name in cpus.glob("cpu*/topology/physical_package_id"):
+        name.write_text("-1\n")
+        (name.parent / "package_cpus_list").unlink()  # the mask is left
+    write_archive(str(tmp_path / "m.tar.gz"), str(root))
+    there, back = Host.from_root(str(root)), Host.from_root(str(tmp_path / "m.tar.gz"))
+    assert facts(back.topology) == facts(there.topology)
+    assert str(back.topology.online) == "0-2,4-16,18-31"
+    assert len({cpu.package for cpu in back.topology.cpus.values()}) == 2
+    (note,) = back.notes
+    assert "node1/distance" in note
 
 
 def test_an_archive_that_leaves_its_directory_is_refused(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affinity import CpuSet, NodeSet
+import affinity
+from affinity import CpuSet, Host, NodeSet
 from affinity.devices import Gpu, NodeEvidence, NodeSource
 from affinity.devices.numa_node import assign_node
-from affinity.testing import machines
+from affinity.testing import machines, trees
 from affinity.topology import PciAddress
 
 TWO = machines.load("pack:2 numa:1 core:4")
@@ -118,6 +122,73 @@ def test_a_node_equally_near_to_two_decides_nothing() -> None:
     assert "nodes 0,8 are equally near to GPU memory node 252" in why
 
 
+def test_initiators_decide_where_distances_tie() -> None:
+    """The firmware's own word of who uses a memory node, before distances; a device among them has no CPUs."""
+    machine = machines.get("power9-ac922")
+    initiators = {252: "8", 253: "0,250", 254: "250", 255: "0,8"}
+    memory = tuple(
+        attrs.evolve(n, initiators=NodeSet.parse(initiators[n.id])) if n.id in initiators else n for n in machine.nodes
+    )
+    topology = attrs.evolve(machine, nodes=memory).topology()
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "252")) == (8, "the initiator of GPU memory node 252")
+    assert on(topology, nodes(NodeSource.PCI_NUMA_NODE, "253")) == (
+        0,
+        "the initiator of memory node 253 (PCI numa_node)",
+    )
+    for undecided in ("254", "255", "252-253"):
+        node, why = on(topology, nodes(NodeSource.GPU_MEMORY, undecided))
+        assert node is None
+        assert f"nodes 0,8 are equally near to GPU memory node {undecided}" in why
+
+
+def test_initiators_go_before_distances_that_say_otherwise() -> None:
+    """Distances are nearest for node 0, the initiator is node 1."""
+    machine = machines.get("gb200")
+    memory = tuple(attrs.evolve(n, initiators=NodeSet([1])) if n.id == 2 else n for n in machine.nodes)
+    topology = attrs.evolve(machine, nodes=memory).topology()
+    assert topology.nearest(2, topology.cpu_nodes) == NodeSet([0])
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "2"))[0] == 1
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "2-3"))[0] is None  # node 3 has distances alone, and is near to 0
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "3")) == (0, "nearest node with CPUs to GPU memory node 3")
+    memory = tuple(attrs.evolve(n, initiators=NodeSet([0])) if n.id == 2 else n for n in machine.nodes)
+    topology = attrs.evolve(machine, nodes=memory).topology()
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "2-3")) == (0, "nearest node with CPUs to GPU memory node 2-3")
+
+
+def test_cpus_of_nodes_that_share_them_decide_nothing() -> None:
+    """A node number does: it is one of them."""
+    fake = machines.load("numa-fake")
+    node, why = on(fake, cpus(NodeSource.NVML_CPU, "0-3"))
+    assert node is None
+    assert "names nodes 0-3, which decides nothing" in why
+    assert on(fake, nodes(NodeSource.PCI_NUMA_NODE, "2"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "memory_node"),
+    [
+        ("Node:      255\nStatus:    online\nAddress:   40000000000", 255),
+        ("Node:      255\nStatus:    offline", None),
+        ("Node:      -1\nStatus:    online", None),
+        ("Status:    disabled", None),
+        ("", None),
+    ],
+)
+def test_nvidias_numa_status_names_the_gpus_own_memory(status: str, memory_node: int | None, tmp_path: Path) -> None:
+    """In a capture as on this machine; it is evidence of what the node is near to, and never the node."""
+    machine = machines.get("power9-ac922")
+    gpu = attrs.evolve(machine.gpus[0], node=None, bridge_node=None)
+    memory = tuple(attrs.evolve(n, initiators=NodeSet([8])) if n.id == 255 else n for n in machine.nodes)
+    root = trees.write(attrs.evolve(machine, nodes=memory, gpus=(gpu,)), tmp_path)
+    file = tmp_path / f"proc/driver/nvidia/gpus/{gpu.pci}/numa_status"
+    file.parent.mkdir(parents=True)
+    file.write_text(status + "\n")
+    host = Host.from_root(root)
+    assert host.topology.pci_devices[0].memory_node == memory_node
+    (found,) = affinity.plan(gpu="all", host=host).launch.gpus
+    assert found.node == (8 if memory_node == 255 else None)
+
+
 def test_memory_affinity_with_no_cpu_node_in_it_tells_nothing() -> None:
     """Its nodes are the GPU's own then."""
     node, why = on(GB200, nodes(NodeSource.NVML_MEMORY, "2-9"))
@@ -126,7 +197,10 @@ def test_memory_affinity_with_no_cpu_node_in_it_tells_nothing() -> None:
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(STRONGEST_FIRST), max_size=4), st.sampled_from(["dgx-h100", "gb200", "power9-ac922"]))
+@given(
+    st.lists(st.sampled_from(STRONGEST_FIRST), max_size=4),
+    st.sampled_from(["dgx-h100", "gb200", "power9-ac922", "numa-fake"]),
+)
 def test_the_answer_is_a_node_with_cpus_or_none(evidence: list[NodeEvidence], machine: str) -> None:
     """Whatever is told of whichever machine."""
     topology = machines.load(machine)

@@ -14,6 +14,7 @@ from affinity.devices.inventory import placeholder_gpu
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.launchers import Launch
 from affinity.policies import Observation, Placement
+from affinity.policies.policy import missing_memory_reason
 
 BUILT_IN = ("core-complex", "even", "exclusive", "explicit", "interleaved", "node", "single-core", "socket")
 
@@ -339,3 +340,53 @@ def test_agrees_with_nvidia_on_its_dgx_machines(
             str(CpuSet(i for core in CpuSet.parse(cpus) for i in (core, core + len(cores)))) for cpus in expected
         ]
     assert all_placed(policy, host(cores), everyone, Settings(scope=scope, smt=smt)) == expected
+
+
+# ---------------------------------------------------------------- nodes that share their CPUs
+
+#: One node of eight cores that the kernel shows as four (`numa=fake=4`), with a GPU on nodes 0, 2 and 2.
+FAKE = host(regular(1, 1, 8), twins={1: 0, 2: 0, 3: 0})
+ON_FAKE = gpus(0, 2, 2)
+
+
+def memory_of(policy: str, launch: Launch, settings: Settings | None = None, on: Host = FAKE) -> str:
+    placement = POLICIES.get(policy).place(Observation(on, launch, settings or Settings()))
+    assert placement.memory is None or placement.memory.nodes == placement.nodes
+    return str(placement.memory)
+
+
+def test_a_worker_on_nodes_that_share_cpus_prefers_its_own_nodes_memory() -> None:
+    """The CPUs alone name all four."""
+    assert placed("node", FAKE, worker(ON_FAKE, 1)) == "0-7"
+    for policy in ("node", "exclusive", "interleaved", "single-core", "core-complex", "even"):
+        assert memory_of(policy, worker(ON_FAKE, 1)) == "preferred:2"
+        assert memory_of(policy, worker(ON_FAKE, 0)) == "preferred:0"
+    assert memory_of("node", worker(ON_FAKE, 0, 1)) == "preferred-many:0,2"
+    assert memory_of("explicit", worker(ON_FAKE, 2), Settings(cpus=(CpuSet([1]),) * 3)) == "preferred:2"
+    assert memory_of("socket", worker(ON_FAKE, 1)) == "preferred-many:0-3"
+    assert memory_of("node", Launch(LaunchMode.INLINE, nodes=NodeSet([3]))) == "preferred:3"
+    assert memory_of("node", worker(ON_FAKE, 1), on=attrs.evolve(FAKE, allowed_nodes=NodeSet([0]))) == "None"
+
+
+def test_a_split_of_shared_cpus_is_among_the_gpus_of_all_nodes_that_share_them() -> None:
+    """Each core goes to one GPU, whatever node its GPU is on, and counts once."""
+    assert all_placed("exclusive", FAKE, ON_FAKE) == ["0-2", "3-5", "6-7"]
+    assert all_placed("interleaved", FAKE, ON_FAKE) == ["0,3,6", "1,4,7", "2,5"]
+    assert all_placed("single-core", FAKE, ON_FAKE) == ["0", "1", "2"]
+    assert all_placed("even", FAKE, ON_FAKE) == ["0-2", "3-5", "6-7"]
+    assert [placed("even", FAKE, worker(ON_FAKE, 0, rank=r, size=2)) for r in range(2)] == ["0-3", "4-7"]
+
+
+def test_scope_socket_gives_a_shared_core_to_one_gpu() -> None:
+    """Nodes 0 and 4 share CPUs, and so do 1 and 5; a GPU on 0 and on 5 leaves no node of the package without one."""
+    on = host(regular(1, 2, 4), twins={4: 0, 5: 1})
+    assert all_placed("exclusive", on, gpus(0, 5), Settings(scope="socket")) == ["0-3", "4-7"]
+    assert all_placed("exclusive", on, gpus(4), Settings(scope="socket")) == ["0-7"]
+
+
+def test_what_is_missing_of_a_shared_node_is_that_nodes_memory_alone() -> None:
+    """The note names node 2, not all nodes with its CPUs."""
+    on = attrs.evolve(FAKE, allowed_nodes=NodeSet([0]))
+    observation = Observation(on, worker(ON_FAKE, 1))
+    placement = POLICIES.get("node").place(observation)
+    assert "memory of node 2 is not allowed here (allowed: 0)" in missing_memory_reason(placement, observation)

@@ -31,7 +31,10 @@ class Situation:
 
 @st.composite
 def situations(draw: st.DrawFn) -> Situation:
-    """Packages of uneven nodes of uneven cores; CPU numbers in any order; any part offline, allowed or memory-less."""
+    """Packages of uneven nodes of uneven cores; CPU numbers in any order; any part offline, allowed or memory-less.
+
+    Nodes may share their CPUs, as under `numa=fake`.
+    """
     ids = draw(st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True))
     packages = [draw(st.integers(0, 2)) for _ in ids]
     shapes = [(node, package) for node, package in zip(ids, packages, strict=True)
@@ -44,15 +47,17 @@ def situations(draw: st.DrawFn) -> Situation:
     ]
     every = sorted(i for core in cores for i in core.cpus)
     offline = draw(st.one_of(st.just([]), st.lists(st.sampled_from(every), max_size=len(every) - 1, unique=True)))
+    twins = draw(st.one_of(st.just({}), st.dictionaries(st.integers(13, 15), st.sampled_from(ids), max_size=2)))
     on = host(
         cores,
         nodes=ids,
+        twins=twins,
         memoryless=draw(st.sets(st.sampled_from(ids), max_size=2)),
         offline=offline,
         allowed=draw(st.one_of(st.none(), st.sets(st.sampled_from(every)).map(CpuSet))),
-        allowed_nodes=draw(st.one_of(st.none(), st.sets(st.sampled_from(ids)).map(NodeSet))),
+        allowed_nodes=draw(st.one_of(st.none(), st.sets(st.sampled_from([*ids, *twins])).map(NodeSet))),
     )
-    everyone = gpus(*draw(st.lists(st.one_of(st.none(), st.sampled_from(ids)), min_size=1, max_size=6)))
+    everyone = gpus(*draw(st.lists(st.one_of(st.none(), st.sampled_from([*ids, *twins])), min_size=1, max_size=6)))
     options = Settings(
         smt=draw(st.sampled_from(["all", "one"])),
         scope=draw(st.sampled_from(["node", "socket"])),
@@ -78,7 +83,7 @@ def test_a_split_gives_out_everything_fairly(policy: str, situation: Situation) 
     on, everyone = situation.on, situation.everyone
     settings = attrs.evolve(situation.settings, scope="node")
     for node in {gpu.node for gpu in everyone if gpu.node is not None}:
-        there = [i for i, gpu in enumerate(everyone) if gpu.node == node]
+        there = [i for i, gpu in enumerate(everyone) if gpu.node in on.topology.sharing_nodes(node)]
         usable = [c & on.allowed_cpus for c in cores_of(on, node)[settings.reserve :] if c & on.allowed_cpus]
         found = [placed(policy, on, worker(everyone, i), settings) for i in there]
         if len(usable) < len(there):
@@ -97,7 +102,7 @@ def test_a_split_gives_out_everything_fairly(policy: str, situation: Situation) 
 def test_scope_socket_only_adds_and_leaves_nothing_of_the_package(policy: str, situation: Situation) -> None:
     """Each GPU keeps its own node's share; together the GPUs of a package have all of its usable CPUs."""
     on, everyone, settings = situation.on, situation.everyone, situation.settings
-    with_gpu = NodeSet(gpu.node for gpu in everyone if gpu.node is not None)
+    with_gpu = NodeSet(n for gpu in everyone if gpu.node is not None for n in on.topology.sharing_nodes(gpu.node))
     of_package: dict[int, list[str]] = {}
     for i, gpu in enumerate(everyone):
         before, after = (
@@ -130,7 +135,7 @@ def test_even_parts_are_the_machine(situation: Situation, size: int) -> None:
     on, settings = situation.on, situation.settings
     found = [placed("even", on, worker(situation.everyone, 0, rank=r, size=size), settings) for r in range(size)]
     usable = [c & on.allowed_cpus for n in on.topology.by_id for c in cores_of(on, n)[settings.reserve :]]
-    usable = [core for core in usable if core]
+    usable = list(dict.fromkeys(core for core in usable if core))  # nodes that share CPUs have the same cores
     if len(usable) < size:
         assert set(found) == {"impossible"}
     else:

@@ -1,9 +1,9 @@
-"""Which node a GPU is next to: the order of evidence, and what is told of it.
+"""Which node a GPU is next to: the order of evidence, and the reason in words.
 
-The operator's word; PCI `numa_node`; NVML's memory affinity, only nodes with CPUs; NVML's CPU affinity of the node,
-then of the socket; the GPU's own memory node, by distance; the CPUs local to the device, then to the upstream
-bridge; else unknown.
-Unknown is never node 0: only on a machine with a single node with CPUs there is nothing to know.
+In order of precedence: AFFINITY_NODES; PCI `numa_node`; NVML's memory affinity, only nodes with CPUs; NVML's CPU
+affinity of the node, then of the socket; the GPU's own memory node, by its initiators, else by distance; the CPUs local
+to the device, then to the upstream bridge; else unknown.
+Unknown is never node 0. A machine with a single node with CPUs leaves nothing to find out.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from affinity.topology.model import Topology
 
 
 def assign_node(gpu: Gpu, topology: Topology) -> Gpu:
-    """The GPU with `node`, `source` and `why` filled in from its evidence.
+    """Return the GPU with `node`, `node_source` and `node_reason` filled in from its evidence.
 
-    A source that names several nodes with CPUs decides nothing: a virtual machine reports all of them. A node
-    without CPUs resolves to the nearest with CPUs, where one is nearest. The strongest source that decides wins;
-    whoever contradicts it is told in `why`.
+    A source that names several nodes with CPUs decides nothing: a virtual machine reports all of them, and nodes may
+    share their CPUs. A node without CPUs resolves to the one with CPUs that is its initiator, else to the nearest.
+    The strongest source that decides wins; sources that disagree are listed in `node_reason`.
     """
     readings = [_evaluate(evidence, topology) for evidence in sorted(gpu.evidence, key=lambda e: e.source)]
     best = next((r for r in readings if len(r.nodes) == 1), None)
@@ -67,12 +67,14 @@ def _evaluate(evidence: NodeEvidence, topology: Topology) -> _Finding:
         return _from_nodes(source, with_cpus, name)
     if with_cpus or source is NodeSource.NVML_MEMORY:
         return _Finding(source, NodeSet(), f"{name} names node {online}, which tells nothing")
-    near = [topology.nearest(node, topology.cpu_nodes) for node in online]
-    found = near[0] if all(n == near[0] for n in near) else topology.cpu_nodes
     where = f"GPU memory node {online}" if source is NodeSource.GPU_MEMORY else f"memory node {online} ({name})"
-    if len(found) == 1:
-        return _Finding(source, found, f"nearest node with CPUs to {where}")
-    return _Finding(source, found, f"nodes {found} are equally near to {where}")
+    initiators = [topology.initiators_with_cpus(node) for node in online]
+    found = [i or topology.nearest(n, topology.cpu_nodes) for n, i in zip(online, initiators, strict=True)]
+    reason = f"the initiator of {where}" if all(initiators) else f"nearest node with CPUs to {where}"
+    common = found[0] if all(nodes == found[0] for nodes in found) else topology.cpu_nodes
+    if len(common) == 1:
+        return _Finding(source, common, reason)
+    return _Finding(source, common, f"nodes {common} are equally near to {where}")
 
 
 def _from_nodes(source: NodeSource, nodes: NodeSet, name: str) -> _Finding:

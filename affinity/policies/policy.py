@@ -36,29 +36,31 @@ class PlacementPolicy(ABC):
         """Where this worker goes. Raises PlacementError where no CPU is left for it."""
 
 
-def memory_for(cpus: CpuSet, observation: Observation) -> MemoryPolicy | None:
-    """The memory policy that follows the CPUs: their nodes, as far as they have memory and are allowed.
+def memory_for(cpus: CpuSet, observation: Observation, nodes: NodeSet | None = None) -> MemoryPolicy | None:
+    """Return the memory policy that follows the CPUs: their nodes, as far as they have memory and are allowed.
 
-    None where the operator wants none or none of those nodes can give memory: then the kernel's own
-    first touch takes the nearest node that can.
+    nodes: of nodes that share CPUs (`numa=fake`), the ones that are meant; default: the worker's own.
+    None if the operator wants none or none of those nodes can give memory: the kernel's first touch then takes the
+    nearest node that can.
     """
     host, settings = observation.host, observation.settings
     if settings.memory is None:
         return None
     if settings.memory is MemoryMode.LOCAL:
         return MemoryPolicy(MemoryMode.LOCAL)
-    nodes = host.topology.nodes_of(cpus) & host.topology.memory_nodes & host.allowed_nodes
-    if not nodes:
+    meant = observation.launch.gpu_nodes if nodes is None else nodes
+    found = host.topology.nodes_of(cpus, meant) & host.topology.memory_nodes & host.allowed_nodes
+    if not found:
         return None
-    return preferred_policy(nodes) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, nodes)
+    return preferred_policy(found) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, found)
 
 
 def missing_memory_reason(placement: Placement, observation: Observation) -> str:
-    """Why CPUs got no memory though the operator wants some: it is outside the cpuset. "" where that is not so."""
+    """Return why CPUs got no memory though the operator wants some (it is outside the cpuset), else ""."""
     host = observation.host
     if placement.cpus is None or placement.memory is not None or observation.settings.memory is None:
         return ""
-    missing = host.topology.nodes_of(placement.cpus) & host.topology.memory_nodes
+    missing = host.topology.nodes_of(placement.cpus, placement.nodes) & host.topology.memory_nodes
     if not missing:
         return ""
     return f"memory of node {missing} is not allowed here (allowed: {host.allowed_nodes}), so memory is left alone"

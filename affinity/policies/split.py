@@ -1,7 +1,7 @@
-"""Sharing a machine out among its GPUs: what the split policies have in common, open to third parties' too.
+"""Divide a machine's cores among its GPUs: what the split policies have in common, also for third parties' policies.
 
 Every function works from one worker's view: the shares of all GPUs are computed, the worker's own is taken, so
-that workers who never talk to each other agree.
+that workers agree without communication.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from affinity.topology.model import Topology
 
 
 class SplitPolicy(PlacementPolicy):
-    """A policy that splits what is next to a node among the GPUs of that node: write `deal`.
+    """A policy that divides the CPUs of a node among the GPUs next to it: implement `split`.
 
     A worker with several GPUs gets the shares of all of them; one whose operator named a node instead of a GPU
-    gets the whole node, since nobody knows who else is there.
+    gets the whole node, since the node's other workers are unknown.
     """
 
     #: What one GPU gets, in words: "a contiguous share of the cores".
@@ -34,39 +34,42 @@ class SplitPolicy(PlacementPolicy):
 
     @abstractmethod
     def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
-        """The shares of the `count` GPUs next to `node`, in PCI order. Raises PlacementError where they cannot be."""
+        """Return the shares of `count` GPUs next to `node`, in PCI order. Raises PlacementError if it cannot."""
 
     @final
     def place(self, observation: Observation) -> Placement:
         host, launch = observation.host, observation.launch
         if launch.nodes is not None:
             return place_on_nodes(launch.nodes, observation)
+        gpus = launch.machine_gpus
         cpus, told = CpuSet(), []
-        for place in gpu_indices(launch):
-            node = launch.machine_gpus[place].node
+        for index in gpu_indices(launch):
+            node = gpus[index].node
             if node is None:
                 continue
-            there = [i for i, gpu in enumerate(launch.machine_gpus) if gpu.node == node]
-            mine = there.index(place)
+            sharing = host.topology.sharing_nodes(node)
+            there = [i for i, gpu in enumerate(gpus) if gpu.node in sharing]
+            mine = there.index(index)
             cpus |= self.split(node, len(there), observation)[mine]
             told.append(f"{self.share_name} of node {node} (GPU {mine + 1} of {len(there)} there)")
         if not told:
             return Placement(None, None, reason="no GPU's node is known")
         reason = "; ".join(told) + _options(observation.settings)
-        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus), reason)
+        nodes = host.topology.nodes_of(cpus, launch.gpu_nodes)
+        return Placement(cpus, memory_for(cpus, observation), nodes, reason)
 
 
 def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
-    """The placement on all usable CPUs of these nodes. Raises PlacementError where there is none."""
+    """Return the placement on all usable CPUs of these nodes. Raises PlacementError if there is none."""
     cpus = usable_cpus(nodes, observation)
     reason = f"all allowed CPUs of node {nodes}{_options(observation.settings)}"
-    return Placement(cpus, memory_for(cpus, observation), nodes, reason)
+    return Placement(cpus, memory_for(cpus, observation, nodes), nodes, reason)
 
 
 def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
-    """The allowed CPUs of these nodes, less what AFFINITY_RESERVE and AFFINITY_SMT take away.
+    """Return the allowed CPUs of these nodes, less what AFFINITY_RESERVE and AFFINITY_SMT take away.
 
-    Raises PlacementError, with the numbers, where none is left.
+    Raises PlacementError, with the numbers, if none is left.
     """
     host, settings = observation.host, observation.settings
     allowed = allowed_cpus_of(nodes, host)
@@ -80,12 +83,12 @@ def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
 
 
 def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tuple[CpuSet, ...]:
-    """The usable physical cores of these nodes, node by node, each by its lowest CPU number.
+    """Return the usable physical cores of these nodes, node by node, each by its lowest CPU number.
 
-    Raises PlacementError, with the numbers, where there are fewer than `least`.
+    Raises PlacementError, with the numbers, if there are fewer than `least`.
     """
     cpus, host = usable_cpus(nodes, observation), observation.host
-    cores = [core for node in nodes for core in physical_cores(cpus & host.topology.cpus_of(NodeSet([node])), host)]
+    cores = _cores_by_node(nodes, cpus, host)
     if len(cores) < least:
         raise PlacementError(
             f"usable physical cores of node {nodes}: {len(cores)} (CPUs {cpus}) for {least} workers, each of which "
@@ -96,36 +99,38 @@ def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tup
 
 
 def physical_cores(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
-    """These CPUs by physical core, the core with the lowest number first; a core may be there in part."""
+    """Return these CPUs by physical core, the core with the lowest number first; a core may be there in part."""
     return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].core))
 
 
 def l3_domains(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
-    """These CPUs by shared L3 cache, the domain with the lowest number first; a domain may be there in part."""
+    """Return these CPUs by shared L3 cache, the domain with the lowest number first; a domain may be there in part."""
     return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].l3))
 
 
 def split_contiguous(cores: Sequence[CpuSet], count: int) -> tuple[CpuSet, ...]:
-    """`count` runs of neighbouring cores of equal length; the first ones take one more of what is left over."""
+    """Return `count` runs of neighbouring cores of equal length; the first ones take one more of the remainder."""
     length, over = divmod(len(cores), count)
     starts = [i * length + min(i, over) for i in range(count + 1)]
     return tuple(_union(cores[a:b]) for a, b in pairwise(starts))
 
 
 def add_package_cores(cores: Sequence[CpuSet], observation: Observation) -> Sequence[CpuSet]:
-    """With AFFINITY_SCOPE=socket, the cores of one node together with what they bring along; else unchanged.
+    """Return the cores of one node, with AFFINITY_SCOPE=socket each together with cores of nodes without a GPU.
 
-    The package's cores on nodes without a GPU are dealt, in order, to its cores on nodes with one, which then
+    The package's cores on nodes without a GPU are added, in turn, to its cores on nodes with one, which then
     move as a unit. So a DGX A100, where only half of the nodes have GPUs, is used whole, and each GPU keeps its
     own node's cores. Source: NVIDIA's gpu_affinity, scope SOCKET.
     """
     host, launch, settings = observation.host, observation.launch, observation.settings
     if settings.scope != "socket":
         return cores
-    here = host.topology.nodes_of(_union(cores))
-    package = package_nodes(here, host.topology)
-    with_gpu = (here | NodeSet(gpu.node for gpu in launch.machine_gpus if gpu.node is not None)) & package
-    near = physical_cores(_left(with_gpu, host, settings), host)
+    topology = host.topology
+    here = topology.nodes_of(_union(cores))
+    package = package_nodes(here, topology)
+    of_gpus = NodeSet(gpu.node for gpu in launch.machine_gpus if gpu.node is not None)
+    with_gpu = (here | topology.nodes_of(topology.cpus_of(of_gpus))) & package
+    near = sorted(_cores_by_node(with_gpu, _left(with_gpu, host, settings), host), key=CpuSet.first)
     bring = {core: core for core in near}
     for i, core in enumerate(physical_cores(_left(package - with_gpu, host, settings), host)):
         bring[near[i % len(near)]] |= core
@@ -133,13 +138,13 @@ def add_package_cores(cores: Sequence[CpuSet], observation: Observation) -> Sequ
 
 
 def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
-    """All nodes whose CPUs are on the packages (sockets) that the CPUs of these nodes are on."""
+    """Return all nodes whose CPUs are on the packages (sockets) that the CPUs of these nodes are on."""
     packages = {topology.cpus[cpu].package for cpu in topology.cpus_of(nodes)}
     return NodeSet(n.id for n in topology.nodes if any(topology.cpus[cpu].package in packages for cpu in n.cpus))
 
 
 def gpu_indices(launch: Launch) -> tuple[int, ...]:
-    """Where each of the worker's GPUs stands among all of the machine, in PCI order, from 0.
+    """Return the position of each of the worker's GPUs among all of the machine, in PCI order, from 0.
 
     Raises PlacementError for one that is not there.
     """
@@ -154,10 +159,20 @@ def _union(sets: Iterable[CpuSet]) -> CpuSet:
     return CpuSet(cpu for cpus in sets for cpu in cpus)
 
 
+def _cores_by_node(nodes: NodeSet, cpus: CpuSet, host: Host) -> list[CpuSet]:
+    """Return the cores of these CPUs, node by node; those of nodes that share CPUs once."""
+    cores: list[CpuSet] = []
+    for node in nodes:
+        here = cpus & host.topology.cpus_of(NodeSet([node]))
+        cores += physical_cores(here, host)
+        cpus -= here
+    return cores
+
+
 def _left(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
     cpus = host.topology.cpus_of(nodes) & host.allowed_cpus
     if settings.reserve:
-        # The lowest cores of the node, allowed or not: everyone on the machine then leaves the same ones free.
+        # The lowest cores of the node, allowed or not: all workers of the machine then leave the same ones free.
         for node in nodes:
             cpus -= _union(physical_cores(host.topology.cpus_of(NodeSet([node])), host)[: settings.reserve])
     if settings.smt == "one":

@@ -169,7 +169,7 @@ def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequ
             for node in topology.nodes
         ],
         "gpus": [{**gpu(g), "visible": g in visible} for g in gpus],
-        "notes": list(notes),
+        "notes": list(dict.fromkeys((*notes, *host.notes))),  # last: what was read above may add some
     }
 
 

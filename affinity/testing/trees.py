@@ -1,8 +1,8 @@
 """Write a machine's sysfs tree, so that everything that reads a root can be tried on it.
 
 Layout: Documentation/ABI/stable/sysfs-devices-node, Documentation/ABI/stable/sysfs-devices-system-cpu,
-Documentation/ABI/testing/sysfs-bus-pci, proc(5). PCI devices are links from `bus/pci/devices` to directories that lie
-below their bridges, as on Linux, so that walking upwards works.
+Documentation/ABI/testing/sysfs-bus-pci, Documentation/admin-guide/mm/numaperf.rst, proc(5). PCI devices are links from
+`bus/pci/devices` to directories that lie below their bridges, as on Linux, so that walking upwards works.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Put = Callable[[str, object], None]
 def write(
     machine: Machine, root: str | os.PathLike[str], *, nul: bool = False, lists: bool = True, status: bool = True
 ) -> str:
-    """Write `root/sys/…` and `root/proc/self/status`; gives `root` as text.
+    """Write `root/sys/…` and `root/proc/…`; return `root` as text.
 
     nul: end every file in NUL, as some kernels' files do. lists: False leaves out `cpulist`, `*_list` and
     `local_cpulist`, so that only the masks are there. status: False leaves out `proc/self/status`.
@@ -43,6 +43,7 @@ def write(
             out.write(f"{value}\n{end}".encode("ascii"))
 
     _nodes(machine, put)
+    _initiators(machine, base)
     _cpus(machine, put)
     (base / "sys/bus/pci/devices").mkdir(parents=True, exist_ok=True)
     for device in (*machine.gpus, *machine.others):
@@ -60,21 +61,25 @@ def sparse(machine: Machine, step: int = 4) -> Machine:
     def moved(node: int | None) -> int | None:
         return None if node is None else node * step
 
+    def nodes(found: NodeSet) -> NodeSet:
+        return NodeSet(n * step for n in found)
+
     def gpu(device: MachineGpu) -> MachineGpu:
         affinity = device.memory_affinity
         return attrs.evolve(
             device,
             node=moved(device.node),
             bridge_node=moved(device.bridge_node),
-            memory_affinity=None if affinity is None else NodeSet(n * step for n in affinity),
+            memory_node=moved(device.memory_node),
+            memory_affinity=None if affinity is None else nodes(affinity),
         )
 
     return attrs.evolve(
         machine,
-        nodes=tuple(attrs.evolve(n, id=n.id * step) for n in machine.nodes),
+        nodes=tuple(attrs.evolve(n, id=n.id * step, initiators=nodes(n.initiators)) for n in machine.nodes),
         gpus=tuple(map(gpu, machine.gpus)),
         others=tuple(map(gpu, machine.others)),
-        allowed_nodes=None if machine.allowed_nodes is None else NodeSet(n * step for n in machine.allowed_nodes),
+        allowed_nodes=None if machine.allowed_nodes is None else nodes(machine.allowed_nodes),
     )
 
 
@@ -110,6 +115,18 @@ def _nodes(machine: Machine, put: Put) -> None:
         put(f"{here}/distance", " ".join(map(str, row)))
         total, free = node.memory >> 10, node.memory >> 11
         put(f"{here}/meminfo", f"Node {node.id} MemTotal:  {total:>12} kB\nNode {node.id} MemFree:   {free:>12} kB")
+
+
+def _initiators(machine: Machine, base: Path) -> None:
+    """Write a link to each initiator below `access0`, and below `access1`, which has those with CPUs alone."""
+    for node in machine.nodes:
+        for access in ("access0", "access1") if node.initiators else ():
+            here = base / f"sys/devices/system/node/node{node.id}/{access}/initiators"
+            here.mkdir(parents=True, exist_ok=True)
+            for other in node.initiators:
+                link = here / f"node{other}"
+                if not link.is_symlink():
+                    link.symlink_to(f"../../../node{other}")
 
 
 def _cpus(machine: Machine, put: Put) -> None:
@@ -161,6 +178,9 @@ def _pci(machine: Machine, device: MachineGpu, base: Path, put: Put) -> None:
         put(f"sys/{home}/local_cpus", mask(cpus, max(machine.present) + 1))
         if function.boot_vga is not None:
             put(f"sys/{home}/boot_vga", int(function.boot_vga))
+        if function.memory_node is not None:
+            status = f"Node:      {function.memory_node}\nStatus:    online"
+            put(f"proc/driver/nvidia/gpus/{function.pci}/numa_status", status)
         link = base / "sys/bus/pci/devices" / str(function.pci)
         if not link.is_symlink():
             link.symlink_to(f"../../../{home}")

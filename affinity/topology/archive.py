@@ -1,8 +1,9 @@
-"""A machine in an archive: only the files that a topology is read from, and nothing that tells whose machine it is.
+"""A machine in an archive: only the files that a topology is read from, and nothing that identifies its owner.
 
-The archive holds `sys/…` and two lines of `proc/self/status`. There is no host name, no serial number and no UUID in
-it: files are chosen by name, and the directories between a device and its host bridge, which on some hypervisors are
-named by an identifier, are left out. Archives of hwloc-gather-topology(1), with one directory at the top, are read too.
+The archive holds `sys/…`, two lines of `proc/self/status` and two of each GPU's `numa_status`. It has no host name, no
+serial number and no UUID: files are chosen by name, and the directories between a device and its host bridge, which on
+some hypervisors are named by an identifier, are left out. Archives of hwloc-gather-topology(1), with one directory at
+the top, are read too.
 """
 
 from __future__ import annotations
@@ -17,30 +18,34 @@ from contextlib import contextmanager
 
 import attrs
 
-from affinity.errors import TopologyError
+from affinity.errors import SystemFileError, TopologyError
+from affinity.topology.allowed import read_allowed
 from affinity.topology.model import PciAddress, Topology
 from affinity.topology.synthetic import StaticSource
+from affinity.topology.sysfs import Sysfs
 
 #: An archive that unpacks to more is not a machine's.
 MAX_FILES, MAX_BYTES = 500_000, 1 << 30
 
 _NODE = ("cpulist", "cpumap", "distance", "meminfo")
 _NODES = ("online", "possible", "has_cpu", "has_memory")
-_TOPOLOGY = ("thread_siblings_list", "package_cpus_list", "core_siblings_list")
-_TOPOLOGY_MASKS = ("thread_siblings", "core_siblings")
+#: Of each group the first that is there: the others say the same.
+_TOPOLOGY = (
+    ("physical_package_id",),
+    ("thread_siblings_list", "thread_siblings"),
+    ("package_cpus_list", "core_siblings_list", "core_siblings"),
+)
 _CACHE = ("level", "shared_cpu_list", "shared_cpu_map")
 _PCI = ("class", "vendor", "device", "numa_node", "local_cpulist", "local_cpus", "boot_vga")
 
 
 def write_archive(archive: str, root: str = "/") -> tuple[str, ...]:
-    """Write the archive; gives the paths in it.
+    """Write the archive and return the paths in it.
 
-    Raises OSError where it is there already or cannot be written, TopologyError where `root` is no machine's.
+    Raises OSError if it exists or cannot be written, TopologyError if `root` is no machine's.
     """
     found = _Capture(root)
     found.collect()
-    if "sys/devices/system/cpu/online" not in found.files:
-        raise TopologyError(f"{root}: no sys/devices/system/cpu/online in it; expected / or a captured tree")
     with (
         open(archive, "xb") as file,
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
@@ -59,13 +64,17 @@ def write_archive(archive: str, root: str = "/") -> tuple[str, ...]:
 
 @contextmanager
 def extracted(archive: str) -> Iterator[str]:
-    """The archive's root directory (with `sys/` in it), for the time of the block.
+    """Yield the archive's root directory (with `sys/` in it), which is deleted after the block.
 
-    Raises TopologyError where the file is no archive of a machine, or tries to leave its directory.
+    Raises TopologyError if the file is no archive of a machine, or has a path that leaves its directory.
     """
     if not hasattr(tarfile, "data_filter"):
         raise TopologyError(f"{archive}: this Python cannot unpack it safely; unpack it and give the directory")
-    with tempfile.TemporaryDirectory(prefix="affinity-") as directory:
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="affinity-")
+    except OSError as refused:
+        raise TopologyError(f"{archive}: no temporary directory: {refused.strerror}; set TMPDIR") from refused
+    with scratch as directory:
         try:
             with tarfile.open(archive) as tar:
                 count = size = 0
@@ -74,10 +83,12 @@ def extracted(archive: str) -> Iterator[str]:
                     if count > MAX_FILES or size > MAX_BYTES:
                         raise TopologyError(f"{archive}: too large; expected what `affinity gather` writes")
                 tar.extractall(directory, filter="data")
+            inside = [directory, *(entry.path for entry in os.scandir(directory) if entry.is_dir())]
         except (tarfile.TarError, EOFError, OSError) as wrong:
+            if isinstance(wrong, OSError) and wrong.errno:  # a damaged archive's error has no number
+                raise SystemFileError(wrong.errno, wrong.strerror, archive) from wrong
             first = str(wrong).partition("\n")[0]
             raise TopologyError(f"{archive}: {first}; expected what `affinity gather` writes") from wrong
-        inside = [directory, *(entry.path for entry in os.scandir(directory) if entry.is_dir())]
         roots = [place for place in inside if os.path.isdir(os.path.join(place, "sys"))]
         if not roots:
             raise TopologyError(f"{archive}: no directory 'sys' in it; expected what `affinity gather` writes")
@@ -85,32 +96,32 @@ def extracted(archive: str) -> Iterator[str]:
 
 
 def loaded(topology: Topology, detail: str) -> Topology:
-    """The topology with everything read now, so that its files may go."""
-    source = StaticSource(topology.distances, topology.memory, topology.cpus, topology.pci_devices)
-    return attrs.evolve(topology, detail=detail, source=source)
+    """Return the topology with every fact read now, so that its files can be deleted."""
+    facts = topology.distances, topology.memory, topology.cpus, topology.pci_devices, topology.initiators
+    return attrs.evolve(topology, detail=detail, source=StaticSource(*facts, topology.notes))
 
 
 @attrs.define
 class _Capture:
-    """What goes into an archive: files with their content, links with their targets."""
+    """The contents of an archive: files with their bytes, links with their targets."""
 
     root: str
     files: dict[str, bytes] = attrs.field(factory=dict)
     links: dict[str, str] = attrs.field(factory=dict)
 
     def _read(self, source: str, names: tuple[str, ...], target: str = "") -> bool:
-        """Those of these files that are there; whether any was."""
+        """Take those of these files that exist; return whether any does."""
         before = len(self.files)
         for name in names:
             try:
                 with open(os.path.join(self.root, source, name), "rb") as file:
                     self.files[f"{target or source}/{name}"] = file.read()
             except OSError:
-                continue  # older kernels lack some, and a topology does without
+                continue  # older kernels lack some, and a topology can do without them
         return len(self.files) > before
 
     def _filter_lines(self, path: str, *wanted: bytes) -> None:
-        """Of a file that was taken, only the lines with one of these words."""
+        """Keep the lines with one of these words of a file that was taken."""
         if path in self.files:
             lines = self.files[path].splitlines(keepends=True)
             self.files[path] = b"".join(line for line in lines if any(word in line for word in wanted))
@@ -118,23 +129,34 @@ class _Capture:
     def collect(self) -> None:
         nodes, cpus = "sys/devices/system/node", "sys/devices/system/cpu"
         self._read(nodes, _NODES)
-        self._read(cpus, ("online", "present", "possible"))
+        self._read(cpus, ("present", "possible"))
+        online = Sysfs(self.root).online_cpus()
+        if not online:
+            raise TopologyError(f"{self.root}: no sys/devices/system/cpu/online in it; expected / or a captured tree")
+        self.files[f"{cpus}/online"] = f"{online}\n".encode("ascii")  # in full, also for a kernel without this file
         for name in _names(self.root, nodes, "node"):
             self._read(f"{nodes}/{name}", _NODE)
-            self._filter_lines(f"{nodes}/{name}/meminfo", b"MemTotal:")  # how much is in use is nobody's business
+            self._filter_lines(f"{nodes}/{name}/meminfo", b"MemTotal:")  # memory usage is not part of the archive
+            for access in ("access0", "access1"):
+                here = f"{nodes}/{name}/{access}/initiators"
+                for other in _names(self.root, here, "node"):
+                    self.links[f"{here}/{other}"] = f"../../../{other}"
         for name in _names(self.root, cpus, "cpu"):
-            self._read(f"{cpus}/{name}/topology", ("physical_package_id",))
-            if not self._read(f"{cpus}/{name}/topology", _TOPOLOGY):
-                self._read(f"{cpus}/{name}/topology", _TOPOLOGY_MASKS)
+            for group in _TOPOLOGY:
+                any(self._read(f"{cpus}/{name}/topology", (file,)) for file in group)
             for index in _names(self.root, f"{cpus}/{name}/cache", "index"):
                 self._read(f"{cpus}/{name}/cache/{index}", _CACHE)
         for name in _listdir(os.path.join(self.root, "sys/bus/pci/devices")):
             self.pci(name)
-        self._read("proc/self", ("status",))
-        self._filter_lines("proc/self/status", b"Cpus_allowed_list:", b"Mems_allowed_list:")
+        if self._read("proc/self", ("status",)):
+            self._filter_lines("proc/self/status", b"Cpus_allowed_list:", b"Mems_allowed_list:")
+        else:  # an archive of another tool: its cpuset's files say the same
+            allowed = read_allowed(self.root)
+            lines = (("Cpus_allowed_list", allowed.cpus), ("Mems_allowed_list", allowed.nodes))
+            self.files["proc/self/status"] = "".join(f"{k}:\t{v}\n" for k, v in lines if v is not None).encode("ascii")
 
     def pci(self, name: str) -> None:
-        """A display or accelerator device, with the bridges above it."""
+        """Take a display or accelerator device, with the bridges above it."""
         here = os.path.realpath(os.path.join(self.root, "sys/bus/pci/devices", name))
         try:
             with open(os.path.join(here, "class"), "rb") as file:
@@ -150,10 +172,14 @@ class _Capture:
             home += f"/{os.path.basename(function)}"
             self._read(os.path.relpath(function, self.root), _PCI, f"sys/{home}")
             self.links[f"sys/bus/pci/devices/{os.path.basename(function)}"] = f"../../../{home}"
+        if chain:
+            driver = f"proc/driver/nvidia/gpus/{name}"
+            self._read(driver, ("numa_status",))
+            self._filter_lines(f"{driver}/numa_status", b"Node:", b"Status:")
 
 
 def _names(root: str, directory: str, prefix: str) -> list[str]:
-    """Names like `node12` in a directory, in order."""
+    """Return names like `node12` in a directory, in order."""
     found = [n for n in _listdir(os.path.join(root, directory)) if n.startswith(prefix) and n[len(prefix) :].isdigit()]
     return sorted(found, key=lambda n: int(n[len(prefix) :]))
 

@@ -1,13 +1,13 @@
-"""`Topology`: what the machine is made of. Plain values; reading them is the business of a source.
+"""`Topology`: what the machine is made of. Plain values, which a source reads.
 
-Nodes are read when a topology is made, all else when first asked for: a policy that wants whole
-nodes never pays for cores and caches.
+Nodes are read when a topology is made, all else on first use: a policy that places on whole nodes never pays for
+cores and caches.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Origin(enum.Enum):
 
 @attrs.frozen
 class Node:
-    """A NUMA node. It may have no CPUs (GPU or HBM memory) or no memory: both are legal.
+    """A NUMA node. It may have no CPUs (GPU or HBM memory), no memory, or CPUs that other nodes have too (`numa=fake`).
 
     id: the kernel's number; cpus: its online CPUs; has_memory: whether pages can be placed on it.
     """
@@ -39,8 +39,11 @@ class Node:
 
 @attrs.frozen
 class Cpu:
-    """A logical CPU (hwloc's PU). `core` is the lowest CPU number of its physical core, `l3` the
-    lowest of its last shared L3 domain (its own core where there is no L3), `package` the socket."""
+    """A logical CPU (hwloc's PU).
+
+    core: the lowest CPU number of its physical core. l3: the lowest of its L3 domain, `core` if there is no L3.
+    package: the socket's number; a socket to which the firmware gave none is numbered after those that have one.
+    """
 
     id: int
     core: int
@@ -91,11 +94,12 @@ class PciAddress:
 
 @attrs.frozen
 class PciDevice:
-    """A display, 3D or accelerator controller, as sysfs tells of it.
+    """A display, 3D or accelerator controller, as sysfs shows it.
 
-    numa_node: None where the kernel says -1 (unknown, never node 0).
-    local_cpus: of the device itself; bridge_cpus: of the nearest bridge above that knows its CPUs.
-    boot_vga: True for the firmware's console, None where the file is missing. unique_id: amdgpu's, in hexadecimal.
+    numa_node: None if the kernel reports -1 (unknown, never node 0).
+    local_cpus: of the device itself; bridge_cpus: of the nearest bridge above whose node is known.
+    boot_vga: True for the firmware's console, None if the file is missing. unique_id: amdgpu's, in hexadecimal.
+    memory_node: the node that is the GPU's own memory, from NVIDIA's numa_status; None if there is none.
     """
 
     address: PciAddress
@@ -107,12 +111,16 @@ class PciDevice:
     bridge_cpus: CpuSet | None = None
     boot_vga: bool | None = None
     unique_id: str = ""
+    memory_node: int | None = None
 
 
 class TopologySource(Protocol):
-    """What a topology asks for when it is first needed."""
+    """The facts that a topology reads on first use, and `notes` on those that could not be read."""
 
+    @property
+    def notes(self) -> Sequence[str]: ...
     def distances(self) -> Mapping[int, Mapping[int, int]]: ...
+    def initiators(self) -> Mapping[int, NodeSet]: ...
     def memory(self) -> Mapping[int, int]: ...
     def cpus(self) -> Mapping[int, Cpu]: ...
     def pci_devices(self) -> tuple[PciDevice, ...]: ...
@@ -120,15 +128,22 @@ class TopologySource(Protocol):
 
 @attrs.frozen
 class Topology:
-    """The machine: NUMA nodes, CPUs, PCI devices, distances; and where this knowledge comes from.
+    """The machine: NUMA nodes, CPUs, PCI devices, distances; and the origin of these facts.
 
     nodes: by ascending id, online ones only. detail: the tree's directory or the synthetic line.
+    nodeless: online CPUs that no online node has.
     """
 
     nodes: tuple[Node, ...]
     origin: Origin
     detail: str
     source: TopologySource = attrs.field(repr=False, eq=False)
+    nodeless: CpuSet = CpuSet()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Records that could not be used, among those that were read so far."""
+        return tuple(self.source.notes)
 
     @cached_property
     def by_id(self) -> Mapping[int, Node]:
@@ -138,7 +153,7 @@ class Topology:
     @cached_property
     def online(self) -> CpuSet:
         """Every online CPU."""
-        bits = 0
+        bits = self.nodeless.bits
         for node in self.nodes:
             bits |= node.cpus.bits
         return CpuSet.from_bits(bits)
@@ -159,6 +174,11 @@ class Topology:
         return self.source.distances()
 
     @cached_property
+    def initiators(self) -> Mapping[int, NodeSet]:
+        """The other nodes that the firmware names as the fastest to use each node's memory (ACPI's HMAT)."""
+        return self.source.initiators()
+
+    @cached_property
     def memory(self) -> Mapping[int, int]:
         """Bytes of memory of each node."""
         return self.source.memory()
@@ -173,12 +193,21 @@ class Topology:
         """Display, 3D and accelerator controllers, in PCI order."""
         return self.source.pci_devices()
 
-    def nodes_of(self, cpus: CpuSet) -> NodeSet:
-        """The nodes that these CPUs belong to."""
-        return NodeSet(n.id for n in self.nodes if not n.cpus.isdisjoint(cpus))
+    def nodes_of(self, cpus: CpuSet, chosen: NodeSet | None = None) -> NodeSet:
+        """Return the nodes that these CPUs belong to.
+
+        chosen: of nodes that share CPUs (`numa=fake`), the ones that are meant. Without it all of them count.
+        """
+        chosen = chosen or NodeSet()
+        others = cpus - self.cpus_of(chosen)
+        return NodeSet(n.id for n in self.nodes if not n.cpus.isdisjoint(others if n.id not in chosen else cpus))
+
+    def sharing_nodes(self, node: int) -> NodeSet:
+        """Return the nodes that have CPUs of `node`, itself included: several under `numa=fake` alone."""
+        return self.nodes_of(self.cpus_of(NodeSet([node]))) | NodeSet([node])
 
     def cpus_of(self, nodes: NodeSet) -> CpuSet:
-        """All online CPUs of these nodes; nodes that are not there add none."""
+        """Return all online CPUs of these nodes; nodes that are not online add none."""
         bits = 0
         for node in self.nodes:
             if node.id in nodes:
@@ -186,9 +215,9 @@ class Topology:
         return CpuSet.from_bits(bits)
 
     def nearest(self, node: int, among: NodeSet) -> NodeSet:
-        """Of `among`, those at the least distance from `node`: several where they tie.
+        """Return those of `among` at the least distance from `node`: several if they tie.
 
-        Where the firmware gives no distances the result is all of `among`.
+        Without distances from the firmware the result is all of `among`.
         """
         row = self.distances.get(node, {})
         known = [(row[n], n) for n in among if n in row]
@@ -196,3 +225,7 @@ class Topology:
             return among
         least = min(known)[0]
         return NodeSet(n for d, n in known if d == least)
+
+    def initiators_with_cpus(self, node: int) -> NodeSet:
+        """Return the nodes with CPUs among the initiators of `node`; empty if the firmware names none."""
+        return self.initiators.get(node, NodeSet()) & self.cpu_nodes

@@ -17,12 +17,12 @@ side. Distances are 10 within a node, 12 within a package, 21 across.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from affinity.errors import SyntheticError
-from affinity.topology.cpuset import MAX_ID, CpuSet
+from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
 from affinity.topology.model import Cpu, Node, Origin, PciAddress, PciDevice, Topology
 
 _LEVELS = ("pack", "numa", "l3", "core", "pu", "gpu")
@@ -76,9 +76,14 @@ class StaticSource:
     _memory: Mapping[int, int] = attrs.field(factory=dict)
     _cpus: Mapping[int, Cpu] = attrs.field(factory=dict)
     _pci_devices: tuple[PciDevice, ...] = ()
+    _initiators: Mapping[int, NodeSet] = attrs.field(factory=dict)
+    notes: Sequence[str] = ()
 
     def distances(self) -> Mapping[int, Mapping[int, int]]:
         return self._distances
+
+    def initiators(self) -> Mapping[int, NodeSet]:
+        return self._initiators
 
     def memory(self) -> Mapping[int, int]:
         return self._memory

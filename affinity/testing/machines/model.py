@@ -30,20 +30,25 @@ class Smt(enum.Enum):
 
 @attrs.frozen
 class MachineNode:
-    """A NUMA node: its number, online and offline CPUs, bytes of memory (0: memory-less), and its package."""
+    """A NUMA node: its number, online and offline CPUs, bytes of memory (0: memory-less), and its package.
+
+    initiators: the other nodes that the firmware's HMAT names as the fastest to use its memory.
+    """
 
     id: int
     cpus: CpuSet
     memory: int
     package: int = 0
+    initiators: NodeSet = NodeSet()
 
 
 @attrs.frozen
 class MachineGpu:
-    """A display, 3D or accelerator device as the machine's files and its driver tell of it.
+    """A display, 3D or accelerator device as the machine's files and its driver show it.
 
     node: PCI `numa_node`, None for -1. bridge_node: the same of its root port (default: the device's own).
-    memory_affinity, cpu_affinity: NVML's words, where known to differ from the node and its CPUs.
+    memory_node: the node that is its own memory, in NVIDIA's numa_status; None for no such file.
+    memory_affinity, cpu_affinity: as NVML reports them, if known to differ from the node and its CPUs.
     """
 
     pci: PciAddress
@@ -56,6 +61,7 @@ class MachineGpu:
     memory_affinity: NodeSet | None = None
     cpu_affinity: CpuSet | None = None
     boot_vga: bool | None = None
+    memory_node: int | None = None
 
     @property
     def uuid(self) -> str:
@@ -161,13 +167,16 @@ class Machine:
             local_cpus=self.local_cpus(device.node),
             bridge_cpus=bridge,
             boot_vga=device.boot_vga,
+            memory_node=device.memory_node,
         )
 
     def topology(self) -> Topology:
         """The same that reading this machine's sysfs tree gives, without a tree."""
         ids = [n.id for n in self.nodes]
         distances = {a: dict(zip(ids, row, strict=True)) for a, row in zip(ids, self.distance_rows, strict=True)}
-        source = StaticSource(distances, {n.id: n.memory for n in self.nodes}, self.cpus, self.pci_devices)
+        memory = {n.id: n.memory for n in self.nodes}
+        initiators = {n.id: n.initiators for n in self.nodes if n.initiators}
+        source = StaticSource(distances, memory, self.cpus, self.pci_devices, initiators)
         nodes = tuple(Node(n.id, self.online_of(n), n.memory > 0) for n in self.nodes)
         return Topology(nodes, Origin.SYNTHETIC, self.name, source)
 

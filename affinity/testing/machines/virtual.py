@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from affinity.testing.machines.model import GiB, Machine, Smt, even_nodes, gpus_at, levels
+from affinity.testing.machines.model import GiB, Machine, MachineNode, Smt, even_nodes, gpus_at, levels
+from affinity.topology.cpuset import CpuSet
 
 
 def azure_ndv4() -> Machine:
@@ -133,6 +134,17 @@ def vm_bridge_knows() -> Machine:
     )
 
 
+def numa_fake() -> Machine:
+    """A virtual machine of one node that Linux was told to show as four (`numa=fake=4`): all have the same CPUs, each
+    its own memory. Two GPUs say nodes 0 and 2. Shape only."""
+    cpus = CpuSet(range(8))
+    return Machine(
+        nodes=tuple(MachineNode(i, cpus, 16 * GiB) for i in range(4)),
+        distances=((10,) * 4,) * 4,
+        gpus=gpus_at("00:05.0 00:06.0", (0, 2), device=0x20B5, model="NVIDIA A100 80GB PCIe"),
+    )
+
+
 MACHINES = (
     azure_ndv4,
     azure_ndv2,
@@ -144,4 +156,5 @@ MACHINES = (
     vm_one_node,
     vm_two_nodes,
     vm_bridge_knows,
+    numa_fake,
 )

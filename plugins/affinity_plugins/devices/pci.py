@@ -40,6 +40,8 @@ def _evidence(device: PciDevice, online: CpuSet) -> tuple[NodeEvidence, ...]:
         found.append(NodeEvidence(NodeSource.PCI_NUMA_NODE, nodes=NodeSet([device.numa_node])))
     elif device.local_cpus and device.local_cpus != online:  # all CPUs is how the kernel says that it does not know
         found.append(NodeEvidence(NodeSource.PCI_LOCAL, cpus=device.local_cpus))
+    if device.memory_node is not None:
+        found.append(NodeEvidence(NodeSource.GPU_MEMORY, nodes=NodeSet([device.memory_node])))
     if device.bridge_cpus:
         found.append(NodeEvidence(NodeSource.PCI_BRIDGE, cpus=device.bridge_cpus))
     return tuple(found)

@@ -44,4 +44,4 @@ class Even(PlacementPolicy):
         cpus = CpuSet(cpu for i in mine for cpu in shares[i])
         parts = ", ".join(str(i + 1) for i in mine)
         reason = f"part {parts} of {count} of the machine's {len(cores)} usable cores, by {told_by}"
-        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus), reason)
+        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus, launch.gpu_nodes), reason)

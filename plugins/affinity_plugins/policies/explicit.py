@@ -35,4 +35,4 @@ class Explicit(PlacementPolicy):
                 "correct the list, or widen the cpuset, container or batch limit"
             )
         reason = f"AFFINITY_CPUS, group {', '.join(str(i + 1) for i in places)} of {len(launch.machine_gpus)}"
-        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus), reason)
+        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus, launch.gpu_nodes), reason)
