@@ -10,6 +10,7 @@ from affinity.policies.split import SplitPolicy as SplitPolicy
 from affinity.policies.split import add_package_cores as add_package_cores
 from affinity.policies.split import gpu_indices as gpu_indices
 from affinity.policies.split import l3_domains as l3_domains
+from affinity.policies.split import own_mask_reason as own_mask_reason
 from affinity.policies.split import package_nodes as package_nodes
 from affinity.policies.split import physical_cores as physical_cores
 from affinity.policies.split import place_on_nodes as place_on_nodes

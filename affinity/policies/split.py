@@ -1,7 +1,7 @@
 """Divide a machine's cores among its GPUs: what the split policies have in common, also for third parties' policies.
 
 Every function works from one worker's view: the shares of all GPUs are computed, the worker's own is taken, so
-that workers agree without communication.
+that workers agree without communication. A worker whose launcher gave it a mask of its own takes that mask whole.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class SplitPolicy(PlacementPolicy):
         host, launch = observation.host, observation.launch
         if launch.nodes is not None:
             return place_on_nodes(launch.nodes, observation)
-        gpus = launch.machine_gpus
+        gpus, own = launch.machine_gpus, own_mask_reason(observation)
         cpus, told = CpuSet(), []
         for index in gpu_indices(launch):
             node = gpus[index].node
             if node is None:
                 continue
             sharing = host.topology.sharing_nodes(node)
-            there = [i for i, gpu in enumerate(gpus) if gpu.node in sharing]
+            there = [i for i, gpu in enumerate(gpus) if gpu.node in sharing and (not own or gpu in launch.gpus)]
             mine = there.index(index)
             cpus |= self.split(node, len(there), observation)[mine]
             told.append(f"{self.share_name} of node {node} (GPU {mine + 1} of {len(there)} there)")
         if not told:
             return Placement(None, None, reason="no GPU's node is known")
-        reason = "; ".join(told) + _options(observation.settings)
+        reason = "; ".join([*told, *([own] if own else [])]) + _options(observation.settings)
         nodes = host.topology.nodes_of(cpus, launch.gpu_nodes)
         return Placement(cpus, memory_for(cpus, observation), nodes, reason)
 
@@ -64,6 +64,26 @@ def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
     cpus = usable_cpus(nodes, observation)
     reason = f"all allowed CPUs of node {nodes}{_options(observation.settings)}"
     return Placement(cpus, memory_for(cpus, observation, nodes), nodes, reason)
+
+
+def own_mask_reason(observation: Observation) -> str:
+    """Return why the allowed CPUs are this worker's alone, so that nothing is left to divide; "" if they are not.
+
+    A launcher that binds its workers gives each of them its share. The mask alone does not show it, since a container's
+    workers all have the container's. So the launcher must be such a one, and the machine must have room for a mask of
+    this size for each local worker: some launchers bind several workers to each node. Without a number of local
+    workers, each is assumed to have as many GPUs as this one.
+    """
+    host, launch = observation.host, observation.launch
+    online, allowed = len(host.topology.online), len(host.allowed_cpus)
+    is_worker = launch.binds_workers and launch.local_rank is not None and launch.start_method in ("", "exec")
+    workers = launch.local_size or max(1, len(launch.machine_gpus) // max(1, len(launch.gpus)))
+    if not is_worker or allowed == online or allowed * workers > online:
+        return ""
+    return (
+        f"launcher {launch.launcher} gave this worker {allowed} of {online} CPUs, "
+        f"which leaves as many for each of {workers} workers: they count as its own"
+    )
 
 
 def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:

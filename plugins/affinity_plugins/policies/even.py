@@ -11,6 +11,7 @@ from affinity.policies import (
     PlacementPolicy,
     gpu_indices,
     memory_for,
+    own_mask_reason,
     place_on_nodes,
     split_contiguous,
     usable_cores,
@@ -28,6 +29,10 @@ class Even(PlacementPolicy):
         host, launch = observation.host, observation.launch
         if launch.nodes is not None:
             return place_on_nodes(launch.nodes, observation)
+        own = own_mask_reason(observation)
+        if own:
+            cores = usable_cores(host.topology.cpu_nodes, observation, least=1)
+            return self._on(cores, f"all {len(cores)} usable cores; {own}", observation)
         mine: Sequence[int] = gpu_indices(launch)
         count, told_by = len(launch.machine_gpus), "the place of its GPU"
         if launch.local_rank is not None and launch.mode is not LaunchMode.SPAWN:  # there the rank is the parent's
@@ -41,7 +46,11 @@ class Even(PlacementPolicy):
             )
         cores = usable_cores(host.topology.cpu_nodes, observation, least=count)
         shares = split_contiguous(cores, count)
-        cpus = CpuSet(cpu for i in mine for cpu in shares[i])
         parts = ", ".join(str(i + 1) for i in mine)
         reason = f"part {parts} of {count} of the machine's {len(cores)} usable cores, by {told_by}"
-        return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus, launch.gpu_nodes), reason)
+        return self._on([shares[i] for i in mine], reason, observation)
+
+    def _on(self, parts: Sequence[CpuSet], reason: str, observation: Observation) -> Placement:
+        cpus = CpuSet(cpu for part in parts for cpu in part)
+        nodes = observation.host.topology.nodes_of(cpus, observation.launch.gpu_nodes)
+        return Placement(cpus, memory_for(cpus, observation), nodes, reason)
