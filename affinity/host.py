@@ -7,7 +7,7 @@ from typing import NoReturn, cast
 
 import attrs
 
-from affinity.errors import ForeignHostError, SystemFileError, TopologyError
+from affinity.errors import ForeignHostError, TopologyError
 from affinity.handoff import baseline_cpus
 from affinity.kernel.linux import THIS_PROCESS, LinuxKernel
 from affinity.kernel.protocol import Kernel
@@ -41,12 +41,7 @@ class Host:
     def live(cls, kernel: Kernel = THIS_PROCESS) -> Host:
         """Return this machine. Raises SystemFileError if a file of /sys or /proc cannot be read."""
         topology = sysfs.load("/")
-        try:
-            return cls(topology, kernel, baseline_cpus(kernel) & topology.online, kernel.allowed_nodes())
-        except SystemFileError:
-            raise
-        except OSError as refused:
-            raise SystemFileError(refused.errno, refused.strerror, refused.filename or "this process") from refused
+        return cls(topology, kernel, baseline_cpus(kernel) & topology.online, kernel.allowed_nodes())
 
     @property
     def notes(self) -> tuple[str, ...]:

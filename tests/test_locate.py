@@ -148,6 +148,11 @@ def test_initiators_go_before_distances_that_say_otherwise() -> None:
     topology = attrs.evolve(machine, nodes=memory).topology()
     assert topology.nearest(2, topology.cpu_nodes) == NodeSet([0])
     assert on(topology, nodes(NodeSource.GPU_MEMORY, "2"))[0] == 1
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "2-3"))[0] is None  # node 3 has distances alone, and is near to 0
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "3")) == (0, "nearest node with CPUs to GPU memory node 3")
+    memory = tuple(attrs.evolve(n, initiators=NodeSet([0])) if n.id == 2 else n for n in machine.nodes)
+    topology = attrs.evolve(machine, nodes=memory).topology()
+    assert on(topology, nodes(NodeSource.GPU_MEMORY, "2-3")) == (0, "nearest node with CPUs to GPU memory node 2-3")
 
 
 def test_cpus_of_nodes_that_share_them_decide_nothing() -> None:

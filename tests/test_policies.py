@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import pytest
 from placing import POLICIES, Core, all_placed, check_promises, gpus, host, placed, regular, worker
 
+import affinity
 from affinity import CpuSet, Host, LaunchMode, NodeSet, PlacementError, Settings, SettingsError
 from affinity.devices import Gpu
 from affinity.devices.inventory import placeholder_gpu
@@ -15,6 +17,7 @@ from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.launchers import Launch
 from affinity.policies import Observation, Placement
 from affinity.policies.policy import missing_memory_reason
+from affinity.testing import FakeHost
 
 BUILT_IN = ("core-complex", "even", "exclusive", "explicit", "interleaved", "node", "single-core", "socket")
 
@@ -400,26 +403,25 @@ EIGHT = gpus(0, 0, 0, 0, 1, 1, 1, 1)
 SPLITS = ("exclusive", "interleaved", "even")
 
 
-def task(
-    allowed: str, *mine: int, mode: LaunchMode = LaunchMode.SLURM, rank: int | None = 0, size: int | None = 8
-) -> tuple[Host, Launch]:
-    """A batch system's task with these CPUs and GPUs, one of `size` on the machine."""
-    launch = attrs.evolve(worker(EIGHT, *mine, rank=rank, size=size), mode=mode)
-    return host(BATCH, allowed=CpuSet.parse(allowed)), launch
+def task(allowed: str, *mine: int, rank: int | None = 0, size: int | None = 8, **more: Any) -> tuple[Host, Launch]:
+    """A worker with these CPUs and GPUs, one of `size` on the machine, of a launcher that binds its workers."""
+    launch = worker(EIGHT, *mine, rank=rank, size=size)
+    named = {"mode": LaunchMode.SLURM, "launcher": "slurm", "binds_workers": True, **more}
+    return host(BATCH, allowed=CpuSet.parse(allowed)), attrs.evolve(launch, **named)
 
 
-@pytest.mark.parametrize("mode", [LaunchMode.SLURM, LaunchMode.MPI])
+@pytest.mark.parametrize("method", ["", "exec"], ids=["running", "affinity run"])
 @pytest.mark.parametrize("size", [8, None], ids=["8 tasks", "number unknown"])
 @pytest.mark.parametrize("policy", SPLITS)
-def test_a_task_with_a_mask_of_its_own_gets_it_whole(policy: str, size: int | None, mode: LaunchMode) -> None:
+def test_a_task_with_a_mask_of_its_own_gets_it_whole(policy: str, size: int | None, method: str) -> None:
     """As `srun --cpus-per-task=8` and `mpirun --map-by ppr:4:package:pe=4` give it: no share of a share."""
     shares = [f"{4 * i}-{4 * i + 3},{32 + 4 * i}-{35 + 4 * i}" for i in range(8)]
     for i, share in enumerate(shares):
-        on, launch = task(share, i, mode=mode, rank=i, size=size)
+        on, launch = task(share, i, rank=i, size=size, start_method=method)
         assert placed(policy, on, launch) == share
         reason = POLICIES.get(policy).place(Observation(on, launch)).reason
-        assert f"launch mode {mode.value} gave this task 8 of 64 CPUs" in reason
-        assert "for each of 8 tasks" in reason
+        assert "launcher slurm gave this worker 8 of 64 CPUs" in reason
+        assert "for each of 8 workers" in reason
 
 
 @pytest.mark.parametrize("policy", ["core-complex", "single-core"])
@@ -439,18 +441,18 @@ def test_a_task_with_several_gpus_divides_its_mask_among_its_own() -> None:
 
 def test_a_task_whose_mask_is_a_whole_node_gets_it_whole_if_there_is_one_for_each_task() -> None:
     """Two tasks, each bound to a package."""
-    on, launch = task("16-31,48-63", 4, size=2, mode=LaunchMode.MPI)
+    on, launch = task("16-31,48-63", 4, size=2)
     assert placed("exclusive", on, launch) == "16-31,48-63"
 
 
 @pytest.mark.parametrize(
     ("allowed", "why"),
     [
-        (task("16-31,48-63", 4, mode=LaunchMode.MPI), "mpirun binds eight ranks to two nodes, four share each"),
-        (task("0-31,32-63", 4), "srun --cpu-bind=none on the whole machine"),
-        (task("16-23,48-55", 4, mode=LaunchMode.INLINE), "a container's cpuset"),
-        (task("16-23,48-55", 4, mode=LaunchMode.TORCHRUN), "torchrun in a container"),
-        (task("16-23,48-55", 4, rank=None), "no local rank: no task of the batch system"),
+        (task("16-31,48-63", 4), "mpirun binds eight ranks to two nodes, four share each"),
+        (task("0-63", 4), "srun --cpu-bind=none on the whole machine"),
+        (task("16-19,48-51", 4, binds_workers=False), "a container's cpuset, and a launcher that binds no worker"),
+        (task("16-19,48-51", 4, rank=None), "no local rank: no worker of the launcher"),
+        (task("16-19,48-51", 4, start_method="spawn"), "a worker of this one, which is one of several"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -468,3 +470,23 @@ def test_a_single_task_on_the_whole_machine_leaves_the_other_gpus_their_share() 
     assert placed("exclusive", on, launch) == "0-3,32-35"
     on, launch = task("0-7,32-39", 0, size=1)
     assert placed("exclusive", on, launch) == "0-7,32-39"
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "8"}, "8-15"),
+        ({"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}, "8-15"),
+        ({"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "8"}, "8-15"),
+        ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}, "10-11"),
+        ({}, "8-9"),
+    ],
+    ids=["slurm", "openmpi", "hydra", "torchrun", "none"],
+)
+def test_the_launcher_that_is_detected_decides_whose_mask_it_is(environ: dict[str, str], expected: str) -> None:
+    """The second GPU's worker, with eight of 64 CPUs: its own, or a container's, of which it gets a quarter."""
+    fake = FakeHost("pack:2 numa:1 core:16 pu:2 gpu:4", mask=CpuSet.parse("8-15"), environ=environ)
+    gpu = None if environ else 0
+    planned = affinity.plan(gpu=gpu, host=fake.host, settings=Settings(policy="exclusive"))
+    assert planned.placement is not None
+    assert str(planned.placement.cpus) == expected

@@ -14,12 +14,14 @@ def command(*, archive: str, root: str) -> None:
     No host name, serial number or UUID is in it. Read it with `--root ARCHIVE`, or in a test with
     `affinity.testing.machines.load("ARCHIVE")`.
     """
-    from affinity.errors import UsageError
+    from affinity.errors import SystemFileError, UsageError
     from affinity.host import Host
     from affinity.topology.archive import write_archive
 
     try:
         paths = write_archive(archive, root)
+    except SystemFileError:
+        raise
     except OSError as refused:
         raise UsageError(f"{archive}: {refused.strerror}; name a new file in a writable directory") from refused
     topology = Host.from_root(archive).topology

@@ -68,10 +68,9 @@ def _evaluate(evidence: NodeEvidence, topology: Topology) -> _Finding:
     if with_cpus or source is NodeSource.NVML_MEMORY:
         return _Finding(source, NodeSet(), f"{name} names node {online}, which tells nothing")
     where = f"GPU memory node {online}" if source is NodeSource.GPU_MEMORY else f"memory node {online} ({name})"
-    found, reason = [topology.initiators_with_cpus(node) for node in online], f"the initiator of {where}"
-    if not all(found):
-        found = [topology.nearest(node, topology.cpu_nodes) for node in online]
-        reason = f"nearest node with CPUs to {where}"
+    initiators = [topology.initiators_with_cpus(node) for node in online]
+    found = [i or topology.nearest(n, topology.cpu_nodes) for n, i in zip(online, initiators, strict=True)]
+    reason = f"the initiator of {where}" if all(initiators) else f"nearest node with CPUs to {where}"
     common = found[0] if all(nodes == found[0] for nodes in found) else topology.cpu_nodes
     if len(common) == 1:
         return _Finding(source, common, reason)

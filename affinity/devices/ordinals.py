@@ -283,7 +283,7 @@ def _selected_entries(entries: tuple[Entry, ...], selector: str) -> tuple[Entry,
     discarded = {i for d in here if d.discarded and not d.part for i in d.positions(len(entries))}
     left = [(i, part) for i, part in dict.fromkeys(accepted) if i not in discarded]
     shown = tuple(entries[i] for i, _ in sorted(left))
-    if not left and any(d.backend == "opencl" and not d.discarded and d.root not in _OTHER_TYPES for d in devices):
+    if not left and _shows_opencl_gpus(devices):
         return _ambiguous(
             entries, "ONEAPI_DEVICE_SELECTOR shows GPUs in OpenCL's order, which is unknown; use level_zero:"
         )
@@ -294,6 +294,14 @@ def _selected_entries(entries: tuple[Entry, ...], selector: str) -> tuple[Entry,
     if left != sorted(left):
         return _ambiguous(shown, "runtimes differ in the order of ONEAPI_DEVICE_SELECTOR; select in ascending order")
     return shown
+
+
+def _shows_opencl_gpus(devices: list[_Selected]) -> bool:
+    """Return whether GPUs of OpenCL are selected; a position there may be one."""
+    there = [device for device in devices if device.backend in ("*", "opencl")]
+    accepted = [d for d in there if not d.discarded and d.root not in _OTHER_TYPES]
+    discarded = [d for d in there if d.discarded and d.root in ("*", "gpu")]
+    return bool(accepted or all(device.discarded for device in devices)) and not discarded
 
 
 def _ambiguous(entries: tuple[Entry, ...], reason: str) -> tuple[Entry, ...]:

@@ -37,11 +37,6 @@ class LaunchMode(enum.Enum):
             modes = ", ".join(m.value for m in cls)
             raise UsageError(f"launch mode {text!r} is not known: expected one of {modes}") from None
 
-    @property
-    def may_set_masks(self) -> bool:
-        """Whether the launcher may give each task CPUs of its own: srun(1), `--cpu-bind`; mpirun(1), `--bind-to`."""
-        return self in (LaunchMode.SLURM, LaunchMode.MPI)
-
 
 #: The modes in which the process already runs when the worker's code first can act.
 RUNNING = frozenset(LaunchMode) - {LaunchMode.COMMAND}
@@ -56,8 +51,9 @@ class Launch:
     order, so that a split among them is the same from each worker's view. nodes: set if the operator named nodes
     instead of a GPU. local_rank, local_size: among the workers of this machine, None if the launcher does not say.
     assigned: the references of the GPUs that the launcher assigned to the worker, () if it assigned none, None if it
-    does not say. notes: what an operator should know (an ambiguity, a disagreement). start_method: how this process is
-    about to start the worker (spawn, fork, forkserver, exec, …), "" if the worker is this process, which already runs.
+    does not say. binds_workers: whether the launcher can give each worker a CPU mask of its own. notes: what an
+    operator should know (an ambiguity, a disagreement). start_method: how this process is about to start the worker
+    (spawn, fork, forkserver, exec, …), "" if the worker is this process, which already runs.
     """
 
     mode: LaunchMode
@@ -69,6 +65,7 @@ class Launch:
     local_rank: int | None = None
     local_size: int | None = None
     assigned: tuple[str, ...] | None = None
+    binds_workers: bool = False
     notes: tuple[str, ...] = ()
     start_method: str = ""
 

@@ -49,13 +49,15 @@ class EnvironmentLauncher(Launcher):
     """A launcher whose workers find their local rank in the environment. Name the variables; `detect` is done.
 
     markers: variables that each of its workers has. rank, size: the variables of the local rank and the number of
-    local workers. A process that has all of them is a worker if at least one was set for it alone: a nested launch
-    may give a variable the value that its starter has too.
+    local workers. binds_workers: whether it can give each worker a CPU mask of its own. A process that has all
+    variables is a worker if at least one was set for it alone: a nested launch may give a variable the value that its
+    starter has too.
     """
 
     markers: ClassVar[tuple[str, ...]]
     rank: ClassVar[str]
     size: ClassVar[str]
+    binds_workers: ClassVar[bool] = False
 
     def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
         names = (*self.markers, self.rank)
@@ -67,6 +69,7 @@ class EnvironmentLauncher(Launcher):
             f"{' and '.join(names)} are set",
             local_rank=parse_rank(found, self.rank),
             local_size=self.local_size(found),
+            binds_workers=self.binds_workers,
         )
 
     def local_size(self, environ: Mapping[str, str]) -> int | None:

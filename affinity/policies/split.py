@@ -69,21 +69,20 @@ def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
 def own_mask_reason(observation: Observation) -> str:
     """Return why the allowed CPUs are this worker's alone, so that nothing is left to divide; "" if they are not.
 
-    A launcher that binds its tasks gives each of them its share (`LaunchMode.may_set_masks`). A mask alone does not
-    show it, since a container's workers all have the container's. So the launcher must be such a one, and the machine
-    must have room for a mask of this size for each local worker: processes that are bound to whole nodes share them.
-    Without a number of local workers, each is assumed to have as many GPUs as this one.
+    A launcher that binds its workers gives each of them its share. The mask alone does not show it, since a container's
+    workers all have the container's. So the launcher must be such a one, and the machine must have room for a mask of
+    this size for each local worker: some launchers bind several workers to each node. Without a number of local
+    workers, each is assumed to have as many GPUs as this one.
     """
     host, launch = observation.host, observation.launch
     online, allowed = len(host.topology.online), len(host.allowed_cpus)
-    if not launch.mode.may_set_masks or launch.local_rank is None or allowed == online:
-        return ""
+    is_worker = launch.binds_workers and launch.local_rank is not None and launch.start_method in ("", "exec")
     workers = launch.local_size or max(1, len(launch.machine_gpus) // max(1, len(launch.gpus)))
-    if allowed * workers > online:
+    if not is_worker or allowed == online or allowed * workers > online:
         return ""
     return (
-        f"launch mode {launch.mode.value} gave this task {allowed} of {online} CPUs, "
-        f"which leaves as many for each of {workers} tasks: they count as its own"
+        f"launcher {launch.launcher} gave this worker {allowed} of {online} CPUs, "
+        f"which leaves as many for each of {workers} workers: they count as its own"
     )
 
 

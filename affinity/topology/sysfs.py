@@ -169,7 +169,7 @@ class Sysfs:
         return {cpu: Cpu(cpu, cores[cpu], l3s.get(cpu, cores[cpu]), numbers[packages[cpu]]) for cpu in online}
 
     def _core(self, cpu: int, online: CpuSet) -> CpuSet:
-        """Return the online CPUs of this one's core, itself alone without a file that lists them."""
+        """Return the CPUs of this one's core, itself alone without a file that lists them."""
         base = self.path("devices/system/cpu")
         directory = os.path.join(base, f"cpu{cpu}", "topology")
         found = _cpus(directory, "thread_siblings_list", "thread_siblings")
@@ -181,7 +181,7 @@ class Sysfs:
                 f"{directory}/thread_siblings_list (or thread_siblings): CPUs {found or 'none'} found; "
                 f"CPUs of this machine expected, and CPU {cpu} among them; repair the file or capture the machine again"
             )
-        return found & online
+        return found
 
     def pci_devices(self) -> tuple[PciDevice, ...]:
         base = self.path("bus/pci/devices")

@@ -216,6 +216,17 @@ NO_NUMA = Machine(
     numa="hidden",
 )
 
+#: One node that the kernel shows as four, each with all processors and a quarter of the memory.
+NUMA_FAKE = Machine(
+    name="numa-fake",
+    sockets=1,
+    cores=2,
+    threads=2,
+    nodes=(Node(0, slots=(0, 1, 2, 3), memory=1024),),
+    gpus=(0, None),
+    kernel_args=("numa=fake=4",),
+)
+
 #: Enough memory for Ray, and no more processors than it takes: each slows the others down.
 LARGE = Machine(
     name="large",
@@ -227,5 +238,6 @@ LARGE = Machine(
 )
 
 MACHINES = {
-    machine.name: machine for machine in (TWO_PACKAGE, GRACE, MEMORYLESS, SPARSE, SINGLE, NUMA_OFF, NO_NUMA, LARGE)
+    machine.name: machine
+    for machine in (TWO_PACKAGE, GRACE, MEMORYLESS, SPARSE, SINGLE, NUMA_OFF, NO_NUMA, NUMA_FAKE, LARGE)
 }

@@ -27,23 +27,24 @@ class DeepSpeed(EnvironmentLauncher):
 
 
 class OpenMpi(EnvironmentLauncher):
-    """Source: Open MPI, mpirun(1), "Exported Environment Variables"."""
+    """Source: Open MPI, mpirun(1), "Exported Environment Variables" and `--bind-to`: a core for each of two ranks, a
+    node shared by several ranks if there are more."""
 
-    mode, distance = LaunchMode.MPI, 20
+    mode, distance, binds_workers = LaunchMode.MPI, 20, True
     markers, rank, size = ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
 
 
 class Hydra(EnvironmentLauncher):
-    """Intel MPI and MPICH. Source: Intel MPI, "Environment Variables Not Propagated by Hydra"."""
+    """Intel MPI and MPICH. Source: Intel MPI, "Environment Variables Not Propagated by Hydra" and "Process Pinning"."""
 
-    mode, distance = LaunchMode.MPI, 20
+    mode, distance, binds_workers = LaunchMode.MPI, 20, True
     markers, rank, size = ("PMI_RANK",), "MPI_LOCALRANKID", "MPI_LOCALNRANKS"
 
 
 class Slurm(EnvironmentLauncher):
-    """Source: srun(1), "OUTPUT ENVIRONMENT VARIABLES"."""
+    """Source: srun(1), "OUTPUT ENVIRONMENT VARIABLES" and `--cpu-bind`."""
 
-    mode, distance = LaunchMode.SLURM, 30
+    mode, distance, binds_workers = LaunchMode.SLURM, 30, True
     markers, rank, size = ("SLURM_STEP_ID",), "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"
 
     def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
