@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from affinity.devices.inventory import Inventory
     from affinity.launchers.launcher import Launcher
 
-#: What a caller may say a GPU is: a reference (see affinity.devices.references.resolve), or several.
+#: What a caller may give as a GPU: a reference (see affinity.devices.references.resolve), or several.
 GpuReference = str | int | Sequence[str | int] | None
 
 #: How this process starts a worker of these modes, unless the caller names a method of `multiprocessing`.
@@ -116,7 +116,7 @@ def _parse_mode(text: LaunchMode | str | None, plugins: Plugins) -> tuple[Launch
 def _parents_record(host: Host, launcher: Launcher | None) -> Handoff | None:
     """Return the bind of a parent in whose place this child of multiprocessing stays, None if it has its own.
 
-    A data loader has the mask and the memory policy of its rank, and nothing that says which GPU is the rank's. A child
+    A data loader has the mask and the memory policy of its rank, and no variable that names the rank's GPU. A child
     that was given a GPU has a rank of its own, or a variable that its parent does not have.
     """
     from affinity.devices.ordinals import SELECTORS
@@ -141,13 +141,13 @@ def parse_index(value: object, name: str) -> int:
 
 
 def _multi_node_note(gpus: Sequence[Gpu], whose: str) -> str:
-    """What an operator should know of a worker with GPUs in different places; "" where there is one."""
+    """Return the note on a worker with GPUs on different nodes, "" if they are on one."""
     nodes = {g.node for g in gpus}
     if len(nodes) < 2:
         return ""
     unknown = ", ".join(str(g) for g in gpus if g.node is None)
-    told = f"; the node of {unknown} is not known, so it counts for nothing" if unknown else ""
-    return f"{whose} on several nodes: it is placed on all of these{told}"
+    but = f"; the node of {unknown} is not known and has no part in it" if unknown else ""
+    return f"{whose} on several nodes: it is placed on all of these{but}"
 
 
 def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory, *, required: bool) -> tuple[tuple[Gpu, ...], str]:

@@ -18,7 +18,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from affinity.errors import PluginError
 from affinity.variables import Option
 
-#: The distribution whose plugin names nobody else may claim.
+#: The distribution whose plugin names no other distribution may claim.
 BUILTIN = "numa-affinity"
 
 #: The name under which a distribution whose entry points cannot be read is shown.
@@ -53,9 +53,9 @@ class InstalledPlugin(NamedTuple):
 def installed() -> list[InstalledPlugin]:
     """Every entry point of the groups `affinity.*` that is installed at this moment.
 
-    importlib.metadata.entry_points() parses the file of every distribution, and one that does not parse, of whoever,
-    fails them all; here only the files that name our groups are parsed, each for itself: the rest of an environment
-    costs no more than being read.
+    importlib.metadata.entry_points() parses the file of every distribution, and one that does not parse fails them
+    all; here only the files that name our groups are parsed, each for itself: the rest of an environment costs no more
+    than being read.
     """
     spelled = (_field(dist, "Name") for dist in distributions() if "affinity." in _text(dist))
     names = dict.fromkeys(re.sub("[-_.]+", "-", name).lower() for name in spelled)  # PEP 503
@@ -146,7 +146,7 @@ class Registry(Generic[P]):
 
     def list(self) -> tuple[PluginInfo, ...]:
         """Every entry point of the group, broken ones with their error."""
-        told = []
+        listed = []
         for found in self._found:
             name, error = found.point.name, ""
             try:
@@ -156,8 +156,8 @@ class Registry(Generic[P]):
                     self.get(name)
             except PluginError as broken:
                 error = str(broken)
-            told.append(PluginInfo(name, found.distribution, found.version, found.point.value, error))
-        return tuple(told)
+            listed.append(PluginInfo(name, found.distribution, found.version, found.point.value, error))
+        return tuple(listed)
 
     def _choose(self, name: str) -> InstalledPlugin:
         named = [f for f in self._found if f.point.name == name]
@@ -273,7 +273,7 @@ def _field(dist: Distribution, key: str) -> str:
 def _text(dist: Distribution, name: str = "entry_points.txt") -> str:
     try:
         return dist.read_text(name) or ""
-    except (OSError, ValueError):  # unreadable, or not text: then nobody's
+    except (OSError, ValueError):  # unreadable, or not text: it names no group
         return ""
 
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def _field(default: Any, expected: str) -> Any:
-    """A field that refuses what its variable cannot say: settings built in code reach a worker as variables."""
+    """A field that refuses what its variable cannot express: settings built in code reach a worker as variables."""
 
     def validate(_: object, attribute: Any, value: Any) -> None:
         variable = next(v for v in (*VARIABLES, V2) if v.field == attribute.name)
@@ -97,7 +97,7 @@ class Settings:
         return cls(**found, decided_by=decided)
 
     def differences(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Return the fewest variables that make `environ` say what these settings say, "" for one to unset."""
+        """Return the fewest variables that make `environ` read as these settings, "" for one to unset."""
         ours = {name: text for name, text in environ.items() if name.startswith(("AFFINITY_", "SGLANG_"))}
         if self._is_read_from(ours):
             return {}

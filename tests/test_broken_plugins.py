@@ -224,7 +224,7 @@ def test_device_providers_that_fail_leave_the_answer_to_the_others(monkeypatch: 
     found = Inventory(host, Settings(), {}, Plugins().devices)
     assert len(found.machine) == 8
     told = "\n".join(found.notes)
-    assert "device provider Falls raised IndexError: a mistake of its author; tell its author" in told
+    assert "device provider Falls raised IndexError: a mistake of its author; report it to its author" in told
     assert "there is no 'Absent' in module 'broken_others'" in told
     assert len(Inventory(host, Settings(devices=("refuses", "pci")), {}, Plugins().devices).visible) == 8
 

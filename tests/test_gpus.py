@@ -201,7 +201,7 @@ def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
     assert (
         _multi_node_note((near, far), "its GPUs are") == "its GPUs are on several nodes: it is placed on all of these"
     )
-    assert "; the node of 0000:02:00.0 is not known, so it counts for nothing" in _multi_node_note(
+    assert "; the node of 0000:02:00.0 is not known and has no part in it" in _multi_node_note(
         (near, lost), "its GPUs are"
     )
 
@@ -263,7 +263,7 @@ def test_the_operators_nodes_are_over_all_detection() -> None:
     """One a GPU in PCI order; the disagreement is told."""
     found = listed("dgx-h100", nodes=(1, 1, 1, 1, 0, 0, 0, 0))
     assert [g.node for g in found.machine] == [1, 1, 1, 1, 0, 0, 0, 0]
-    assert found.machine[0].node_reason == "from AFFINITY_NODES; but PCI numa_node says node 0"
+    assert found.machine[0].node_reason == "from AFFINITY_NODES; but PCI numa_node has node 0"
 
 
 def test_the_operators_nodes_stand_in_for_gpus_where_there_are_none() -> None:

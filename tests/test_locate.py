@@ -55,7 +55,7 @@ def test_the_strongest_source_wins_in_whatever_order_they_are_told(order: list[i
     node, why = on(TWO, *told)
     assert node == 1
     assert why.startswith(f"from {STRONGEST_FIRST[strongest].source.label}")
-    assert why.count("says node 0") == len(told) - 1
+    assert why.count("has node 0") == len(told) - 1
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_the_strongest_source_wins_in_whatever_order_they_are_told(order: list[i
         ),
         (
             (nodes(NodeSource.PCI_NUMA_NODE, "0"), nodes(NodeSource.NVML_MEMORY, "1")),
-            (0, "from PCI numa_node; but NVML memory affinity says node 1"),
+            (0, "from PCI numa_node; but NVML memory affinity has node 1"),
         ),
         ((nodes(NodeSource.PCI_NUMA_NODE, "0"), nodes(NodeSource.NVML_MEMORY, "0-1")), (0, "from PCI numa_node")),
         (
             (nodes(NodeSource.PCI_NUMA_NODE, "7"), nodes(NodeSource.NVML_MEMORY, "1")),
-            (1, "from NVML memory affinity; but PCI numa_node says node 7, online are 0-1"),
+            (1, "from NVML memory affinity; but PCI numa_node has node 7, online are 0-1"),
         ),
-        ((), (None, "unknown: no source tells its node (set AFFINITY_NODES)")),
+        ((), (None, "unknown: no source has its node (set AFFINITY_NODES)")),
         (
             (cpus(NodeSource.NVML_CPU, "0-7"),),
             (
@@ -193,7 +193,7 @@ def test_memory_affinity_with_no_cpu_node_in_it_tells_nothing() -> None:
     """Its nodes are the GPU's own then."""
     node, why = on(GB200, nodes(NodeSource.NVML_MEMORY, "2-9"))
     assert node is None
-    assert "NVML memory affinity names node 2-9, which tells nothing" in why
+    assert "NVML memory affinity names node 2-9, which decides nothing" in why
 
 
 @settings(deadline=None)

@@ -300,7 +300,7 @@ def test_pci_wins_over_nvml_and_the_disagreement_is_told(child: driver.Child) ->
     found = child.ask(H100, lines, providers=["nvml", "pci"])["devices"]
     assert (found[0]["node"], found[0]["node_reason"]) == (
         0,
-        "from PCI numa_node; but NVML memory affinity says node 1",
+        "from PCI numa_node; but NVML memory affinity has node 1",
     )
     assert found[1]["node_reason"] == "from PCI numa_node"
 

@@ -1,4 +1,4 @@
-"""`Gpu` and `DeviceProvider`: which GPUs there are, and what each source knows of where they sit.
+"""`Gpu` and the evidence for its node.
 
 A GPU's identity is its PCI address. An ordinal is only ever a position in one named order (affinity.devices.ordinals),
 so no value here is an ordinal: references are resolved to a `Gpu` before anything else looks at them.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class NodeSource(enum.IntEnum):
-    """Who says where a GPU sits, strongest first."""
+    """A source for the node of a GPU, strongest first."""
 
     OPERATOR = 0
     PCI_NUMA_NODE = 1
@@ -49,7 +49,7 @@ _WORDS = {
 
 @attrs.frozen
 class NodeEvidence:
-    """One source's word: nodes or CPUs, as that source tells it, or the problem that keeps it from telling."""
+    """What one source shows: nodes or CPUs, or the problem that keeps it from showing any."""
 
     source: NodeSource
     nodes: NodeSet = NodeSet()
@@ -63,11 +63,11 @@ class Gpu:
 
     pci: its identity; None only for a stand-in and for a GPU that its driver cannot reach: then `label` is.
     vendor: "nvidia", "amd", "intel" or "none". device_id: the PCI device id (what model it is), 0 where not known.
-    uuid: as its driver says it, with its prefix ("GPU-…"). model: the marketing name or "".
-    mig_uuids: UUIDs of its MIG devices ("MIG-…"). fault: what its driver says is wrong with it.
-    evidence: what each source knows of its node.
-    node, source, why: the answer of `locate`: the node whose CPUs are next to it, None where unknown; who decided
-    it, None where nobody had to or could; the reason in words.
+    uuid: of its driver, with its prefix ("GPU-…"). model: the marketing name or "".
+    mig_uuids: UUIDs of its MIG devices ("MIG-…"). error: a fault that its driver reports.
+    evidence: what each source shows of its node.
+    node, node_source, node_reason: set by `assign_node`: the node whose CPUs are next to it, None if unknown; the
+    source that decided it, None if none had to or could; the reason in words.
     """
 
     pci: PciAddress | None
@@ -87,7 +87,7 @@ class Gpu:
         return str(self.pci) if self.pci is not None else self.label or "no GPU"
 
     def merge(self, other: Gpu) -> Gpu:
-        """This GPU with what another provider knows of it; its own words win."""
+        """Return this GPU with what another provider has on it; its own values have precedence."""
         return attrs.evolve(
             self,
             device_id=self.device_id or other.device_id,

@@ -37,7 +37,7 @@ class Inventory:
     """The GPUs of a host, each located; what is not asked for is not found out.
 
     Providers that read files come first. A driver is asked, once, where they leave something open: a GPU whose node
-    neither the operator nor PCI tells, and, except under the operator's override, everything that depends on which
+    neither the operator nor PCI has, and, except under the operator's override, everything that depends on which
     GPUs this process may use and in which order. What is asked for raises SettingsError where AFFINITY_NODES does not
     fit, PluginError where a provider that the operator named cannot be loaded.
     """
@@ -50,7 +50,7 @@ class Inventory:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What an operator should know of what was looked at so far: a provider that failed, an order in doubt."""
+        """Facts for the operator on what was read so far: a provider that failed, an ambiguous order."""
         return tuple(self._notes)
 
     @cached_property
@@ -103,14 +103,14 @@ class Inventory:
     def _orders(self, vendor: str) -> tuple[Numbering[DriverOrdinal], Numbering[VisibleOrdinal]]:
         mine = tuple(g for g in self.devices if g.vendor == vendor)
         driver, visible = NUMBERINGS.get(vendor, pci_order)(mine, self._environ)
-        self._notes.update(dict.fromkeys(seat.ambiguity for seat in visible.entries if seat.alternatives))
+        self._notes.update(dict.fromkeys(entry.ambiguity for entry in visible.entries if entry.alternatives))
         return driver, visible
 
-    def gpu_of(self, seat: Entry) -> Gpu:
-        """Who sits there, as far as that can be known; a doubt is noted."""
-        if seat.alternatives:
-            self._notes[seat.ambiguity] = None
-        return seat.unambiguous_gpu()
+    def gpu_of(self, entry: Entry) -> Gpu:
+        """Return the GPU of this entry; an ambiguity is added to the notes."""
+        if entry.alternatives:
+            self._notes[entry.ambiguity] = None
+        return entry.unambiguous_gpu()
 
     # -- files
 
@@ -122,7 +122,7 @@ class Inventory:
 
     @cached_property
     def _sysfs_records(self) -> dict[PciAddress, Gpu]:
-        """What providers that read files alone tell of each address."""
+        """What providers that read files alone have on each address."""
         found: dict[PciAddress, Gpu] = {}
         for provider in self._usable(drivers=False):
             for gpu in self._listed(provider) or ():
@@ -132,7 +132,7 @@ class Inventory:
 
     @cached_property
     def _sysfs_gpus(self) -> tuple[Gpu, ...]:
-        """What files tell, located, under the operator's override where it counts these GPUs."""
+        """The GPUs in files, with their nodes, under the operator's override if it counts these GPUs."""
         gpus = _in_pci_order(self._sysfs_records.values())
         if self._settings.nodes is not None and len(self._settings.nodes) == len(gpus):
             gpus = self._with_nodes(gpus)
@@ -140,7 +140,7 @@ class Inventory:
 
     @cached_property
     def _sysfs_is_sufficient(self) -> bool:
-        """Whether no driver could change a node: the operator or PCI tells each, or there is only one to be on."""
+        """Whether no driver could change a node: the operator or PCI has each, or there is only one."""
         if not self._sysfs_gpus or (
             self._settings.nodes is not None and len(self._settings.nodes) != len(self._sysfs_gpus)
         ):
@@ -165,7 +165,7 @@ class Inventory:
 
     @cached_property
     def _driver_gpus(self) -> tuple[tuple[Gpu, ...], tuple[Gpu, ...]]:
-        """The GPUs that the drivers show, with what files tell of them; and those they hide."""
+        """The GPUs that the drivers show, with what files have on them; and those they hide."""
         listed: dict[object, Gpu] = {}
         spoken: set[str] = set()
         for provider in self._usable(drivers=True):
@@ -217,7 +217,9 @@ class Inventory:
             raise
         except Exception as mistake:
             name = type(provider).__name__
-            self._notes[f"device provider {name} raised {type(mistake).__name__}: {mistake}; tell its author"] = None
+            self._notes[
+                f"device provider {name} raised {type(mistake).__name__}: {mistake}; report it to its author"
+            ] = None
         return None
 
     # -- the operator's override
@@ -233,8 +235,8 @@ class Inventory:
         if not every:
             return self._with_nodes(tuple(map(placeholder_gpu, range(len(nodes))))), ()
         if len(nodes) == len(every):
-            told = dict(zip(every, self._with_nodes(every), strict=True))
-            return tuple(told[g] for g in shown), tuple(told[g] for g in hidden)
+            placed = dict(zip(every, self._with_nodes(every), strict=True))
+            return tuple(placed[g] for g in shown), tuple(placed[g] for g in hidden)
         if len(nodes) == len(shown):
             return self._with_nodes(shown), hidden
         also = f" ({len(shown)} of them for this process)" if hidden else ""
@@ -269,7 +271,7 @@ def count_nvidia_devices(dev: str = "/dev") -> int:
 
 
 def _in_pci_order(gpus: Iterable[Gpu]) -> tuple[Gpu, ...]:
-    """Those without an address come first, as their driver gave them: nobody knows before whom they belong."""
+    """Those without an address come first, as their driver gave them: their place is unknown."""
     return tuple(sorted(gpus, key=lambda g: (g.pci is not None, g.pci or _NO_PLACEMENT)))
 
 
@@ -277,7 +279,7 @@ _NO_PLACEMENT = PciAddress(0, 0, 0, 0)
 
 
 def _match_lost_gpus(shown: list[Gpu], hidden: list[Gpu]) -> tuple[list[Gpu], list[Gpu]]:
-    """A GPU so lost that its driver cannot tell its address is one that sysfs shows and the driver does not.
+    """Give a GPU whose driver has lost its address the address that sysfs shows and the driver does not.
 
     Where their numbers match, they are the same, one by one in PCI order.
     """

@@ -29,8 +29,8 @@ def assign_node(gpu: Gpu, topology: Topology) -> Gpu:
             gpu, node=topology.cpu_nodes.first(), node_source=None, node_reason="the only node with CPUs"
         )
     if best is None:
-        told = "; ".join(r.words for r in readings) or "no source tells its node"
-        return attrs.evolve(gpu, node=None, node_source=None, node_reason=f"unknown: {told} (set AFFINITY_NODES)")
+        words = "; ".join(r.words for r in readings) or "no source has its node"
+        return attrs.evolve(gpu, node=None, node_source=None, node_reason=f"unknown: {words} (set AFFINITY_NODES)")
     against = [r.against for r in readings if r.wrong or (r.nodes and best.nodes.isdisjoint(r.nodes))]
     why = "; but ".join([best.words, *against])
     return attrs.evolve(gpu, node=best.nodes.first(), node_source=best.source, node_reason=why)
@@ -48,7 +48,7 @@ class _Finding:
     @property
     def against(self) -> str:
         """The same words where another source has won."""
-        return f"{self.source.label} says node {self.nodes}" if len(self.nodes) == 1 else self.words
+        return f"{self.source.label} has node {self.nodes}" if len(self.nodes) == 1 else self.words
 
 
 def _evaluate(evidence: NodeEvidence, topology: Topology) -> _Finding:
@@ -60,13 +60,13 @@ def _evaluate(evidence: NodeEvidence, topology: Topology) -> _Finding:
     online = evidence.nodes & NodeSet(topology.by_id)
     if not online:
         there = NodeSet(topology.by_id)
-        return _Finding(source, NodeSet(), f"{name} says node {evidence.nodes}, online are {there}", wrong=True)
+        return _Finding(source, NodeSet(), f"{name} has node {evidence.nodes}, online are {there}", wrong=True)
     with_cpus = online & topology.cpu_nodes
     # A GPU's own memory node is never the answer itself, and NVML's memory affinity lists such nodes next to it.
     if with_cpus and source is not NodeSource.GPU_MEMORY:
         return _from_nodes(source, with_cpus, name)
     if with_cpus or source is NodeSource.NVML_MEMORY:
-        return _Finding(source, NodeSet(), f"{name} names node {online}, which tells nothing")
+        return _Finding(source, NodeSet(), f"{name} names node {online}, which decides nothing")
     where = f"GPU memory node {online}" if source is NodeSource.GPU_MEMORY else f"memory node {online} ({name})"
     initiators = [topology.initiators_with_cpus(node) for node in online]
     found = [i or topology.nearest(n, topology.cpu_nodes) for n, i in zip(online, initiators, strict=True)]

@@ -3,7 +3,7 @@
 There are four numberings of the same GPUs, and every engine has once taken one for another. Here each has a type of
 its own, and an `Order` is reached only by the ordinals it is made for.
 
-    PhysicalOrdinal   all GPUs of the machine in PCI order, whoever may use them
+    PhysicalOrdinal   all GPUs of the machine in PCI order, also those hidden from this process
     DriverOrdinal     those that the driver shows, before any variable: what an entry of CUDA_VISIBLE_DEVICES means
     RocrOrdinal       AMD's, after ROCR_VISIBLE_DEVICES and before HIP_VISIBLE_DEVICES
     VisibleOrdinal    after every variable: what `cuda:0` means
@@ -50,7 +50,7 @@ class VisibleOrdinal(Ordinal):
 
 @attrs.frozen
 class Entry:
-    """A place in an order. gpu: who sits there. others: who may sit there instead, and `doubt` says why."""
+    """An entry of a numbering: its GPU, the GPUs that it may be instead (alternatives), and why (ambiguity)."""
 
     gpu: Gpu
     alternatives: tuple[Gpu, ...] = ()
@@ -90,7 +90,7 @@ class Numbering(Generic[O]):
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
-        """All that are in this order. Who sits where does not matter where only places are exchanged."""
+        """All GPUs in this numbering. An ambiguity does not matter if it only exchanges their entries."""
         here = {s.gpu for s in self.entries}
         return tuple(s.gpu if here.issuperset(s.alternatives) else s.unambiguous_gpu() for s in self.entries)
 
@@ -107,7 +107,7 @@ class Numbering(Generic[O]):
         ]
         if not found:
             found = [g for g in every if g.uuid is None]  # of these the driver has not been asked: one of them, perhaps
-            doubt = f"whose {text} is cannot be told without the driver; name the GPU by its PCI address"
+            doubt = f"only the driver can resolve {text}; name the GPU by its PCI address"
             return Entry(found[0], tuple(found[1:]), doubt) if found else None
         return Entry(found[0]) if len(found) == 1 else None
 
@@ -122,33 +122,33 @@ def cuda(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
     Source: CUDA C++ Programming Guide, "CUDA Environment Variables": unset shows all; empty shows none; entries are
     ordinals, UUIDs or unambiguous prefixes of them, and MIG ids, also mixed; the first invalid entry, such as -1,
     ends the list. An entry that stands twice leaves no GPU at all (torch.cuda, `_parse_visible_devices`).
-    The default CUDA_DEVICE_ORDER, FASTEST_FIRST, is PCI order among GPUs of one model, and not told by anyone
-    else among different ones. NVIDIA_VISIBLE_DEVICES is the container runtime's: it decides which devices there
+    The default CUDA_DEVICE_ORDER, FASTEST_FIRST, is PCI order among GPUs of one model, and not
+    published among different ones. NVIDIA_VISIBLE_DEVICES is the container runtime's: it decides which devices there
     are, not their order.
     """
     driver = Numbering(DriverOrdinal, _fastest_first_entries(gpus, environ) or _entries_with_lost_gpus(gpus))
     text = environ.get("CUDA_VISIBLE_DEVICES")
     if text is None:
         return driver, Numbering(VisibleOrdinal, driver.entries)
-    seats: dict[object, Entry] = {}
-    for entry in map(str.strip, text.split(",")):
-        seat = driver.lookup(entry)
-        if seat is None:
+    entries: dict[object, Entry] = {}
+    for item in map(str.strip, text.split(",")):
+        entry = driver.lookup(item)
+        if entry is None:
             break
-        # Two MIG devices of one GPU are two entries; so are two UUIDs of which only the driver knows the GPUs.
-        key = entry if seat.ambiguity or entry.lower().startswith("mig-") else seat.gpu
-        if key in seats:
+        # Two MIG devices of one GPU are two entries; so are two UUIDs that only the driver can resolve.
+        key = item if entry.ambiguity or item.lower().startswith("mig-") else entry.gpu
+        if key in entries:
             return driver, Numbering(VisibleOrdinal)
-        seats[key] = seat
-    return driver, Numbering(VisibleOrdinal, tuple(seats.values()))
+        entries[key] = entry
+    return driver, Numbering(VisibleOrdinal, tuple(entries.values()))
 
 
 def _fastest_first_entries(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Entry, ...]:
-    """Everybody may sit anywhere; nobody where this does not apply."""
+    """Return entries that may each be any of the GPUs, none if the order is known."""
     if environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({g.device_id for g in gpus if g.device_id}) < 2:
         return ()
     doubt = (
-        "CUDA numbers GPUs of different models fastest first, so an ordinal does not tell which one is meant; "
+        "CUDA numbers GPUs of different models fastest first, so an ordinal does not determine a GPU; "
         "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name GPUs by UUID or PCI address"
     )
     return tuple(Entry(g, tuple(o for o in gpus if o != g), doubt) for g in gpus)
@@ -156,14 +156,14 @@ def _fastest_first_entries(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) ->
 
 def _entries_with_lost_gpus(gpus: tuple[Gpu, ...]) -> tuple[Entry, ...]:
     """In PCI order; behind a GPU that its driver cannot reach, CUDA may or may not have counted it."""
-    seats = []
+    entries = []
     lost: list[Gpu] = []
     for i, gpu in enumerate(gpus):
         lost += [gpu] if gpu.error else []
         later = tuple(g for g in gpus[i + 1 :] if not g.error)[: len(lost)]
         doubt = f"the driver cannot reach {lost[0]} ({lost[0].error}), so CUDA may not count it" if lost else ""
-        seats.append(Entry(gpu, later, doubt if later else ""))
-    return tuple(seats)
+        entries.append(Entry(gpu, later, doubt if later else ""))
+    return tuple(entries)
 
 
 def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
@@ -185,20 +185,20 @@ def hip(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
 
 
 def _until_invalid(order: Numbering[O], text: str) -> Iterator[Entry]:
-    for entry in map(str.strip, text.split(",")):
-        seat = order.lookup(entry)
-        if seat is None:
+    for item in map(str.strip, text.split(",")):
+        entry = order.lookup(item)
+        if entry is None:
             return
-        yield seat
+        yield entry
 
 
 def _until_repeated(order: Numbering[O], text: str) -> Iterator[Entry]:
     seen = set()
-    for seat in _until_invalid(order, text):
-        if seat in seen and not seat.ambiguity:
+    for entry in _until_invalid(order, text):
+        if entry in seen and not entry.ambiguity:
             return
-        seen.add(seat)
-        yield seat
+        seen.add(entry)
+        yield entry
 
 
 #: PCI device ids of the Data Center GPU Max series, whose cards may have two tiles (Linux, include/drm/intel/pciids.h).
@@ -220,13 +220,13 @@ def level_zero(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
         doubt = "Level Zero counts tiles, not cards; set ZE_FLAT_DEVICE_HIERARCHY=COMPOSITE, or name PCI addresses"
     elif environ.get("ZE_ENABLE_PCI_ID_DEVICE_ORDER") != "1" and len({g.device_id for g in gpus}) > 1:
         doubt = "Level Zero's order of different models is its own; set ZE_ENABLE_PCI_ID_DEVICE_ORDER=1"
-    seats = tuple(Entry(g, tuple(o for o in gpus if o != g) if doubt else (), doubt) for g in gpus)
-    driver = Numbering(DriverOrdinal, seats)
+    entries = tuple(Entry(g, tuple(o for o in gpus if o != g) if doubt else (), doubt) for g in gpus)
+    driver = Numbering(DriverOrdinal, entries)
     text = environ.get("ZE_AFFINITY_MASK", "").strip()
     if text:
         chosen = {DriverOrdinal.parse(entry.strip().partition(".")[0]) for entry in text.split(",")}
-        seats = tuple(seat for i, seat in enumerate(seats) if DriverOrdinal(i) in chosen)
-    return driver, Numbering(VisibleOrdinal, _selected_entries(seats, environ.get("ONEAPI_DEVICE_SELECTOR", "")))
+        entries = tuple(entry for i, entry in enumerate(entries) if DriverOrdinal(i) in chosen)
+    return driver, Numbering(VisibleOrdinal, _selected_entries(entries, environ.get("ONEAPI_DEVICE_SELECTOR", "")))
 
 
 _OTHER_TYPES = ("cpu", "fpga", "acc")
@@ -332,5 +332,5 @@ NUMBERINGS: Mapping[str, Runtime] = {"nvidia": cuda, "amd": hip, "intel": level_
 
 def pci_order(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> Numberings:
     """PCI order and no variable: for a vendor whose runtime is not known here."""
-    seats = tuple(map(Entry, gpus))
-    return Numbering(DriverOrdinal, seats), Numbering(VisibleOrdinal, seats)
+    entries = tuple(map(Entry, gpus))
+    return Numbering(DriverOrdinal, entries), Numbering(VisibleOrdinal, entries)

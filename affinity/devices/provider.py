@@ -18,7 +18,7 @@ class DeviceProvider(ABC):
     """Entry point group `affinity.devices`: one way to list GPUs.
 
     Write a class with a no-argument constructor; import heavy things inside `devices` only. Several providers may
-    list one GPU: what they know is merged by PCI address. `supports` says, from files, whether this provider can
+    list one GPU: what they list is merged by PCI address. `supports` decides, from files, whether this provider can
     answer for this host, and never raises; it is not asked where the operator names the provider. `devices` may
     raise `DeviceError` with a remedy; the other providers then answer alone.
 

@@ -32,15 +32,15 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
         return _one(text, [g for g in among.machine if g.pci == address], among)
     if text.startswith("phys:"):
         physical = PhysicalOrdinal.parse(text[5:])
-        seat = among.physical.at(physical) if physical is not None else None
-        return _one(text, [seat.gpu] if seat is not None else [], among)
+        entry = among.physical.at(physical) if physical is not None else None
+        return _one(text, [entry.gpu] if entry is not None else [], among)
     if text.startswith("driver:"):
-        seat = among.driver_order.lookup(text[7:])
-        return _one(text, [among.gpu_of(seat)] if seat is not None else [], among)
+        entry = among.driver_order.lookup(text[7:])
+        return _one(text, [among.gpu_of(entry)] if entry is not None else [], among)
     visible = VisibleOrdinal.parse(text)
     if visible is not None:
-        seat = among.visible_order.at(visible)
-        return _one(text, [among.gpu_of(seat)] if seat is not None else [], among)
+        entry = among.visible_order.at(visible)
+        return _one(text, [among.gpu_of(entry)] if entry is not None else [], among)
     return _by_uuid(text, among)
 
 

@@ -38,7 +38,7 @@ def probe(argv: Sequence[str], timeout: float) -> str | None:
             os.close(write)
     status: int | None = None
     try:
-        output, said = _read([read for read, _ in pipes], deadline)
+        output, errors = _read([read for read, _ in pipes], deadline)
         status = _wait(child, deadline)
     finally:
         for read, _ in pipes:
@@ -52,9 +52,9 @@ def probe(argv: Sequence[str], timeout: float) -> str | None:
     if status == 0 or (status == _LOST and output):
         return None
     how = _LOST_REASON if status == _LOST else f"signal {-status}" if status < 0 else f"exit status {status}"
-    text = said.decode(errors="replace")
-    told = text.partition("usage:")[0].strip() or text.strip()  # numactl explains itself after its complaint
-    return f"{how}: {told.splitlines()[-1]}" if told else how
+    text = errors.decode(errors="replace")
+    message = text.partition("usage:")[0].strip() or text.strip()  # numactl prints its usage after the message
+    return f"{how}: {message.splitlines()[-1]}" if message else how
 
 
 def _start(argv: Sequence[str], *, stdout: int, stderr: int) -> int:

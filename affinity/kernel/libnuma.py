@@ -33,10 +33,10 @@ def load() -> Any:
 
 @contextmanager
 def _found() -> Iterator[None]:
-    """Within the block, `find_library("numa")` is answered at once, with the name that the loader knows.
+    """Within the block, `find_library("numa")` returns at once the name that the loader resolves.
 
-    py-libnuma asks it at its import. Left to itself it runs ldconfig, and where that knows no libnuma, a gcc or an ld
-    from anywhere on PATH: a subprocess of 15 ms in each worker, and somebody else's program.
+    py-libnuma calls it at its import. The original runs ldconfig, and if that lists no libnuma, a gcc or an ld from
+    anywhere on PATH: a subprocess of 15 ms in each worker, and a program of unknown origin.
     """
     import ctypes.util
 
@@ -58,7 +58,7 @@ def set_policy(policy: MemoryPolicy) -> None:
     lib = numa.LIBNUMA
     if lib.numa_available() < 0:
         raise BindError(
-            "libnuma says that this kernel has no NUMA policy (numa_available() is -1): "
+            "libnuma reports that this kernel has no NUMA policy (numa_available() is -1): "
             "a kernel with CONFIG_NUMA and a seccomp profile that allows get_mempolicy are expected"
         )
     match policy.mode:

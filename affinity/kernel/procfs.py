@@ -1,4 +1,4 @@
-"""What files of a process in /proc tell. Sources: proc(5), numa(7)."""
+"""Readers of a process's files in /proc. Sources: proc(5), numa(7)."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def get_mempolicy() -> MemoryPolicy:
     number = mode.value & ~sum(_FLAGS.values())
     name = next((m for m, n in _MODES.items() if n == number), None)
     if name is None:
-        raise OSError(errno.ENOSYS, f"memory policy {number} of a newer kernel than this package knows")
+        raise OSError(errno.ENOSYS, f"memory policy {number} of a newer kernel than this package supports")
     nodes = NodeSet.from_bits(sum(word << (i * _WORD) for i, word in enumerate(mask)))
     if name is MemoryMode.PREFERRED and not nodes:
         name = MemoryMode.LOCAL  # the kernel keeps one as the other; set_mempolicy(2), MPOL_PREFERRED

@@ -1,6 +1,6 @@
 """Reports to the standard `logging`: logger `affinity`, INFO for a bind, WARNING for what is not in force.
 
-No handler is installed: where nobody configured logging, warnings reach stderr by logging's handler of last resort.
+No handler is installed: if no program configured logging, warnings reach stderr by logging's handler of last resort.
 """
 
 from __future__ import annotations

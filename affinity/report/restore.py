@@ -52,7 +52,7 @@ def current_report(*, host: Host | None = None) -> BindReport | None:
 def put_in_force(kernel: Kernel, report: BindReport | None, launcher: Launcher | None) -> None:
     """Record the report that is in force now, None if nothing is bound any more, and notify the launcher.
 
-    An error of the launcher is a warning: the process is bound or given back as the report says.
+    An error of the launcher is a warning: the process is bound or given back all the same.
     """
     before = _entry(kernel)
     if report is None:
@@ -123,13 +123,13 @@ class SavedState:
             put_in_force(kernel, *(self.in_force[1:] if self.in_force is not None else (None, None)))
         now = Observed.read(kernel)
         if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
-            why = "".join(f"; {told}" for told in refused)
+            why = "".join(f"; {reason}" for reason in refused)
             raise BindError(f"undo: CPUs {now.threads[me]} and memory policy {now.policy} are in force, expected "
                              f"CPUs {mine} and {policy} as before{why}")  # fmt: skip
         return now
 
     def restore_or_degrade(self, kernel: Kernel) -> tuple[Degradation, ...]:
-        """Restore after a refused bind: what stands in the way is told beside the refusal, not in place of it."""
+        """Restore after a refused bind. Errors while restoring are appended to the original error."""
         try:
             self.restore(kernel)
         except BindError as refused:

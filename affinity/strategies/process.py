@@ -43,7 +43,7 @@ os.register_at_fork(after_in_child=_forked)
 def bind_process(
     placement: Placement, host: Host, *, set_memory: Callable[[MemoryPolicy], None] | None = None
 ) -> Outcome:
-    """Put this process, with every thread it has, where the placement says.
+    """Put this process, with every thread it has, on the placement.
 
     set_memory: how to set the calling thread's policy; the system call itself by default.
     Raises OSError (a refused call) or BindError; masks come first, so a failure there changes nothing else.
@@ -99,7 +99,7 @@ def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
 
 @contextmanager
 def thread_placed(placement: Placement, kernel: Kernel) -> Iterator[None]:
-    """Keep the calling thread where the placement says within the block: a process started there inherits it.
+    """Keep the calling thread on the placement within the block: a process started there inherits it.
 
     Raises OSError or BindError, with the thread as it was, if the placement is refused. Sources: sched_setaffinity(2),
     "inherited by a child"; set_mempolicy(2), NOTES.
@@ -130,7 +130,9 @@ def _placed(placement: Placement, kernel: Kernel) -> Iterator[None]:
 
 
 def set_mempolicy_verified(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:
-    """libnuma reports no failure, and the kernel cuts a node mask silently: believe only what is read back.
+    """Set the calling thread's memory policy and read it back.
+
+    libnuma reports no error, and the kernel cuts a node mask without one.
 
     Raises OSError (refused) or BindError (cut), and then leaves the policy as it was.
     """
@@ -141,7 +143,7 @@ def set_mempolicy_verified(policy: MemoryPolicy, kernel: Kernel, set_memory: Cal
         return
     kernel.set_mempolicy(policy)  # the bare call: where libnuma failed without a word, it has the errno
     found = _policy(kernel)
-    if found not in (policy, None):  # None: it cannot be read, which the report says
+    if found not in (policy, None):  # None: it cannot be read, which the report has
         if before is not None:
             kernel.set_mempolicy(before)
         raise BindError(f"memory policy {policy} was asked for, the kernel made it {found}: nodes outside the cpuset?")
@@ -155,7 +157,7 @@ def _policy(kernel: Kernel) -> MemoryPolicy | None:
 
 
 def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome) -> Outcome:
-    """Move the pages that lie elsewhere to the placement's memory nodes; a refusal is told, not raised."""
+    """Move the pages that lie elsewhere to the placement's memory nodes; a refusal is in the outcome, not raised."""
     policy = placement.memory
     if policy is None or policy.mode in (MemoryMode.INTERLEAVE, MemoryMode.DEFAULT):
         return outcome

@@ -98,7 +98,7 @@ class SimulatedKernel:
     topology: the machine, of any origin. cpuset, mems: what the container leaves (default: all that is online).
     mask: the first thread's CPUs, as `taskset` sets them (default: the cpuset); unlike the cpuset, a thread may widen
     it. environ, xoptions: the process's. libnuma: why it cannot be used, "" where it can. modes: memory policies this
-    kernel knows (one before Linux 5.15 has no preferred-many). free: bytes free on each node (default: all of its
+    kernel supports (one before Linux 5.15 has no preferred-many). free: bytes free on each node (default: all of its
     memory). seconds: the process's age.
 
     Every Python thread acts as the main thread, unless it is inside `acting_as`.
@@ -193,7 +193,7 @@ class SimulatedKernel:
         return {node: pages * PAGE for node, pages in sorted(self._pages.items()) if pages}
 
     def refuse(self, call: str, number: int, *, when: Callable[..., bool] = lambda *_: True) -> None:
-        """From now on this call fails with this errno, where `when(*arguments)` says so.
+        """From now on this call fails with this errno, if `when(*arguments)` is true.
 
         Raises ValueError for a call that `affinity.kernel.Kernel` lacks: a test that refuses nothing proves nothing.
         """

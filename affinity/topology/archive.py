@@ -29,7 +29,7 @@ MAX_FILES, MAX_BYTES = 500_000, 1 << 30
 
 _NODE = ("cpulist", "cpumap", "distance", "meminfo")
 _NODES = ("online", "possible", "has_cpu", "has_memory")
-#: Of each group the first that is there: the others say the same.
+#: Of each group the first that is there: the others hold the same.
 _TOPOLOGY = (
     ("physical_package_id",),
     ("thread_siblings_list", "thread_siblings"),
@@ -150,7 +150,7 @@ class _Capture:
             self.pci(name)
         if self._read("proc/self", ("status",)):
             self._filter_lines("proc/self/status", b"Cpus_allowed_list:", b"Mems_allowed_list:")
-        else:  # an archive of another tool: its cpuset's files say the same
+        else:  # an archive of another tool: its cpuset's files hold the same
             allowed = read_allowed(self.root)
             lines = (("Cpus_allowed_list", allowed.cpus), ("Mems_allowed_list", allowed.nodes))
             self.files["proc/self/status"] = "".join(f"{k}:\t{v}\n" for k, v in lines if v is not None).encode("ascii")

@@ -36,7 +36,7 @@ class IdSet:
 
     @classmethod
     def from_bits(cls, bits: int) -> Self:
-        """The set whose bit *i* says whether *i* is a member."""
+        """Return the set that has *i* if bit *i* is set."""
         if bits < 0 or bits >> MAX_ID:
             raise ListFormatError(f"{cls.kind} mask is out of range: expected ids 0 to {MAX_ID - 1}")
         made = object.__new__(cls)

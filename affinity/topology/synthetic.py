@@ -1,4 +1,4 @@
-"""A topology from one line of text, for plans and tests on machines nobody here owns.
+"""A topology from one line of text, for plans and tests on machines that are not here.
 
 Grammar (after hwloc's synthetic descriptions; see hwloc(7)):
 

@@ -57,7 +57,7 @@ class Sysfs:
         return os.path.join(self.root, "sys", *parts)
 
     def online_cpus(self) -> CpuSet:
-        """Return the CPUs that are switched on. Kernels before 2.6.27 tell it in each `cpuN/online` alone."""
+        """Return the CPUs that are switched on. Kernels before 2.6.27 show it in each `cpuN/online` alone."""
         base = self.path("devices/system/cpu")
         online = read_list(CpuSet, os.path.join(base, "online"))
         if online is None:  # a CPU that cannot be switched off has no file

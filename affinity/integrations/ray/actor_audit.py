@@ -70,7 +70,9 @@ def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
     for gone in by_node.keys() - hosts.keys():
         for actor, record in by_node.pop(gone).items():
             _delete(actor, record)
-    for answer in cluster.run_on_nodes({node: (_inspect, told) for node, told in by_node.items()}, hosts, timeout):
+    for answer in cluster.run_on_nodes(
+        {node: (_inspect, records) for node, records in by_node.items()}, hosts, timeout
+    ):
         for actor, record in by_node[answer.node].items():
             found = {"error": answer.error} if answer.value is None else answer.value[actor]
             if found is None:

@@ -15,7 +15,7 @@ class NodeSurvey:
     """One machine of the cluster.
 
     node: Ray's id. host: its name. machine: what it is, plans: one for each of its GPUs, both in the shapes of
-    docs/reference/json.md; None and empty where `error` says why it did not answer.
+    docs/reference/json.md; None and empty if `error` is why it did not answer.
     """
 
     node: str
@@ -50,7 +50,7 @@ def _look(_: None) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     launch, settings = (
         observation.launch,
         attrs.evolve(observation.settings, required=False),
-    )  # an impossible plan is told, not raised
+    )  # an impossible plan is listed, not raised
     machine = serialize.machine(observation.host, launch.machine_gpus, launch.gpus, launch.notes)
     each = (
         attrs.evolve(observation, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,)))
