@@ -37,17 +37,6 @@ UNTOUCHED: tuple[str, ...] = (
     "CONTRIBUTING.md",
     "README.md",
     "affinity/api.py",
-    "affinity/cli/_options.py",
-    "affinity/cli/_output.py",
-    "affinity/cli/_run.py",
-    "affinity/cli/_validate.py",
-    "affinity/cli/demo.py",
-    "affinity/cli/explain.py",
-    "affinity/cli/new_plugin.py",
-    "affinity/cli/plan.py",
-    "affinity/cli/ray.py",
-    "affinity/cli/run.py",
-    "affinity/cli/show.py",
     "affinity/degradation.py",
     "affinity/devices/gpu.py",
     "affinity/devices/inventory.py",
@@ -195,7 +184,8 @@ def test_what_is_quoted_is_there(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["told", "_said", "told_by", "# Tell it", "WHO: a launcher", "given\n    # up", "given_up", "the word\nof it"]
+    "text",
+    ["told", "_said", "told_by", "# Tell it", "WHO: a launcher", "given\n    # up", "given_up", "the word\nof it"],
 )
 def test_a_banned_word_is_found_in_names_and_across_lines(text: str) -> None:
     """As a part of a name between underscores, in any case, and where a comment breaks a phrase."""
