@@ -1,4 +1,4 @@
-"""`affinity demo` starts real workers, and tells what the kernel says of each."""
+"""`affinity demo` starts real workers, and shows the state of each as read from the kernel."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_without_gpus_stand_ins_are_said_to_be_such() -> None:
     node = NODES.first()
     done = affinity("demo", AFFINITY_NODES=str(node), AFFINITY_DEVICES="pci", AFFINITY_MEMORY="none")
     assert done.returncode == 0, done.stderr
-    for word in ("stand-in", "What the kernel says", "born there", "numactl, because", "libnuma, because"):
+    for word in ("placeholder GPU", "read from the kernel", "from its start", "numactl, because", "libnuma, because"):
         assert word in done.stdout
 
 

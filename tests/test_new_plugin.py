@@ -63,7 +63,7 @@ def test_it_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "acme" / "README.md").write_text("mine")
     done = new_plugin("acme", cwd=tmp_path)
     assert done.returncode == 2
-    assert "acme is there already, and nothing is overwritten" in done.stderr
+    assert "acme already exists and is not overwritten" in done.stderr
     assert files(tmp_path) == {"acme/README.md"}
     assert (tmp_path / "acme/README.md").read_text() == "mine"
 
@@ -76,12 +76,12 @@ def test_it_overwrites_nothing(tmp_path: Path) -> None:
         ("../acme", "expected lower-case words"),
         ("acme-", "expected lower-case words"),
         ("", "expected lower-case words"),
-        ("auto", "means something else already"),
-        ("class", "means something else already"),
-        ("numactl", "a plugin 'numactl' is installed already"),
-        ("core-complex", "a plugin 'core-complex' is installed already"),
-        ("json", "there is a package 'json' here already"),
-        ("affinity-plugins", "there is a package 'affinity_plugins' here already"),
+        ("auto", "is a reserved word"),
+        ("class", "is a reserved word"),
+        ("numactl", "plugin 'numactl' is already installed"),
+        ("core-complex", "plugin 'core-complex' is already installed"),
+        ("json", "a package 'json' already exists"),
+        ("affinity-plugins", "a package 'affinity_plugins' already exists"),
     ],
 )
 def test_a_name_that_could_not_be_used_is_refused(name: str, words: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command `affinity`. One file a command; a file is read when its command is called, and not before."""
+"""The command `affinity`. Each command has its own file, imported when the command is called."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line (default: this process's own). Ends in SystemExit, or as the command of `affinity run`.
+    """Run the command line (default: `sys.argv`). Raise SystemExit, or replace this process (`affinity run`).
 
-    Exit status: 2 for usage, a malformed setting and what cannot be read; 3 for what cannot be satisfied. An error
-    of this package is one message on stderr, never a traceback.
+    Exit status: 2 for usage, a malformed setting or an unreadable file; 3 for a requirement that cannot be satisfied.
+    An AffinityError is printed as one message on stderr, never as a traceback.
     """
     if arguments is None:
         import gc
 
-        gc.disable()  # nothing here lives long enough to be collected, and looking for it is a tenth of the start
+        gc.disable()  # no object lives long enough to be collected; the collector takes a tenth of the startup time
         arguments = sys.argv[1:]
     match list(arguments):
-        # The form that starts workers by the dozen is understood without click, another tenth of the start.
+        # The form that starts workers in number is parsed without click, another tenth of the startup time.
         case ["run", "--node", node, "--", *command] if command and node.isascii() and node.isdecimal():
             _run_without_click(int(node), None, command)
         case ["run", "--gpu", gpu, "--", *command] if command:
             _run_without_click(None, gpu, command)
-        case others:
+        case rest:
             from affinity.cli._commands import group
 
-            group.main(others, prog_name="affinity")
+            group.main(rest, prog_name="affinity")
 
 
 def _run_without_click(node: int | None, gpu: str | None, command: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The commands as click sees them: the files of this folder."""
+"""The click group of the commands, which are the files of this folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from affinity.cli._errors import report_error
 
 
 class Commands(click.Group):
-    """The files beside this one, each with a click object `command`; `new_plugin.py` is `new-plugin`."""
+    """Group of the files in this folder, each with a click object `command`; `new_plugin.py` is `new-plugin`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         files = os.listdir(os.path.dirname(__file__))
@@ -33,8 +33,8 @@ class Commands(click.Group):
             ctx.exit(report_error(error))
 
 
-def _version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
-    if asked:
+def _version(ctx: click.Context, _parameter: click.Parameter, requested: bool) -> None:
+    if requested:
         from affinity import __version__
 
         click.echo(f"affinity {__version__}")

@@ -1,4 +1,4 @@
-"""How an error of this package ends a command: one message and an exit status."""
+"""Message and exit status of a command that ends with an AffinityError."""
 
 from __future__ import annotations
 

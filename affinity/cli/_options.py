@@ -1,4 +1,4 @@
-"""Options that several commands take."""
+"""Options shared by commands."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", "CpuSet", "NodeSet")
 
 gpu = click.option(
-    "--gpu", metavar="REF", help="A GPU: visible ordinal, UUID prefix, PCI address, phys:N; or several, with commas."
+    "--gpu", metavar="REF", help="GPU as visible ordinal, UUID prefix, PCI address or phys:N; several with commas."
 )
-node = click.option("--node", type=click.IntRange(min=0), help="A NUMA node, in place of a GPU.")
-policy = click.option("--policy", metavar="NAME", help="The placement policy, over AFFINITY_POLICY.")
+node = click.option("--node", type=click.IntRange(min=0), help="NUMA node, instead of a GPU.")
+policy = click.option("--policy", metavar="NAME", help="Placement policy; overrides AFFINITY_POLICY.")
 launch_mode = click.option(
     "--launch-mode", metavar="MODE", help="How the worker is started: spawn, command, inline, …, or a launcher's name."
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: docs/reference/json.md.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/reference/json.md).")
 
 
 def machine(command: F) -> F:
-    """The options that name a machine; the command is given it as `host`."""
+    """Add the options that select a machine, which is passed to the command as `host`."""
 
     @click.option(
         "--root",
         metavar="PATH",
-        help="Another machine: a directory with sys/ in it, or an archive of `affinity gather`.",
+        help="Another machine: a directory that contains sys/, or an archive of `affinity gather`.",
     )
     @click.option("--synthetic", metavar="TEXT", help="A machine in one line: 'pack:2 numa:2 core:4 pu:2 gpu:1'.")
-    @click.option("--allowed-cpus", metavar="LIST", help="What a worker there may use: 0-3,8 (default: all online).")
-    @click.option("--allowed-nodes", metavar="LIST", help="Nodes whose memory it may use (default: all online).")
+    @click.option("--allowed-cpus", metavar="LIST", help="CPUs allowed on it, as 0-3,8 (default: all online).")
+    @click.option("--allowed-nodes", metavar="LIST", help="Nodes whose memory is allowed on it (default: all online).")
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -59,15 +59,15 @@ def _host(root: str | None, synthetic: str | None, allowed_cpus: str | None, all
     cpus = _list(CpuSet, "--allowed-cpus", allowed_cpus)
     nodes = _list(NodeSet, "--allowed-nodes", allowed_nodes)
     if root is not None and synthetic is not None:
-        raise UsageError("--root and --synthetic name two machines: give one of them")
+        raise UsageError("--root and --synthetic are both given, each for a machine: use one of them")
     if root is not None:
         return Host.from_root(root, allowed_cpus=cpus, allowed_nodes=nodes)
     if synthetic is not None:
         return Host.synthetic(synthetic, allowed_cpus=cpus, allowed_nodes=nodes)
     if cpus is not None or nodes is not None:
         raise UsageError(
-            "--allowed-cpus and --allowed-nodes are for a machine given by --root or --synthetic: "
-            "of this one the kernel knows; narrow it with taskset or a cpuset"
+            "--allowed-cpus and --allowed-nodes need a machine given by --root or --synthetic: "
+            "narrow this one with taskset or a cpuset"
         )
     return Host.live()
 
@@ -77,5 +77,5 @@ def _list(kind: type[S], option: str, text: str | None) -> S | None:
 
     try:
         return None if text is None else kind.parse(text)
-    except ListFormatError as wrong:
-        raise ListFormatError(f"{option}: {wrong}") from wrong
+    except ListFormatError as error:
+        raise ListFormatError(f"{option}: {error}") from error

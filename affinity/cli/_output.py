@@ -1,27 +1,27 @@
-"""Tables for people and JSON for programs, both on stdout."""
+"""Output on stdout: tables, and JSON for programs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 
-#: Columns of a table that goes to a file or a pipe, where no terminal says how wide it is.
+#: Columns of a table that is written to a file or a pipe, which have no terminal width.
 WIDE = 200
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; text is shown as it is, nothing in it is markup."""
+    """Print a table; text is printed unchanged, without interpreting markup."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    grid = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(_cell(value)) for value in row))
-    Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(made)
+        grid.add_row(*(Text(_cell(value)) for value in row))
+    Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(grid)
 
 
 def _cell(value: object) -> str:
@@ -37,7 +37,7 @@ def json(value: object) -> None:
     print(dumps(value, indent=2))
 
 
-def lines(label: str, told: Iterable[str]) -> None:
-    """Print each different text once, after its label."""
-    for text in dict.fromkeys(told):
+def lines(label: str, texts: Iterable[str]) -> None:
+    """Print each distinct text on a line of its own, after the label."""
+    for text in dict.fromkeys(texts):
         print(f"{label}: {text}")

@@ -1,4 +1,4 @@
-"""Become a command, bound. Without click, which is not needed for it: see `affinity.cli.main`."""
+"""`affinity run` without click, which `affinity.cli.main` avoids importing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from affinity.cli import _validate
 if TYPE_CHECKING:
     from affinity.host import Host
 
-#: What shells exit with where a command is found and cannot be executed, and where it is not found.
+#: Exit status of a shell if a command cannot be executed, and if it is not found (POSIX.1, "Exit Status for Commands").
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 
 
 def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host) -> None:
-    """Returns only by an error: AffinityError, or SystemExit with a shell's status."""
+    """Replace this process with `command`, bound. Raise AffinityError, or SystemExit with the status of a shell."""
     from affinity.api import exec_command, plan
     from affinity.errors import AffinityError
 
@@ -28,44 +28,44 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
     planned = plan(gpu=gpu, node=node, launch_mode="command", settings=_validate.settings(), host=host)
     if planned.problem:
         print(f"affinity: not bound: {planned.problem}", file=sys.stderr)
-    _executable(command[0])
+    _check_executable(command[0])
     _reset_process_state()
     try:
         exec_command(command, planned)
     except AffinityError:
         raise
     except OSError as refused:
-        if refused.errno == errno.ENOEXEC:  # a script without its first line: for the shell, as in execvp(3)
+        if refused.errno == errno.ENOEXEC:  # a script without a `#!` line is run by the shell, as in execvp(3)
             exec_command(["/bin/sh", *command], planned)
         _exit_like_a_shell(command[0], refused)
 
 
-def _executable(name: str) -> None:
-    """Ends the process, as a shell would, where there is no such command: numactl in between could not tell."""
-    places = [name] if "/" in name else [os.path.join(d, name) for d in os.get_exec_path()]
-    found = [place for place in places if os.path.exists(place)]
-    if not any(os.path.isfile(place) and os.access(place, os.X_OK) for place in found):
-        code = errno.EACCES if found else errno.ENOENT
+def _check_executable(name: str) -> None:
+    """Exit like a shell if the command cannot be executed: under numactl the exit status would be numactl's."""
+    paths = [name] if "/" in name else [os.path.join(d, name) for d in os.get_exec_path()]
+    existing = [path for path in paths if os.path.exists(path)]
+    if not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in existing):
+        code = errno.EACCES if existing else errno.ENOENT
         _exit_like_a_shell(name, OSError(code, os.strerror(code)))
 
 
-def _exit_like_a_shell(name: str, refused: OSError) -> NoReturn:
-    missing = refused.errno == errno.ENOENT
-    print(f"affinity: {name}: {'command not found' if missing else refused.strerror}", file=sys.stderr)
+def _exit_like_a_shell(name: str, error: OSError) -> NoReturn:
+    missing = error.errno == errno.ENOENT
+    print(f"affinity: {name}: {'command not found' if missing else error.strerror}", file=sys.stderr)
     sys.exit(NOT_FOUND if missing else CANNOT_EXECUTE)
 
 
 def _reset_process_state() -> None:
-    """Undo what the interpreter did to this process at its start: two ignored signals, and perhaps a locale.
+    """Restore SIGPIPE, SIGXFSZ and LC_CTYPE, which the interpreter changed at startup.
 
-    Python ignores SIGPIPE and SIGXFSZ (signal, "Python and signals"), which a command would inherit: `… | head` would
-    not end it. In the C locale it sets LC_CTYPE (PEP 538).
+    Python ignores SIGPIPE and SIGXFSZ (library reference, `signal`), and a command would inherit that: `… | head`
+    would not end it. In the C locale Python sets LC_CTYPE (PEP 538).
     """
     import signal
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if "LC_CTYPE" in os.environ:
-        with open("/proc/self/environ", "rb") as born_with:
-            if not any(line.startswith(b"LC_CTYPE=") for line in born_with.read().split(b"\0")):
+        with open("/proc/self/environ", "rb") as initial:
+            if not any(line.startswith(b"LC_CTYPE=") for line in initial.read().split(b"\0")):
                 del os.environ["LC_CTYPE"]

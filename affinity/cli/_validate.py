@@ -1,4 +1,4 @@
-"""What several commands ask and refuse."""
+"""Argument checks shared by commands."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ if TYPE_CHECKING:
 
 
 def settings(policy: str | None = None) -> Settings:
-    """The operator's flags, from this process's environment also where the machine is another one."""
+    """Return the settings from this process's environment, which apply to another machine too."""
     import os
 
     import attrs
 
     from affinity.settings import Settings
 
-    found = Settings.from_environ(os.environ)
+    parsed = Settings.from_environ(os.environ)
     if policy is None:
-        return found
-    return attrs.evolve(found, policy=policy, decided_by={**found.decided_by, "policy": f"--policy {policy}"})
+        return parsed
+    return attrs.evolve(parsed, policy=policy, decided_by={**parsed.decided_by, "policy": f"--policy {policy}"})
 
 
 def this_machine(host: Host, command: str) -> None:
-    """Refuse what would act on a machine that is not this one. Raises ForeignHostError."""
+    """Raise ForeignHostError if the command would act on another machine."""
     from affinity.errors import ForeignHostError
 
     if host.is_foreign:
-        where = f"{host.topology.origin.value} ({host.topology.detail})"
+        other = f"{host.topology.origin.value} ({host.topology.detail})"
         raise ForeignHostError(
-            f"affinity {command} acts on this machine, and the {where} is not it: use `affinity plan` for that one"
+            f"affinity {command} acts on this machine only, but another is given, {other}: use `affinity plan` for it"
         )
 
 
 def node(host: Host, node: int | None) -> None:
-    """Refuse a node that the machine does not have, as a GPU is that it does not have. Raises UsageError."""
+    """Raise UsageError if the machine does not have the node."""
     from affinity.errors import UsageError
     from affinity.topology.cpuset import NodeSet
 
@@ -44,15 +44,15 @@ def node(host: Host, node: int | None) -> None:
 
 
 def mode(named: str | None, host: Host) -> str | None:
-    """The launch mode to plan for: the one named, else this process's own; elsewhere, where none runs, `spawn`."""
+    """Return the launch mode to plan for: the named one, `spawn` for another machine, None to detect this process's."""
     return named or ("spawn" if host.is_foreign else None)
 
 
 def exactly_one_place(gpu: str | None, node: int | None, *, needed: bool = False) -> None:
-    """Refuse a worker that is named twice, or, where it is needed, not at all. Raises UsageError."""
+    """Raise UsageError if both a GPU and a node are given, or if one is needed and none is given."""
     from affinity.errors import UsageError
 
     if gpu is not None and node is not None:
-        raise UsageError("--gpu and --node name the worker's place twice: give one of them")
+        raise UsageError("--gpu and --node are both given: use either --gpu or --node, not both")
     if needed and gpu is None and node is None:
-        raise UsageError("no place is named: expected --gpu REF or --node N before the command")
+        raise UsageError("neither --gpu nor --node is given: put --gpu REF or --node N before the command")

@@ -1,4 +1,4 @@
-"""`affinity demo`: real workers, bound for real, and what the kernel says of each."""
+"""`affinity demo`: start real workers, bind them, and show the state of each as read from the kernel."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     Shape = dict[str, Any]
 
-#: Seconds for a worker to bind, build its scheduler and answer; it needs less than one.
+#: Seconds for a worker to bind, build its scheduler and send its report; it needs less than one.
 TIMEOUT = 60.0
 _TIMED_OUT = f"the worker did not answer within {TIMEOUT:g} s"
 
 
 class Scheduler:
-    """What an engine's scheduler is to this package: a thread, and memory it is the first to touch."""
+    """Model of an engine's scheduler: a thread, and memory that it is the first to touch."""
 
     BYTES = 32 << 20
 
@@ -42,7 +42,7 @@ class Scheduler:
 
 
 def run_worker(place: dict[str, Any]) -> Shape:
-    """A worker's life: bind, build the scheduler, tell what the kernel shows now. place: arguments of `bind`."""
+    """Bind this process, build a scheduler, and return the report. place: the arguments of `bind`."""
     import affinity
     from affinity.errors import AffinityError
     from affinity.render import serialize
@@ -60,12 +60,12 @@ def run_worker(place: dict[str, Any]) -> Shape:
 
 
 def spawned(answer: Connection) -> None:
-    """Body of a `multiprocessing` worker: where it belongs it was told by `spawning()`."""
+    """Run a worker that received its placement from `spawning()`, and send its report."""
     answer.send(run_worker({}))
 
 
 def inline() -> None:
-    """Body of the worker that no launcher of ours started; its place comes on stdin, its report goes to stdout."""
+    """Run a worker that a plain subprocess started: read its place from stdin, print its report."""
     import json
 
     print(json.dumps(run_worker(json.load(sys.stdin))))
@@ -75,11 +75,11 @@ def inline() -> None:
 @_options.machine
 @_options.as_json
 def command(*, host: Host, as_json: bool) -> None:
-    """Start a real worker for each GPU, and show what the kernel says of each.
+    """Start a real worker for each GPU, and show its state as read from the kernel.
 
-    Each is spawned by multiprocessing inside affinity.spawning(), one more binds itself in process. Each is a small
-    scheduler that binds before it is built. On a machine without GPUs a stand-in takes the place of one on each node
-    that has CPUs.
+    The workers are started by multiprocessing inside affinity.spawning(). One more, started as a plain subprocess,
+    binds itself. Each worker is bound before it builds a small scheduler. On a machine without GPUs, a placeholder
+    GPU is used on each node that has CPUs.
     """
     from affinity.observe import observe
     from affinity.plugins import Plugins
@@ -94,7 +94,7 @@ def command(*, host: Host, as_json: bool) -> None:
     stand_ins = not any("gpu" in place for _, place in places)
     if not places:
         nodes = host.topology.nodes_of(host.allowed_cpus)
-        places = [(f"stand-in on node {node}", {"node": node}) for node in nodes]
+        places = [(f"placeholder GPU on node {node}", {"node": node}) for node in nodes]
     reports = [{"worker": name, "started_by": "multiprocessing", **_spawn(place)} for name, place in places]
     reports += [{"worker": name, "started_by": "a plain subprocess", **_inline(place)} for name, place in places[-1:]]
     if as_json:
@@ -109,23 +109,23 @@ def command(*, host: Host, as_json: bool) -> None:
 
 def _print(reports: list[Shape], stand_ins: bool) -> None:
     if stand_ins:
-        print("No GPU is visible here: a stand-in takes the place of one on each node that has CPUs.\n")
+        print("No GPU is visible: a placeholder GPU is used on each node that has CPUs.\n")
     bound = [r for r in reports if "error" not in r]
     _output.table(
-        "What the kernel says of each worker, after its scheduler was built",
+        "State of each worker as read from the kernel, after its scheduler was built",
         ("worker", "started by", "strategy", "bound", "CPUs", "memory policy", "threads within", "own pages local"),
         [(r["worker"], r["started_by"], r["strategy"], _when(r), *_observed(r["observed"])) for r in bound],
     )
     for report in reports:
-        told = report.get("error") or f"{report['strategy']}, because: {report['reason']}"
-        print(f"{report['worker']}, started by {report['started_by']}: {told}")
-        _output.lines("  given up", (": ".join(filter(None, d.values())) for d in report.get("degradations", ())))
+        result = report.get("error") or f"{report['strategy']}, because: {report['reason']}"
+        print(f"{report['worker']}, started by {report['started_by']}: {result}")
+        _output.lines("  degraded", (": ".join(filter(None, d.values())) for d in report.get("degradations", ())))
 
 
 def _when(report: Shape) -> str:
     if report["strategy"] == "noop":
-        return "left alone"
-    return "born there" if report["already"] else f"{report['seconds_since_start']:.2f} s after its start"
+        return "unchanged"
+    return "from its start" if report["already"] else f"{report['seconds_since_start']:.2f} s after its start"
 
 
 def _observed(now: Shape) -> tuple[object, ...]:
@@ -140,7 +140,7 @@ def _observed(now: Shape) -> tuple[object, ...]:
 
 
 def _spawn(place: dict[str, Any]) -> Shape:
-    """One worker by multiprocessing's spawn method, born where it belongs."""
+    """Return the report of a worker that multiprocessing's spawn method starts bound."""
     import multiprocessing
 
     import affinity
@@ -150,7 +150,7 @@ def _spawn(place: dict[str, Any]) -> Shape:
     process = context.Process(target=spawned, args=(send,), daemon=True)
     with affinity.spawning(**place):
         process.start()
-    send.close()  # so that a worker that dies is an end of file, not a wait
+    send.close()  # so that `receive` is at end of file if the worker dies
     try:
         if not receive.poll(TIMEOUT):
             return {"error": _TIMED_OUT}
@@ -165,7 +165,7 @@ def _spawn(place: dict[str, Any]) -> Shape:
 
 
 def _inline(place: dict[str, Any]) -> Shape:
-    """One worker that is started without this package and binds itself."""
+    """Return the report of a worker that a plain subprocess starts, and that binds itself."""
     import json
 
     body = f"from {__name__} import inline; inline()"

@@ -1,4 +1,4 @@
-"""`affinity explain`: which strategy this launch gets, rule by rule, and what decided each setting."""
+"""`affinity explain`: show which strategy this launch gets, rule by rule, and what decided each setting."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def command(
     *, gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
 ) -> None:
-    """The rule table with each line's verdict for this launch, and which variable decided each setting."""
+    """Show the rule table with the verdict of each rule for this launch, and which variable decided each setting."""
     from affinity.api import make_plan
     from affinity.observe import observe
     from affinity.plugins import Plugins
@@ -65,7 +65,7 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
     launch, selection = planned.launch, planned.selection
     _output.table(
         "Settings",
-        ("variable", "what it sets", "value", "decided by"),
+        ("variable", "meaning", "value", "decided by"),
         [
             (d["variable"], d["meaning"], d.get("error") or _value(d["value"]), d["decided_by"] or "default")
             for d in decided
@@ -75,12 +75,12 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
     for gpu in launch.gpus:
         print(f"GPU {gpu}: node {'unknown' if gpu.node is None else gpu.node} ({gpu.node_reason})")
     if launch.nodes is not None:
-        print(f"node {launch.nodes}: named by the caller")
+        print(f"node {launch.nodes}: given by the caller")
     _output.lines("note", launch.notes)
     where = f"{planned.placement.summary} ({planned.placement.reason})" if planned.placement else planned.problem
     print(f"placement by policy {planned.observation.settings.policy}: {where}\n")
     _output.table(
-        "Rules, from the top; the first that applies decides",
+        "Rules, in order; the first that applies decides",
         ("rule", "condition", "applies", "verdict"),
         [(v.rule, v.condition, v.applies, v.reason) for v in selection.verdicts],
     )
@@ -89,7 +89,7 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
 
 
 def _value(value: object) -> object:
-    """For people: nothing was named where the value is null or empty."""
+    """Return the value for a table: "not set" if it is null or empty."""
     if value is None or value == []:
         return "not set"
     return ", ".join(map(str, value)) if isinstance(value, list) else value

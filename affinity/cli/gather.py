@@ -1,4 +1,4 @@
-"""`affinity gather`: this machine's shape in an archive, so that a report becomes a test."""
+"""`affinity gather`: write the topology of this machine to an archive, for bug reports and tests."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import click
 
 @click.command()
 @click.argument("archive", default="machine.tar.gz")
-@click.option("--root", default="/", metavar="DIR", help="Gather from a directory with sys/ in it.")
+@click.option("--root", default="/", metavar="DIR", help="Gather from a directory that contains sys/.")
 def command(*, archive: str, root: str) -> None:
-    """Write ARCHIVE (machine.tar.gz): nodes, CPUs, caches and GPUs of this machine, as files of sysfs.
+    """Write the nodes, CPUs, caches and GPUs of this machine to ARCHIVE (machine.tar.gz), as files of sysfs.
 
-    No host name, serial number or UUID is in it. Read it with `--root ARCHIVE`, or in a test with
+    It contains no host name, serial number or UUID. Read it with `--root ARCHIVE`, or in a test with
     `affinity.testing.machines.load("ARCHIVE")`.
     """
     from affinity.errors import SystemFileError, UsageError

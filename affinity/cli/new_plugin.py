@@ -1,4 +1,4 @@
-"""`affinity new-plugin`: a distribution of one's own, from the one that this project tests in every run."""
+"""`affinity new-plugin`: write a plugin distribution from the template that this project's tests run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NAMES = ("affinity-example", "affinity_example", "AffinityExample")
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=".",
-    help="Where the new folder goes (default: here).",
+    help="Directory of the new folder (default: the current one).",
 )
 def command(*, name: str, directory: Path) -> None:
-    """Write a plugin distribution NAME: a strategy, a policy, a launcher, and tests that hold them to the contract.
+    """Write a plugin distribution NAME: a strategy, a policy, a launcher, and their contract tests.
 
-    NAME, such as acme-numa, becomes the folder, the distribution and the name of the plugins; acme_numa the package.
+    NAME, such as acme-numa, is the name of the folder, the distribution and the plugins; the package is acme_numa.
     """
     from affinity.errors import UsageError
 
@@ -39,18 +39,18 @@ def command(*, name: str, directory: Path) -> None:
             file = target / _fill(path, filled)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(_fill(source.read_text(encoding="utf-8"), filled), encoding="utf-8")
-    except FileExistsError as there:
-        raise UsageError(f"{target} is there already, and nothing is overwritten: choose another name") from there
-    except OSError as refused:
-        raise UsageError(f"{refused.filename}: {refused.strerror}; choose another --directory") from refused
-    shown = target if target.is_absolute() else f"./{target}"  # without a slash pip takes it for a name
-    click.echo(f"{shown}: a strategy, a policy and a launcher named {name}. Install, then test:")
-    click.echo(f"    python -m pip install -e '{shown}[tests]'")
-    click.echo(f"    python -m pytest {shown}")
+    except FileExistsError as error:
+        raise UsageError(f"{target} already exists and is not overwritten: choose another name") from error
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}; choose another --directory") from error
+    path = target if target.is_absolute() else f"./{target}"  # pip reads a path without a slash as a package name
+    click.echo(f"{path}: a strategy, a policy and a launcher named {name}. Install, then test:")
+    click.echo(f"    python -m pip install -e '{path}[tests]'")
+    click.echo(f"    python -m pytest {path}")
 
 
 def _check(name: str) -> None:
-    """Refuse a name that could not be installed, imported or selected later. Raises UsageError."""
+    """Raise UsageError if a plugin of this name could not be installed, imported or selected."""
     from importlib.util import find_spec
     from keyword import iskeyword
 
@@ -58,20 +58,20 @@ def _check(name: str) -> None:
     from affinity.plugins import Plugins
 
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        raise UsageError(f"{name!r} is no name for a plugin: expected lower-case words joined by hyphens, as acme-numa")
+        raise UsageError(f"{name!r} is not a plugin name: expected lower-case words joined by hyphens, as acme-numa")
     if name == "auto" or iskeyword(name):
-        raise UsageError(f"{name!r} means something else already: choose another name, as acme-numa")
+        raise UsageError(f"{name!r} is a reserved word: choose another name, as acme-numa")
     plugins = Plugins()
     if name in (*plugins.strategies.names(), *plugins.policies.names(), *plugins.launchers.names()):
-        raise UsageError(f"a plugin {name!r} is installed already (see `affinity strategies`): choose another name")
+        raise UsageError(f"plugin {name!r} is already installed (see `affinity strategies`): choose another name")
     package = name.replace("-", "_")
     found = find_spec(package)
-    if found is not None and found.origin is not None:  # a mere folder of that name is in nobody's way
-        raise UsageError(f"there is a package {package!r} here already, which yours would hide: choose another name")
+    if found is not None and found.origin is not None:  # a folder without modules hides nothing
+        raise UsageError(f"a package {package!r} already exists and would be hidden: choose another name")
 
 
 def _files(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversable]]:
-    """The files of a folder, each with its path below it; what running them left there is none of them."""
+    """Yield each file of a folder with its relative path, without bytecode and hidden files."""
     for entry in folder.iterdir():
         if entry.name == "__pycache__" or entry.name.startswith("."):
             continue
@@ -82,6 +82,6 @@ def _files(folder: Traversable, below: str = "") -> Iterator[tuple[str, Traversa
 
 
 def _fill(text: str, filled: dict[str, str]) -> str:
-    for ours, theirs in filled.items():
-        text = text.replace(ours, theirs)
+    for placeholder, value in filled.items():
+        text = text.replace(placeholder, value)
     return text

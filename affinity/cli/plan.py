@@ -1,4 +1,4 @@
-"""`affinity plan`: where each GPU's worker would go, and by which strategy. Changes nothing."""
+"""`affinity plan`: show the placement and the strategy of each GPU's worker, without changing anything."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @_options.machine
 @_options.as_json
 def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool) -> None:
-    """Where each GPU's worker would go, and how it gets there. Changes nothing.
+    """Show the placement and the strategy of each GPU's worker. Changes nothing.
 
-    One row a GPU: those that --gpu names, by default all that are visible. The launch mode is this process's own;
-    for a machine that is not this one, spawn.
+    One row for each GPU given by --gpu, by default for each visible GPU. The default launch mode is the one detected
+    for this process, and spawn for another machine.
     """
     from affinity.api import plan_each
     from affinity.render import serialize
@@ -32,13 +32,14 @@ def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, hos
     if as_json:
         _output.json([serialize.plan(p) for p in plans])
     elif not plans:
-        print("no GPU is visible here: there is nothing to plan (AFFINITY_NODES=0,1 plans for two stand-ins)")
+        print("no GPU is visible: nothing to plan (AFFINITY_NODES=0,1 plans for two placeholder GPUs)")
     else:
         rows = []
         for p in plans:
             cpus, memory = (p.placement.cpus, p.placement.memory) if p.placement else (None, None)
-            found = p.launch.gpus[0]
-            rows.append((found, found.node, cpus, memory, p.selection.strategy, p.problem or p.selection.reason))
+            gpu_of_row = p.launch.gpus[0]
+            reason = p.problem or p.selection.reason
+            rows.append((gpu_of_row, gpu_of_row.node, cpus, memory, p.selection.strategy, reason))
         _output.table(
             f"Policy {plans[0].observation.settings.policy}, launch mode {plans[0].launch.mode.value}",
             ("GPU", "node", "CPUs", "memory", "strategy", "reason"),

@@ -1,4 +1,4 @@
-"""`affinity ray`: a running Ray cluster, seen from one place."""
+"""`affinity ray`: inspect every node of a running Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_address = click.option("--address", default="auto", show_default=True, help="The cluster, as ray.init takes it.")
+_address = click.option("--address", default="auto", show_default=True, help="Address of the cluster, as for ray.init.")
 _timeout = click.option(
     "--timeout", default=60.0, show_default=True, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-    help="How long to wait for the nodes' answers.",
+    help="Seconds to wait for the nodes to reply.",
 )  # fmt: skip
 
 
 @click.group()
 def command() -> None:
-    """A running Ray cluster: what its machines would do, and what its bound actors have.
+    """Inspect a running Ray cluster: the plan of each machine, and the state of each bound actor.
 
-    Exit status 1 where a node does not answer, or a binding does not hold.
+    Exit status 1 if a node does not reply or a binding is no longer in force.
     """
 
 
@@ -35,12 +35,12 @@ def command() -> None:
 @_timeout
 @_options.as_json
 def survey(address: str, timeout: float, as_json: bool) -> None:
-    """Every alive node: the machine, and where it would put the worker of each GPU. Changes nothing."""
+    """Show the machine of every alive node, and its plan for the worker of each GPU. Changes nothing."""
     from affinity.integrations import ray
 
     found = []
     with ray.connected(address) as nodes:
-        for node in _progress(ray.survey(timeout=timeout), f"of {len(nodes)} nodes have answered"):
+        for node in _progress(ray.survey(timeout=timeout), f"of {len(nodes)} nodes have replied"):
             found.append(node)
             if not as_json:
                 _show(node)
@@ -50,7 +50,7 @@ def survey(address: str, timeout: float, as_json: bool) -> None:
 
 
 def _progress(items: Iterable[T], words: str) -> Iterator[T]:
-    """The same items; on a terminal, meanwhile, how many there have been."""
+    """Yield the items; on a terminal, print their number while waiting for the next one."""
 
     def show(text: str) -> None:
         if sys.stderr.isatty():
@@ -87,18 +87,18 @@ def _memory(shape: dict[str, Any]) -> str:
 @_timeout
 @_options.as_json
 def audit(address: str, timeout: float, as_json: bool) -> None:
-    """Every actor that bound itself: what the kernel says now of its threads and pages."""
+    """Show the threads and pages of every actor that bound itself, as read from the kernel now."""
     from affinity.integrations import ray
 
     with ray.connected(address) as nodes:
-        found = list(_progress(ray.audit(timeout=timeout), f"actors have been looked at, on {len(nodes)} nodes"))
+        found = list(_progress(ray.audit(timeout=timeout), f"actors have been checked, on {len(nodes)} nodes"))
     if as_json:
         _output.json([_actor_shape(actor) for actor in found])
     elif not found:
         print("no living actor of this cluster has bound itself (affinity.bind() or @affinity.integrations.ray.bound)")
     else:
-        columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "holds", "")
-        _output.table("Actors that bound themselves, as the kernel shows them now", columns, map(_row, found))
+        columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "holds", "error")
+        _output.table("Actors that bound themselves, as read from the kernel", columns, map(_row, found))
     sys.exit(any(not actor.in_force for actor in found))
 
 

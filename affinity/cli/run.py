@@ -1,4 +1,4 @@
-"""`affinity run`: become a command, bound."""
+"""`affinity run`: run a command, by exec, bound."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @_options.machine
 @click.argument("command", nargs=-1, required=True)
 def command(*, gpu: str | None, node: int | None, host: Host, command: tuple[str, ...]) -> None:
-    """Become COMMAND, bound to the CPUs and the memory next to a GPU, or of a node.
+    """Run COMMAND, by exec, bound to the CPUs and the memory of a GPU's node, or of a given node.
 
-    No process is left in between: signals, exit status and standard streams are the command's own. Exit status 126
-    and 127 as from a shell. What could not be put in force is told on stderr.
+    The command replaces this process, so signals, exit status and standard streams are its own. Exit status 126 and
+    127 are those of a shell. Degradations are reported on stderr.
     """
     _run.run(command, gpu=gpu, node=node, host=host)

@@ -1,4 +1,4 @@
-"""`affinity show`: the machine, and what this process may use of it."""
+"""`affinity show`: show the machine, and the CPUs and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @_options.machine
 @_options.as_json
 def command(*, host: Host, as_json: bool) -> None:
-    """The machine: packages, NUMA nodes, CPUs, GPUs, distances, and what is allowed here."""
+    """Show packages, NUMA nodes, CPUs, GPUs and distances, and the CPUs and memory that are allowed."""
     from affinity.observe import observe
     from affinity.plugins import Plugins
     from affinity.render import serialize
@@ -59,14 +59,14 @@ def _print(machine: dict[str, Any]) -> None:
     if machine["gpus"]:
         _output.table(
             "GPUs",
-            ("GPU", "vendor", "model", "UUID", "visible", "node", "why"),
+            ("GPU", "vendor", "model", "UUID", "visible", "node", "reason"),
             [
                 (g["name"], g["vendor"], g["model"], g["uuid"], g["visible"], g["node"], g["node_reason"])
                 for g in machine["gpus"]
             ],
         )
     else:
-        print("no GPU is found here")
+        print("no GPU found")
     _output.lines("note", machine["notes"])
 
 

@@ -1,4 +1,4 @@
-"""`affinity strategies`: every plugin of the four groups, broken ones with their error."""
+"""`affinity strategies`: list the plugins of the four groups, broken ones with their error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from affinity.strategies.strategy import AffinityStrategy
     from affinity.support import Support
 
-#: The columns that one group has and the others have not.
+#: The columns that only these groups have.
 _COLUMNS = {"strategies": ("launch modes",), "launchers": ("launch modes", "distance")}
 
 
@@ -26,9 +26,9 @@ _COLUMNS = {"strategies": ("launch modes",), "launchers": ("launch modes", "dist
 @_options.machine
 @_options.as_json
 def command(*, host: Host, as_json: bool) -> None:
-    """Each strategy, policy, device provider and launcher, whose it is, and whether it can act here.
+    """List each strategy, policy, device provider and launcher: its distribution, and whether it can act here.
 
-    A broken plugin is shown with its error; it fails a worker only where that worker's settings name it.
+    A broken plugin is listed with its error. It is an error for a worker only if that worker's settings name it.
     """
     from affinity.observe import observe
     from affinity.plugins import Plugins
@@ -44,7 +44,7 @@ def command(*, host: Host, as_json: bool) -> None:
         more = _COLUMNS.get(group, ())
         _output.table(
             group.capitalize(),
-            ("name", "distribution", "version", *more, "can act here", "why"),
+            ("name", "distribution", "version", *more, "can act here", "reason"),
             [
                 (
                     p["name"],
@@ -99,7 +99,7 @@ def _groups(observation: Observation, plugins: Plugins) -> dict[str, list[dict[s
 
 
 def _launchers(plugins: Plugins) -> list[dict[str, object]]:
-    """Return a row for each launcher; those that cannot be loaded have no mode."""
+    """Return a row for each launcher, without a mode if it cannot be loaded."""
     from affinity.render import serialize
 
     rows: list[dict[str, object]] = []
@@ -112,7 +112,7 @@ def _launchers(plugins: Plugins) -> list[dict[str, object]]:
 
 
 def _support(strategy: AffinityStrategy, observation: Observation) -> Support:
-    """Its answer for this process's launch, or, where it serves others only, for the first of those."""
+    """Return whether the strategy supports this process's launch mode, or else the first mode that it serves."""
     from affinity.selection.rules import supports_launch
 
     launch = observation.launch

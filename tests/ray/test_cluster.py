@@ -308,7 +308,7 @@ def test_on_a_terminal_the_survey_shows_how_many_nodes_have_answered(cluster: Cl
     terminal, theirs = os.openpty()
     assert command("survey", "--address", cluster.address, stderr=theirs).returncode == 0
     shown = os.read(terminal, 4096).decode().split("\r\x1b[K")
-    assert [line for line in shown if line] == [f"{n} of 3 nodes have answered" for n in range(4)]
+    assert [line for line in shown if line] == [f"{n} of 3 nodes have replied" for n in range(4)]
 
 
 def test_without_a_cluster_a_command_says_so_and_ends_with_2() -> None:
