@@ -74,7 +74,7 @@ class Host:
 
     @classmethod
     def synthetic(cls, text: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
-        """The machine that one line describes (grammar: affinity.topology.synthetic)."""
+        """Return the machine that one line describes (grammar: affinity.topology.synthetic)."""
         from affinity.topology import synthetic
 
         return cls._foreign(synthetic.load(text), allowed_cpus, allowed_nodes)

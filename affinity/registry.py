@@ -139,7 +139,7 @@ class Registry(Generic[P]):
         return tuple(dict.fromkeys(f.point.name for f in self._found))
 
     def get(self, name: str) -> P:
-        """The plugin of this name, made once. Raises PluginError where it is missing, doubled or broken."""
+        """Return the plugin of this name, made once. Raises PluginError if it is missing, doubled or broken."""
         if name not in self._made:
             self._made[name] = self._make(self._choose(name))
         return self._made[name]

@@ -57,7 +57,7 @@ class Entry:
     ambiguity: str = ""
 
     def unambiguous_gpu(self) -> Gpu:
-        """The GPU; one without an identity where those it may be are on different nodes.
+        """Return the GPU; one without an identity if those that it may be are on different nodes.
 
         A worker that is bound to the wrong GPU's node is worse off than one that is not bound.
         """
@@ -78,13 +78,13 @@ class Numbering(Generic[O]):
     entries: tuple[Entry, ...] = ()
 
     def at(self, ordinal: O) -> Entry | None:
-        """The place of this number, None beyond the end. TypeError for an ordinal of another numbering."""
+        """Return the entry of this number, None beyond the end. TypeError for an ordinal of another numbering."""
         if type(ordinal) is not self.kind:
             raise TypeError(f"a {type(ordinal).__name__} is no position in an order of {self.kind.__name__}s")
         return self.entries[ordinal.value] if ordinal.value < len(self.entries) else None
 
     def lookup(self, text: str) -> Entry | None:
-        """The place an entry of a variable names: an ordinal of this numbering, a UUID or its prefix, a MIG id."""
+        """Return the entry that a text names: an ordinal of this numbering, a UUID or its prefix, a MIG id."""
         ordinal = self.kind.parse(text)
         return self.at(ordinal) if ordinal is not None else self._by_uuid(text)
 

@@ -36,8 +36,8 @@ class DeviceProvider(ABC):
 
     @abstractmethod
     def supports(self, host: Host) -> Support:
-        """Whether this provider can list the GPUs of this host, and why (not)."""
+        """Return whether this provider can list the GPUs of this host, and why (not)."""
 
     @abstractmethod
     def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
-        """Every GPU this provider sees, in PCI order."""
+        """Return every GPU that this provider sees, in PCI order."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
-    """The GPUs a reference names. Raises UnknownGpuError, saying what is there.
+    """Return the GPUs that a reference names. Raises UnknownGpuError, listing the GPUs that are there.
 
     `0`: an ordinal as the runtime counts (`cuda:0`); `GPU-8f2c…`, `MIG-…`: a UUID or an unambiguous prefix, the
     latter for the GPU it is a part of; `0000:1b:00.0`: a PCI address, in any case, without its domain or with

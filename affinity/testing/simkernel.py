@@ -206,7 +206,7 @@ class SimulatedKernel:
         self._machine.refusals.pop(call, None)
 
     def narrow(self, *, cpuset: CpuSet | None = None, mems: NodeSet | None = None) -> None:
-        """The container is narrowed, or CPUs go offline, while this process runs: its threads' masks are cut with it.
+        """Narrow the container, or take CPUs offline, while this process runs: its threads' masks are cut with it.
 
         A thread that loses all its CPUs may use all that are left. Source: cpuset(7). Memory policies stay as set.
         """
@@ -269,7 +269,7 @@ class SimulatedKernel:
         return child
 
     def touch(self, size: int) -> None:
-        """The calling thread writes to `size` bytes of new memory: its pages go where Linux would put them.
+        """Write to `size` bytes of new memory in the calling thread: its pages go where Linux would put them.
 
         Raises MemoryError where its policy leaves no node with free memory: Linux's out-of-memory killer ends
         the process then.

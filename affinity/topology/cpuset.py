@@ -86,7 +86,7 @@ class IdSet:
         return self._bits
 
     def first(self) -> int:
-        """The lowest id. Raises ValueError on the empty set."""
+        """Return the lowest id. Raises ValueError on the empty set."""
         if not self._bits:
             raise ValueError(f"an empty {type(self).__name__} has no first {self.kind}")
         return (self._bits & -self._bits).bit_length() - 1

@@ -73,7 +73,7 @@ class PciAddress:
 
     @classmethod
     def try_parse(cls, text: str) -> PciAddress | None:
-        """The address, or None where the text is none."""
+        """Return the address, None if the text is none."""
         parts = text.strip().split(":")
         if len(parts) == 2:
             parts.insert(0, "0")

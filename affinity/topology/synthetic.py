@@ -36,7 +36,7 @@ MAX_NODES = 1024
 
 
 def load(text: str) -> Topology:
-    """The machine that the line describes. Raises SyntheticError, pointing at the token."""
+    """Return the machine that the line describes. Raises SyntheticError, pointing at the token."""
     counts, memory, vendor = _parse(text)
     packages, per_package, l3s, cores, pus, gpus = (counts.get(level, int(level != "gpu")) for level in _LEVELS)
     total = packages * per_package * l3s * cores * pus
