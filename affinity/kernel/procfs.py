@@ -117,8 +117,9 @@ def process_identity(directory: str) -> list[str]:
 
 def identity_text(pid: int, started: str) -> str:
     """Return PID, start time and boot of a process as one text."""
+    # By UTF-8, whose codec is loaded already: a process that changed its user may be unable to import another one.
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as boot:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as boot:
             return f"{pid}-{started}-{boot.read(8)}"
     except OSError as refused:
         raise_if_exhausted(refused)
@@ -128,7 +129,7 @@ def identity_text(pid: int, started: str) -> str:
 def online_cpus() -> CpuSet:
     """Return the CPUs that are online."""
     try:
-        with open("/sys/devices/system/cpu/online", encoding="ascii") as online:
+        with open("/sys/devices/system/cpu/online", encoding="utf-8") as online:
             return CpuSet.parse(online.read())
     except OSError as refused:  # no sysfs in this container
         raise_if_exhausted(refused)

@@ -49,10 +49,10 @@ class Launch:
     mode, reason: when a strategy can act, and what showed it. launcher: the name of the launcher that recognised the
     process, "" for none. gpus: the worker's own, with their nodes. machine_gpus: every GPU of the machine in PCI
     order, so that a split among them is the same from each worker's view. nodes: set if the operator named nodes
-    instead of a GPU. local_rank, local_size: among the workers of this machine, None if the launcher sets neither.
-    assigned: the references of the GPUs that the launcher assigned to the worker, () if it assigned none to this one,
-    None if it assigns no GPUs. binds_workers: whether the launcher can give each worker a CPU mask of its own. notes:
-    facts for the operator (an ambiguity, a disagreement). start_method: how this process is about to start the worker
+    instead of a GPU. local_rank, local_size: among the workers of this machine, None if the launcher gives none.
+    assigned: the references of the GPUs that the launcher assigned to the worker, () if it assigned none, None if that
+    is unknown. binds_workers: whether the launcher can give each worker a CPU mask of its own. notes: what an
+    operator should know (an ambiguity, a disagreement). start_method: how this process is about to start the worker
     (spawn, fork, forkserver, exec, …), "" if the worker is this process, which already runs.
     """
 

@@ -34,11 +34,11 @@ class Launcher(ABC):
         """Return the launch if this launcher started `process`, else None.
 
         environ: the variables of `process` that its starter does not have with the same value.
-        Set `assigned` to the GPU references that it gave the process, () if it gave none, None if it assigns no GPUs.
+        Set `assigned` to the GPU references that it gave the process, () if it gave none, None if that is unknown.
         """
 
     def starter(self, process: Process) -> Process | None:
-        """Return the process that started `process`, if this launcher can name it. Default: None."""
+        """Return the process that started `process`, None if unknown. Default: None."""
         return None
 
     def notify(self, report: BindReport | None) -> None:  # noqa: B027

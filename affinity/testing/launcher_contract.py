@@ -58,7 +58,7 @@ class LauncherContract(ABC):
         assert isinstance(launcher.distance, int)
 
     def test_a_process_that_it_did_not_start_is_none_of_its(self) -> None:
-        """Without its variables, the answer is None, and it knows no starter."""
+        """Without its variables, `detect` and `starter` return None."""
         for environ in ({}, PLAIN):
             assert self._detect(environ) is None
             assert self.make().starter(FakeHost(environ=environ).kernel) is None
