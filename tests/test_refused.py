@@ -289,13 +289,13 @@ def test_a_worker_is_started_with_its_cpus_and_the_memory_is_told(
     tmp_path: Path, number: str, strategy: str, calls
 ) -> None:  # type: ignore
     """Under a filter on set_mempolicy, numactl in front of a worker ends it before its first line (sglang issue 27368):
-    here it lives, with the CPUs that could be had, the parent is as it was, and both say what was given up."""
+    here it lives, with the CPUs that could be had, the parent is as it was, and both report the degradations."""
     told = spawned(tmp_path, number, calls, strategy)
     exitcode, used, reason, parent = told["parent"]
     assert (exitcode, used, parent) == (0, strategy, [ALL, "default", None])
     born, after, said = told["worker"]
     assert born == after == [ONE, "default"]
-    assert f"given up: {strategy}: CPUs {ONE} and memory preferred:0" in reason
+    assert f"degraded: {strategy}: CPUs {ONE} and memory preferred:0" in reason
     assert f"[{number}]" in reason or "does not support NUMA policy" in reason
     assert any(f"[{number}]" in words and REMEDY[number] in words for words in said)
 
@@ -315,7 +315,7 @@ def test_a_worker_that_cannot_be_bound_at_all_is_started_as_it_is(tmp_path: Path
     told = spawned(tmp_path, "EPERM", ("sched_setaffinity", *seccomp.DOCKER))
     exitcode, used, reason, parent = told["parent"]
     assert (exitcode, used, parent) == (0, "noop", [ALL, "default", None])
-    assert reason.count("given up: ") == 4
+    assert reason.count("degraded: ") == 4
     born, after, said = told["worker"]
     assert born == after == [ALL, "default"]
     assert len(said) == 4

@@ -1,1 +1,1 @@
-"""Values for programs (JSON)."""
+"""Rendering of values as JSON."""

@@ -1,8 +1,7 @@
-"""What `--json` prints: values as plain dicts, lists, numbers and text. Reference: docs/reference/json.md.
+"""Conversion of values to the JSON of `--json`: dicts, lists, numbers and text. Reference: docs/reference/json.md.
 
-Rules of the shape: CPUs are text in the kernel's list format (`0-3,8`), nodes are lists of numbers, sizes are bytes,
-times are seconds, null means "not known" or "left alone". Each top-level object carries `version`; within a version
-keys are only ever added.
+CPUs are text in the kernel's list format (`0-3,8`), nodes are lists of numbers, sizes are bytes and times are seconds;
+null means unknown or unchanged. Each top-level object has a `version`; within a version keys are only added.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ if TYPE_CHECKING:
     from affinity.topology.cpuset import CpuSet, NodeSet
     from affinity.variables import Option, Variable
 
-#: Of every shape here. It changes only where a key changes its meaning or goes away.
+#: Version of every object here. It changes only if a key changes its meaning or is removed.
 VERSION = 1
 
 Shape = dict[str, Any]
 
 
 def gpu(found: Gpu) -> Shape:
-    """One device, and the node it is next to."""
+    """Return a GPU and its node."""
     return {
         "name": str(found),
         "pci_bus_id": str(found.pci) if found.pci is not None else None,
@@ -48,14 +47,14 @@ def gpu(found: Gpu) -> Shape:
 
 
 def memory(policy: MemoryPolicy | None) -> Shape:
-    """A memory policy; mode `none` is one that is left alone."""
+    """Return a memory policy; mode `none` if it is unchanged."""
     if policy is None:
         return {"mode": "none", "nodes": []}
     return {"mode": policy.mode.value, "nodes": ids(policy.nodes)}
 
 
 def placement(placed: Placement | None) -> Shape:
-    """Where a worker goes: `nodes`, `cpus`, `memory`, `placement_reason`."""
+    """Return the keys of a placement: `nodes`, `cpus`, `memory`, `placement_reason`."""
     return {
         "nodes": ids(placed.nodes) if placed else [],
         "cpus": cpus(placed.cpus) if placed else None,
@@ -65,7 +64,7 @@ def placement(placed: Placement | None) -> Shape:
 
 
 def plan(planned: Plan) -> Shape:
-    """One worker: its GPU, where it goes, and which strategy puts it there."""
+    """Return the plan of one worker: its GPU, its placement, and the strategy."""
     launch, selection = planned.launch, planned.selection
     alone = launch.gpus[0] if len(launch.gpus) == 1 else None
     node = alone.node if alone else None
@@ -90,7 +89,7 @@ def plan(planned: Plan) -> Shape:
 
 
 def explanation(planned: Plan, settings: Sequence[Shape]) -> Shape:
-    """A plan, every rule's verdict, and what decided each setting."""
+    """Return a plan, the verdict of every rule, and what decided each setting."""
     return {
         **plan(planned),
         "rules": [verdict(v) for v in planned.selection.verdicts],
@@ -104,7 +103,7 @@ def verdict(line: Verdict) -> Shape:
 
 
 def setting(variable: Variable, found: Settings) -> Shape:
-    """One setting. `decided_by`: the variable and its text, or the option; null where it is the default."""
+    """Return one setting. `decided_by`: the variable and its text, or the option; null for the default."""
     value = getattr(found, variable.field)
     return {
         "setting": variable.field,
@@ -116,7 +115,7 @@ def setting(variable: Variable, found: Settings) -> Shape:
 
 
 def option(option: Option[Any], found: Settings) -> Shape:
-    """A plugin's variable: the keys of a setting, what is accepted, and the error of a text that does not parse."""
+    """Return a plugin's variable: the keys of a setting, the accepted values, and the error of a malformed text."""
     value, error = None, None
     try:
         value = found.option(option)
@@ -134,7 +133,7 @@ def option(option: Option[Any], found: Settings) -> Shape:
 
 
 def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequence[str]) -> Shape:
-    """The machine, and what this process may use of it."""
+    """Return the machine, and the CPUs and memory that this process may use."""
     topology = host.topology
     packages: dict[int, int] = {}
     for cpu in topology.cpus.values():
@@ -180,7 +179,7 @@ def plugin(
     launch_modes: Sequence[str] | None = None,
     support: Support | None = None,
 ) -> Shape:
-    """One entry point; `can_act` is null where the question has no meaning (a policy), false where it is broken."""
+    """Return one plugin. `can_act` is null if the plugin has no `supports` (a policy), false if it is broken."""
     can_act = None if support is None else support.ok
     shape: Shape = {
         "name": info.name,
@@ -198,10 +197,10 @@ def plugin(
 
 
 def report(bound: BindReport, observed: Observed | None = None) -> Shape:
-    """What `affinity.bind()` found, with what the kernel shows: then, or `observed` at a later moment."""
+    """Return the report of a bind, with the state after it, or `observed` if it was read later."""
     now = observed or bound.observed
-    me = now.threads.get(now.caller)
-    wanted = bound.requested.cpus if bound.requested else None
+    caller_mask = now.threads.get(now.caller)
+    requested = bound.requested.cpus if bound.requested else None
     return {
         "version": VERSION,
         "launch_mode": bound.launch.mode.value,
@@ -213,10 +212,10 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
         "already": bound.already_bound,
         "satisfied": bound.satisfied,
         "observed": {
-            "cpus": cpus(me),
+            "cpus": cpus(caller_mask),
             "memory": memory(now.policy) if now.policy else None,
             "threads": len(now.threads),
-            "threads_within": None if wanted is None else sum(mask <= wanted for mask in now.threads.values()),
+            "threads_within": None if requested is None else sum(mask <= requested for mask in now.threads.values()),
             "masks": masks(now),
             "resident": None if now.resident is None else {str(n): size for n, size in sorted(now.resident.items())},
             "local_share": now.local_share(bound.requested) if bound.requested else None,
@@ -233,11 +232,11 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
 
 
 def masks(now: Observed) -> dict[str, int]:
-    """How many threads have each mask."""
-    counted: dict[str, int] = {}
+    """Return the number of threads that have each mask."""
+    counts: dict[str, int] = {}
     for mask in now.threads.values():
-        counted[str(mask)] = counted.get(str(mask), 0) + 1
-    return dict(sorted(counted.items()))
+        counts[str(mask)] = counts.get(str(mask), 0) + 1
+    return dict(sorted(counts.items()))
 
 
 def cpus(found: CpuSet | None) -> str | None:
@@ -249,7 +248,7 @@ def ids(found: NodeSet) -> list[int]:
 
 
 def plain(value: object) -> object:
-    """A setting's value: enumerations by their value, sets in list format, what JSON lacks as text."""
+    """Return a setting's value: an enumeration's value, a set in list format, text for a type that JSON lacks."""
     from enum import Enum
 
     from affinity.topology.cpuset import IdSet

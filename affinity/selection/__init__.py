@@ -1,1 +1,1 @@
-"""WHICH strategy: the rule table, and the weaker placements that follow a refusal."""
+"""WHICH strategy: the rule table, and the weaker placements that are tried after a refusal."""

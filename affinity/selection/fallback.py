@@ -1,4 +1,4 @@
-"""The ladder: bind, preferred, CPUs only, nothing. Each step down is recorded; under `required` there is none."""
+"""The weaker placements: bind, preferred, CPUs only, nothing. Each step is recorded; `required` allows none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Applied(Generic[T]):
-    """Where the ladder was left. placement: what was put in force, None for nothing. result: what the attempt gave."""
+    """Result of `apply`. placement: the one put in force, None for none. result: the return value of the attempt."""
 
     strategy: str
     placement: Placement | None
@@ -39,20 +39,20 @@ def apply(
 ) -> Applied[T]:
     """Try each weaker placement, with the chosen strategy and its fallbacks, until one is put in force.
 
-    `act` raises OSError or BindError where it is refused. Raises BindError where the first placement is
-    refused by every strategy and it is required.
+    `attempt` raises OSError or BindError if a placement is refused. Raise BindError if `required` and every strategy
+    refuses the first placement.
     """
     degradations: list[Degradation] = []
-    rung: Placement | None = placement
-    while rung is not None:
+    current: Placement | None = placement
+    while current is not None:
         for name in (selection.strategy, *selection.fallbacks):
             try:
-                return Applied(name, rung, attempt(strategies.get(name), rung), tuple(degradations))
+                return Applied(name, current, attempt(strategies.get(name), current), tuple(degradations))
             except (OSError, BindError) as refused:
                 from affinity.degradation import Degradation
 
-                degradations.append(Degradation.of(f"{name}: {rung.summary}", refused))
+                degradations.append(Degradation.of(f"{name}: {current.summary}", refused))
         if required:
             raise BindError("required, but refused: " + "; ".join(map(str, degradations)))
-        rung = rung.weaker()
+        current = current.weaker()
     return Applied("noop", None, None, tuple(degradations))

@@ -1,9 +1,9 @@
-"""WHICH strategy: the rule table, as data. Each rule gives a verdict in words, and the verdicts are kept."""
+"""WHICH strategy: the rule table, as data. Each rule returns a verdict with its reason, and every verdict is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple  # of rows: an attrs class takes four times as long to make, in each worker
+from typing import NamedTuple  # for rows: an attrs class takes four times as long to create, in each worker
 
 import attrs
 
@@ -21,7 +21,7 @@ from affinity.support import Support, call_supports
 
 
 class Verdict(NamedTuple):
-    """One line of the table: what it asks, whether it applied, and why (not)."""
+    """One row of the table: its condition, whether it applies, and the reason."""
 
     rule: int
     condition: str
@@ -31,7 +31,7 @@ class Verdict(NamedTuple):
 
 @attrs.frozen
 class Selection:
-    """The chosen strategy's name, those to fall back on, and the verdict of every rule."""
+    """The chosen strategy's name, its fallbacks, the verdict of every rule, and the strategies that cannot act."""
 
     strategy: str
     reason: str
@@ -40,13 +40,13 @@ class Selection:
     skipped: tuple[tuple[str, str], ...] = ()
 
     def with_result(self, strategy: str, degradations: Sequence[object]) -> Selection:
-        """The selection as it turned out: the strategy that was left standing, and what was given up for it."""
-        told = "".join(f"; given up: {g}" for g in degradations)
-        return attrs.evolve(self, strategy=strategy, reason=self.reason + told)
+        """Return the selection with the strategy that acted, and the degradations appended to the reason."""
+        suffix = "".join(f"; degraded: {degradation}" for degradation in degradations)
+        return attrs.evolve(self, strategy=strategy, reason=self.reason + suffix)
 
 
 class SelectionInput(NamedTuple):
-    """What a rule may look at. `problem`: why there is no placement."""
+    """Input of a rule. `problem`: the reason if there is no placement."""
 
     observation: Observation
     placement: Placement | None
@@ -67,7 +67,7 @@ class SelectionInput(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A condition in words, its test (the reason is told either way), and strategies in order of preference."""
+    """A condition in words, its test (with a reason in either case), and strategies in order of preference."""
 
     condition: str
     applies: Callable[[SelectionInput], Support]
@@ -77,56 +77,56 @@ class Rule(NamedTuple):
 def select(
     observation: Observation, placement: Placement | None, strategies: Registry[AffinityStrategy], problem: str = ""
 ) -> Selection:
-    """Run the table from the top; the first rule that applies chooses.
+    """Return the selection of the first rule that applies.
 
-    Raises PluginError for a named strategy that is missing or broken, and BindError where the only strategy
-    named cannot act for this launch.
+    Raise PluginError if the only strategy named is missing or broken. Raise BindError if no strategy can act and one is
+    named or binding is required.
     """
-    case = SelectionInput(observation, placement, strategies, problem)
+    given = SelectionInput(observation, placement, strategies, problem)
     verdicts: list[Verdict] = []
     chosen: Selection | None = None
     for number, rule in enumerate(RULES, 1):
-        answer = rule.applies(case) if chosen is None else Support.no("an earlier rule decided")
-        verdicts.append(Verdict(number, rule.condition, answer.ok, answer.reason))
-        if answer.ok:
-            chosen = _choose(rule, answer.reason, case)
+        applies = rule.applies(given) if chosen is None else Support.no("an earlier rule decided")
+        verdicts.append(Verdict(number, rule.condition, applies.ok, applies.reason))
+        if applies.ok:
+            chosen = _choose(rule, applies.reason, given)
     assert chosen is not None, "the last rule applies to every launch"
     return attrs.evolve(chosen, verdicts=tuple(verdicts))
 
 
-def _choose(rule: Rule, reason: str, case: SelectionInput) -> Selection:
-    """The strategies of the rule that can act here; noop, saying so, where automatic choice finds none."""
-    named = case.settings.strategies
+def _choose(rule: Rule, reason: str, given: SelectionInput) -> Selection:
+    """Return the strategies of the rule that can act; noop, with the reason, if automatic choice finds none."""
+    named = given.settings.strategies
     names = rule.strategies or named
     able: list[str] = []
     skipped: list[tuple[str, str]] = []
     for name in names:
         try:
-            strategy = case.strategies.get(name)
-            case.settings.check(strategy.options)
-            answer = supports_launch(strategy, case.observation)
-        except PluginError as broken:
+            strategy = given.strategies.get(name)
+            given.settings.check(strategy.options)
+            support = supports_launch(strategy, given.observation)
+        except PluginError as error:
             if len(names) == 1 and named:
                 raise
-            answer = Support.no(str(broken))
-        if answer.ok:
+            support = Support.no(str(error))
+        if support.ok:
             able.append(name)
         else:
-            skipped.append((name, answer.reason))
-    why = "; ".join(f"{name}: {reason}" for name, reason in skipped)
+            skipped.append((name, support.reason))
+    skipped_reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped)
     if able:
-        told = f"{reason} ({why})" if why else reason
-        return Selection(able[0], told, tuple(able[1:]), skipped=tuple(skipped))
-    if named or case.settings.required:
+        full_reason = f"{reason} ({skipped_reasons})" if skipped_reasons else reason
+        return Selection(able[0], full_reason, tuple(able[1:]), skipped=tuple(skipped))
+    if named or given.settings.required:
         remedy = (
             "name another strategy in AFFINITY_STRATEGY, or auto" if named else "AFFINITY_ENFORCE=required forbids it"
         )
-        raise BindError(f"no strategy can act for launch mode {case.launch.mode.value}: {why}; {remedy}")
-    return Selection("noop", f"{reason}, but no strategy can act: {why}", skipped=tuple(skipped))
+        raise BindError(f"no strategy can act for launch mode {given.launch.mode.value}: {skipped_reasons}; {remedy}")
+    return Selection("noop", f"{reason}, but no strategy can act: {skipped_reasons}", skipped=tuple(skipped))
 
 
 def supports_launch(strategy: AffinityStrategy, observation: Observation) -> Support:
-    """The strategy's own answer, after its launch modes."""
+    """Return whether the strategy serves the launch mode and supports the launch."""
     launch = observation.launch
     if launch.mode not in strategy.launch_modes:
         modes = ", ".join(sorted(m.value for m in strategy.launch_modes))
@@ -134,61 +134,62 @@ def supports_launch(strategy: AffinityStrategy, observation: Observation) -> Sup
     return call_supports(strategy.supports, observation)
 
 
-def _named(case: SelectionInput) -> Support:
-    names = case.settings.strategies
+def _named(given: SelectionInput) -> Support:
+    names = given.settings.strategies
     if names:
-        return Support.yes(f"{case.settings.decided_by.get('strategies', 'the caller')} names {', '.join(names)}")
+        return Support.yes(f"{given.settings.decided_by.get('strategies', 'the caller')} names {', '.join(names)}")
     return Support.no("no strategy is named")
 
 
-def _switched_off(case: SelectionInput) -> Support:
-    if case.settings.auto:
+def _switched_off(given: SelectionInput) -> Support:
+    if given.settings.auto:
         return Support.no("automatic binding is on")
-    if case.settings.nodes is not None or case.launch.nodes is not None:
+    if given.settings.nodes is not None or given.launch.nodes is not None:
         return Support.no("automatic binding is off, but a node is given")
-    return Support.yes(f"automatic binding is off ({case.settings.decided_by.get('auto', 'by the caller')})")
+    return Support.yes(f"automatic binding is off ({given.settings.decided_by.get('auto', 'by the caller')})")
 
 
-def _nothing_to_gain(case: SelectionInput) -> Support:
-    host, placement = case.host, case.placement
-    if case.problem:
-        return Support.yes(case.problem)
+def _nothing_to_gain(given: SelectionInput) -> Support:
+    host, placement = given.host, given.placement
+    if given.problem:
+        return Support.yes(given.problem)
     if placement is None or (placement.cpus is None and placement.memory is None):
         return Support.yes(placement.reason if placement else "no placement")
-    call_supports = case.launch.nodes is not None or case.settings.nodes is not None
-    if not call_supports and len(host.topology.cpu_nodes) < 2 and placement.cpus == host.allowed_cpus:
+    node_is_given = given.launch.nodes is not None or given.settings.nodes is not None
+    if not node_is_given and len(host.topology.cpu_nodes) < 2 and placement.cpus == host.allowed_cpus:
         return Support.yes(f"one node with CPUs ({host.topology.cpu_nodes}): every CPU and page is local already")
-    outside = None if host.is_foreign else _foreign_mempolicy(host, placement)
-    if outside:
-        return Support.yes(outside)
-    return Support.no(f"node {placement.nodes} is known and nothing has bound this process from outside")
+    foreign = None if host.is_foreign else _foreign_mempolicy(host, placement)
+    if foreign:
+        return Support.yes(foreign)
+    return Support.no(f"node {placement.nodes} is known and the process is not bound from outside")
 
 
 def _foreign_mempolicy(host: Host, placement: Placement) -> str:
+    """Return the reason if another program set the memory policy, "" if not."""
     try:
         policy = host.kernel.get_mempolicy()
     except OSError:
-        return ""  # a filter refuses the question; the binding itself will tell
+        return ""  # a seccomp filter refuses the call; the bind reports it
     if policy.mode is MemoryMode.DEFAULT or policy == placement.memory or set_by_affinity(policy, host.kernel):
         return ""
     return f"already bound from outside: memory policy {policy} is in force"
 
 
-def _legacy_requested(case: SelectionInput) -> Support:
-    if case.settings.v2:
+def _legacy_requested(given: SelectionInput) -> Support:
+    if given.settings.v2:
         return Support.no("SGLANG_NUMA_BIND_V2=0 is not set")
     return Support.yes("SGLANG_NUMA_BIND_V2=0")
 
 
-def _started_by_us(case: SelectionInput) -> Support:
-    mode, method = case.launch.mode.value, case.launch.start_method
+def _started_by_us(given: SelectionInput) -> Support:
+    mode, method = given.launch.mode.value, given.launch.start_method
     if method:
         return Support.yes(f"launch mode {mode}: affinity starts this process")
     return Support.no(f"launch mode {mode}: the process already runs")
 
 
-def _running(case: SelectionInput) -> Support:
-    return Support.yes(f"launch mode {case.launch.mode.value}: the process already runs")
+def _running(given: SelectionInput) -> Support:
+    return Support.yes(f"launch mode {given.launch.mode.value}: the process already runs")
 
 
 RULES: tuple[Rule, ...] = (
