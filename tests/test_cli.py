@@ -61,7 +61,7 @@ def test_the_json_of_a_plan_is_stable() -> None:
         "problem": None,
         "policy": "node",
         "launch_mode": "spawn",
-        "launch_reason": "asked for by the caller",
+        "launch_reason": "assumed for another machine",
         "launcher": None,
         "notes": [],
     }

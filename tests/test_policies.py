@@ -294,13 +294,28 @@ def test_explicit_groups_must_match_the_gpus(groups: tuple[CpuSet, ...]) -> None
         POLICIES.get("explicit").place(Observation(host(FOUR_NODES), worker(gpus(0, 0), 0), Settings(cpus=groups)))
 
 
-def test_the_reason_is_for_people() -> None:
-    """It says which share of what, and which options made it smaller."""
+def test_the_reason_names_the_share_and_the_options() -> None:
+    """It has the share, its node, and the options that reduce it."""
     settings = Settings(smt="one", reserve=1)
     placement = POLICIES.get("exclusive").place(Observation(host(FOUR_NODES), worker(gpus(0, 1, 1), 2), settings))
     assert placement.reason == (
-        "a contiguous share of the cores of node 1 (GPU 2 of 2 there) (AFFINITY_RESERVE=1, AFFINITY_SMT=one)"
+        "a contiguous share of the cores of node 1 (second of 2 GPUs on the node)"
+        " (AFFINITY_RESERVE=1, AFFINITY_SMT=one)"
     )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "index", "expected"),
+    [
+        ((0, 1, 1), 0, "the only GPU on the node"),
+        ((0, 1, 1), 1, "first of 2 GPUs on the node"),
+        ((0,) * 9, 8, "number 9 of 9 GPUs on the node"),
+    ],
+)
+def test_the_reason_has_the_position_of_the_gpu_on_its_node(nodes: tuple[int, ...], index: int, expected: str) -> None:
+    """In words that cannot be taken for an ordinal from 0."""
+    launch = worker(gpus(*nodes), index)
+    assert f"({expected})" in POLICIES.get("core-complex").place(Observation(host(FOUR_NODES), launch)).reason
 
 
 # ---------------------------------------------------------------- the DGX machines of NVIDIA's gpu_affinity

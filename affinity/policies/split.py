@@ -1,7 +1,6 @@
-"""Sharing a machine out among its GPUs: what the split policies have in common, open to third parties' too.
+"""Base class and helpers of the policies that divide CPUs among GPUs, for built-in and third-party policies.
 
-Every function works from one worker's view: the shares of all GPUs are computed, the worker's own is taken, so
-that workers who never talk to each other agree.
+A policy computes the shares of all GPUs and returns the worker's own, so workers agree without communicating.
 """
 
 from __future__ import annotations
@@ -23,130 +22,143 @@ from affinity.topology.model import Topology
 
 
 class SplitPolicy(PlacementPolicy):
-    """A policy that splits what is next to a node among the GPUs of that node: write `deal`.
+    """A policy that divides the CPUs of a node among the GPUs of that node: implement `split`.
 
-    A worker with several GPUs gets the shares of all of them; one whose operator named a node instead of a GPU
-    gets the whole node, since nobody knows who else is there.
+    A worker with several GPUs gets the shares of all of them. A worker with a node instead of a GPU gets the whole
+    node, because the number of its workers is unknown.
     """
 
-    #: What one GPU gets, in words: "a contiguous share of the cores".
+    #: Name of one GPU's share in messages: "a contiguous share of the cores".
     share_name: ClassVar[str] = "a share"
 
     @abstractmethod
     def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
-        """The shares of the `count` GPUs next to `node`, in PCI order. Raises PlacementError where they cannot be."""
+        """Return the shares of the `count` GPUs of `node`, in PCI order. Raise PlacementError if that is impossible."""
 
     @final
     def place(self, observation: Observation) -> Placement:
         host, launch = observation.host, observation.launch
         if launch.nodes is not None:
             return place_on_nodes(launch.nodes, observation)
-        cpus, told = CpuSet(), []
-        for place in gpu_indices(launch):
-            node = launch.machine_gpus[place].node
+        cpus, reasons = CpuSet(), []
+        for index in gpu_indices(launch):
+            node = launch.machine_gpus[index].node
             if node is None:
                 continue
-            there = [i for i, gpu in enumerate(launch.machine_gpus) if gpu.node == node]
-            mine = there.index(place)
-            cpus |= self.split(node, len(there), observation)[mine]
-            told.append(f"{self.share_name} of node {node} (GPU {mine + 1} of {len(there)} there)")
-        if not told:
+            on_node = [i for i, gpu in enumerate(launch.machine_gpus) if gpu.node == node]
+            position = on_node.index(index)
+            cpus |= self.split(node, len(on_node), observation)[position]
+            reasons.append(f"{self.share_name} of node {node} ({_position_text(position, len(on_node))})")
+        if not reasons:
             return Placement(None, None, reason="no GPU's node is known")
-        reason = "; ".join(told) + _options(observation.settings)
+        reason = "; ".join(reasons) + _options(observation.settings)
         return Placement(cpus, memory_for(cpus, observation), host.topology.nodes_of(cpus), reason)
 
 
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+
+def _position_text(position: int, count: int) -> str:
+    """Return text such as "second of 4 GPUs on the node" for position 1."""
+    if count == 1:
+        return "the only GPU on the node"
+    ordinal = _ORDINALS[position] if position < len(_ORDINALS) else f"number {position + 1}"
+    return f"{ordinal} of {count} GPUs on the node"
+
+
 def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
-    """The placement on all usable CPUs of these nodes. Raises PlacementError where there is none."""
+    """Return the placement on all usable CPUs of these nodes. Raise PlacementError if there is none."""
     cpus = usable_cpus(nodes, observation)
     reason = f"all allowed CPUs of node {nodes}{_options(observation.settings)}"
     return Placement(cpus, memory_for(cpus, observation), nodes, reason)
 
 
 def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
-    """The allowed CPUs of these nodes, less what AFFINITY_RESERVE and AFFINITY_SMT take away.
+    """Return the allowed CPUs of these nodes that AFFINITY_RESERVE and AFFINITY_SMT leave.
 
-    Raises PlacementError, with the numbers, where none is left.
+    Raise PlacementError, with the numbers, if none is left.
     """
     host, settings = observation.host, observation.settings
     allowed = allowed_cpus_of(nodes, host)
-    left = _left(nodes, host, settings)
-    if not left:
+    usable = _usable(nodes, host, settings)
+    if not usable:
         raise PlacementError(
             f"AFFINITY_RESERVE={settings.reserve} leaves no core of node {nodes} "
-            f"(CPUs {host.topology.cpus_of(nodes)}, allowed: {allowed}): lower it or widen what is allowed"
+            f"(CPUs {host.topology.cpus_of(nodes)}, allowed: {allowed}): lower it, or widen the cpuset or batch limit"
         )
-    return left
+    return usable
 
 
 def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tuple[CpuSet, ...]:
-    """The usable physical cores of these nodes, node by node, each by its lowest CPU number.
+    """Return the usable physical cores of these nodes, node by node, in the order of their lowest CPU number.
 
-    Raises PlacementError, with the numbers, where there are fewer than `least`.
+    Raise PlacementError, with the numbers, if there are fewer than `least`.
     """
     cpus, host = usable_cpus(nodes, observation), observation.host
     cores = [core for node in nodes for core in physical_cores(cpus & host.topology.cpus_of(NodeSet([node])), host)]
     if len(cores) < least:
         raise PlacementError(
             f"usable physical cores of node {nodes}: {len(cores)} (CPUs {cpus}) for {least} workers, each of which "
-            f"needs one{_options(observation.settings)}: widen what is allowed, or choose a policy that shares "
-            "(node, socket, core-complex)"
+            f"needs one{_options(observation.settings)}: widen the cpuset or batch limit, or choose a policy that "
+            "shares cores (node, socket, core-complex)"
         )
     return tuple(cores)
 
 
 def physical_cores(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
-    """These CPUs by physical core, the core with the lowest number first; a core may be there in part."""
+    """Return these CPUs grouped by physical core, lowest CPU number first; a core may be incomplete."""
     return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].core))
 
 
 def l3_domains(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
-    """These CPUs by shared L3 cache, the domain with the lowest number first; a domain may be there in part."""
+    """Return these CPUs grouped by shared L3 cache, lowest CPU number first; a domain may be incomplete."""
     return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].l3))
 
 
 def split_contiguous(cores: Sequence[CpuSet], count: int) -> tuple[CpuSet, ...]:
-    """`count` runs of neighbouring cores of equal length; the first ones take one more of what is left over."""
-    length, over = divmod(len(cores), count)
-    starts = [i * length + min(i, over) for i in range(count + 1)]
+    """Return `count` runs of adjacent cores; the first ones have one core more if the division has a remainder."""
+    length, remainder = divmod(len(cores), count)
+    starts = [i * length + min(i, remainder) for i in range(count + 1)]
     return tuple(_union(cores[a:b]) for a, b in pairwise(starts))
 
 
 def add_package_cores(cores: Sequence[CpuSet], observation: Observation) -> Sequence[CpuSet]:
-    """With AFFINITY_SCOPE=socket, the cores of one node together with what they bring along; else unchanged.
+    """Return the cores of one node, each with further cores of its package if AFFINITY_SCOPE is `socket`.
 
-    The package's cores on nodes without a GPU are dealt, in order, to its cores on nodes with one, which then
-    move as a unit. So a DGX A100, where only half of the nodes have GPUs, is used whole, and each GPU keeps its
-    own node's cores. Source: NVIDIA's gpu_affinity, scope SOCKET.
+    The package's cores on nodes without a GPU are assigned in turn to its cores on nodes with a GPU. So all cores of a
+    DGX A100, where only half of the nodes have GPUs, are used, and each GPU keeps its own node's cores. Source:
+    NVIDIA's gpu_affinity, scope SOCKET.
     """
     host, launch, settings = observation.host, observation.launch, observation.settings
     if settings.scope != "socket":
         return cores
-    here = host.topology.nodes_of(_union(cores))
-    package = package_nodes(here, host.topology)
-    with_gpu = (here | NodeSet(gpu.node for gpu in launch.machine_gpus if gpu.node is not None)) & package
-    near = physical_cores(_left(with_gpu, host, settings), host)
-    bring = {core: core for core in near}
-    for i, core in enumerate(physical_cores(_left(package - with_gpu, host, settings), host)):
-        bring[near[i % len(near)]] |= core
-    return [bring[core] for core in cores]
+    own = host.topology.nodes_of(_union(cores))
+    package = package_nodes(own, host.topology)
+    with_gpu = (own | NodeSet(gpu.node for gpu in launch.machine_gpus if gpu.node is not None)) & package
+    near = physical_cores(_usable(with_gpu, host, settings), host)
+    units = {core: core for core in near}
+    for i, core in enumerate(physical_cores(_usable(package - with_gpu, host, settings), host)):
+        units[near[i % len(near)]] |= core
+    return [units[core] for core in cores]
 
 
 def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
-    """All nodes whose CPUs are on the packages (sockets) that the CPUs of these nodes are on."""
+    """Return all nodes with CPUs on the packages (sockets) of these nodes."""
     packages = {topology.cpus[cpu].package for cpu in topology.cpus_of(nodes)}
     return NodeSet(n.id for n in topology.nodes if any(topology.cpus[cpu].package in packages for cpu in n.cpus))
 
 
 def gpu_indices(launch: Launch) -> tuple[int, ...]:
-    """Where each of the worker's GPUs stands among all of the machine, in PCI order, from 0.
+    """Return the index of each of the worker's GPUs among all of the machine, in PCI order.
 
-    Raises PlacementError for one that is not there.
+    Raise PlacementError if a GPU is not on this machine.
     """
     for gpu in launch.gpus:
         if gpu not in launch.machine_gpus:
-            here = ", ".join(map(str, launch.machine_gpus)) or "none"
-            raise PlacementError(f"GPU {gpu} is not among the GPUs of this machine ({here}): its share cannot be known")
+            found = ", ".join(map(str, launch.machine_gpus)) or "none"
+            raise PlacementError(
+                f"GPU {gpu} is not among the GPUs of this machine ({found}), so it has no share: name one of these"
+            )
     return tuple(launch.machine_gpus.index(gpu) for gpu in launch.gpus)
 
 
@@ -154,10 +166,10 @@ def _union(sets: Iterable[CpuSet]) -> CpuSet:
     return CpuSet(cpu for cpus in sets for cpu in cpus)
 
 
-def _left(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
+def _usable(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
     cpus = host.topology.cpus_of(nodes) & host.allowed_cpus
     if settings.reserve:
-        # The lowest cores of the node, allowed or not: everyone on the machine then leaves the same ones free.
+        # The lowest cores of the node, allowed or not, so that all workers of the machine leave the same cores free.
         for node in nodes:
             cpus -= _union(physical_cores(host.topology.cpus_of(NodeSet([node])), host)[: settings.reserve])
     if settings.smt == "one":
@@ -166,9 +178,9 @@ def _left(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
 
 
 def _options(settings: Settings) -> str:
-    told = [f"AFFINITY_RESERVE={settings.reserve}"] if settings.reserve else []
-    told += [f"AFFINITY_SMT={settings.smt}"] if settings.smt != "all" else []
-    return f" ({', '.join(told)})" if told else ""
+    options = [f"AFFINITY_RESERVE={settings.reserve}"] if settings.reserve else []
+    options += [f"AFFINITY_SMT={settings.smt}"] if settings.smt != "all" else []
+    return f" ({', '.join(options)})" if options else ""
 
 
 def _grouped(cpus: CpuSet, key: Callable[[int], int]) -> list[CpuSet]:
