@@ -43,7 +43,7 @@ _NO_PLACEMENT = Placement(None, None)
 class Plan:
     """What would be done for one worker, and why.
 
-    placement: None where there is none, and `problem` says why. selection: the strategy, with each rule's verdict.
+    placement: None if there is none, and `problem` is the reason. selection: the strategy, with each rule's verdict.
     """
 
     observation: Observation
@@ -65,7 +65,7 @@ def plan(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> Plan:
-    """What `bind` or `spawning` would do, changing nothing.
+    """Return what `bind` or `spawning` would do, changing nothing.
 
     gpu: a reference (ordinal, UUID, PCI address, …) or several; default: this worker's own. node: in place of a
     GPU. launch_mode: default: detected. settings: default: from the environment. host: default: this machine.
@@ -84,7 +84,7 @@ def plan_each(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> list[Plan]:
-    """A plan for each of the GPUs, as for one worker a GPU; the machine is read once. Arguments as `plan`."""
+    """Return a plan for each of the GPUs, as for one worker a GPU; the machine is read once. Arguments as `plan`."""
     plugins = Plugins()
     observation = observe(plugins, gpu=gpu, launch_mode=launch_mode, settings=settings, host=host)
     return [
@@ -104,7 +104,7 @@ def bind(
     """Put this process where its GPU is. Call it in the worker, before it builds its scheduler.
 
     Arguments and errors as `plan`. Binding twice is the same as binding once. By default the best that can be
-    had is put in force and the report says what was given up; under `AFFINITY_ENFORCE=required` (settings.required)
+    had is put in force and the report lists the degradations; under `AFFINITY_ENFORCE=required` (settings.required)
     anything less than what was asked for is undone and raises BindError.
     """
     from affinity.report.report import verify
@@ -149,7 +149,7 @@ def spawning(
             process.start()
 
     For starts of this context (PEP 567: this thread, this asyncio task); a pool whose first workers are started in
-    the block starts its later ones so too. In the worker, `affinity.bind()` then knows its GPU and confirms what is
+    the block starts its later ones so too. In the worker, `affinity.bind()` then finds its GPU and confirms what is
     in force. A worker whose start method cannot be bound starts unbound, with a warning, and its `bind()` acts.
     Arguments and errors as `plan`. Yields the plan, whose selection names the strategy for start method spawn.
     """
@@ -173,9 +173,9 @@ def get_context(
         context = affinity.get_context("spawn", gpu=3)
         pool = ProcessPoolExecutor(mp_context=context)
 
-    Whoever starts it and whenever: `context.Process`, `context.Pool`, an executor, and the workers these start later
-    from their own threads. method: as of `multiprocessing.get_context`. Other arguments and errors as `plan`;
-    ValueError for an unknown method; BindError under `required` if its workers cannot be bound.
+    Started from any thread at any time: `context.Process`, `context.Pool`, an executor, and the workers that these
+    start later from their own threads. method: as of `multiprocessing.get_context`. Other arguments and errors as
+    `plan`; ValueError for an unknown method; BindError under `required` if its workers cannot be bound.
     """
     import multiprocessing
 
@@ -261,8 +261,8 @@ def make_plan(observation: Observation, plugins: Plugins) -> Plan:
         policy = plugins.policies.get(observation.settings.policy)
         observation.settings.check(policy.options)
         placement = policy.place(observation)
-        told = "; ".join(filter(None, (placement.reason, missing_memory_reason(placement, observation))))
-        placement = attrs.evolve(placement, migrate=observation.settings.migrate, reason=told)
+        reason = "; ".join(filter(None, (placement.reason, missing_memory_reason(placement, observation))))
+        placement = attrs.evolve(placement, migrate=observation.settings.migrate, reason=reason)
         if placement.memory is None and placement.cpus is not None and _holds_our_mempolicy(observation.host):
             placement = attrs.evolve(placement, memory=MemoryPolicy())
     except PlacementError as impossible:

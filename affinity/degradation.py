@@ -1,4 +1,4 @@
-"""`Degradation`: one thing that was given up, with its errno and what to do about it."""
+"""`Degradation`: one part of a placement that is not in force, with its errno and remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from affinity.errors import BindError
 
 @attrs.frozen
 class Degradation:
-    """One thing given up: what was tried, the errno's name ("" where none), the words, and what to do."""
+    """One part that is not in force: the action tried, the errno's name ("" for none), the error, and the remedy."""
 
     action: str
     errno: str

@@ -15,7 +15,7 @@
     └── BindError        what was required cannot be put in force                  (exit status 3)
         └── PlacementError    no CPU or node is left for the worker
 
-A message says what was found, what was expected, and what to do.
+A message has what was found, what was expected, and what to do.
 """
 
 from __future__ import annotations

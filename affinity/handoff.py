@@ -34,7 +34,7 @@ _MAX_ANCESTORS = 64
 
 @attrs.frozen
 class Handoff:
-    """What a worker knows of its start, or a process of its bind. As text:
+    """What is passed to a worker at its start, or recorded of a bind. As text:
     `gpus=0000:1b:00.0;cpus=4-7;memory=preferred:1;allowed=0-7;strategy=numactl;by=71-5523-1f0e77aa;AFFINITY_SMT=one`.
 
     gpus: references that mean the same in every process. nodes: given in place of GPUs, else None. cpus: the mask that

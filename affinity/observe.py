@@ -97,7 +97,9 @@ def _launch(
     else:
         launch, launcher = detect(host.kernel, plugins.launchers, named)
     if mode is not None and mode is not launch.mode:
-        launch = attrs.evolve(launch, mode=mode, reason="asked for by the caller")
+        launch = attrs.evolve(
+            launch, mode=mode, reason="assumed for another machine" if host.is_foreign else "given by the caller"
+        )
     return attrs.evolve(launch, start_method=_START_METHODS.get(mode, "") if mode is not None else ""), launcher
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No flag of whoever runs the tests decides a test."""
+    """No flag of whatever runs the tests decides a test."""
     for name in list(os.environ):
         if name.startswith(("AFFINITY_", "SGLANG_")):
             monkeypatch.delenv(name)

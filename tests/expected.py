@@ -13,6 +13,6 @@ NODES_OF: dict[str, list[int | None]] = {
     "dgx-2": [0] * 8 + [1] * 8,
     "vm-one-node": [0, 0],
     "vm-two-nodes": [None] * 4,
-    "vm-bridge-knows": [0, 1],
+    "vm-known-bridge": [0, 1],
     "container-without-gpu-node": [0, 0, 0, 0, 1, 1, 1, 1],
 }

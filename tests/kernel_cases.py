@@ -122,7 +122,7 @@ def state(kernel: Kernel) -> str:
     return f"CPUs {kernel.get_affinity()}, policy {kernel.get_mempolicy()}"
 
 
-def told(act: Callable[[], object], then: Callable[[], object] = lambda: "") -> str:
+def reported(act: Callable[[], object], then: Callable[[], object] = lambda: "") -> str:
     """The errno's name where `act` is refused, else what `then` gives."""
     try:
         act()
@@ -153,9 +153,9 @@ def cases(facts: Facts) -> dict[str, Case]:
     """Every case by name."""
     found: dict[str, Case] = {
         "as it begins": lambda p, f: state(p.kernel),
-        "an empty mask": lambda p, f: told(lambda: p.kernel.set_affinity(0, CpuSet())),
-        "a thread that is not there": lambda p, f: told(lambda: p.kernel.get_affinity(1 << 22)),
-        "set a thread that is not there": lambda p, f: told(lambda: p.kernel.set_affinity(1 << 22, f.first)),
+        "an empty mask": lambda p, f: reported(lambda: p.kernel.set_affinity(0, CpuSet())),
+        "a thread that is not there": lambda p, f: reported(lambda: p.kernel.get_affinity(1 << 22)),
+        "set a thread that is not there": lambda p, f: reported(lambda: p.kernel.set_affinity(1 << 22, f.first)),
         "a thread inherits": _thread_inherits,
         "a child inherits": _child_inherits,
         "a thread's policy is its own": _thread_is_its_own,
@@ -164,10 +164,10 @@ def cases(facts: Facts) -> dict[str, Case]:
     masks = {"first": facts.first, "last": facts.last, "all": facts.cpus, "none": facts.no_cpu}
     masks |= {"first and none": facts.first | facts.no_cpu, "last and none": facts.last | facts.no_cpu}
     for name, cpus in masks.items():
-        found[f"mask {name}"] = lambda p, f, c=cpus: told(
+        found[f"mask {name}"] = lambda p, f, c=cpus: reported(
             lambda: p.kernel.set_affinity(0, c), lambda: p.kernel.get_affinity()
         )
-        found[f"mask first, then {name}"] = lambda p, f, c=cpus: told(
+        found[f"mask first, then {name}"] = lambda p, f, c=cpus: reported(
             lambda: (p.kernel.set_affinity(0, f.first), p.kernel.set_affinity(0, c)), lambda: p.kernel.get_affinity()
         )
     nodes = {"nothing": NodeSet(), "near": facts.near, "far": facts.far, "all": facts.nodes, "absent": facts.no_node}
@@ -176,13 +176,13 @@ def cases(facts: Facts) -> dict[str, Case]:
     for mode in MemoryMode:
         for name, which in nodes.items():
             policy = MemoryPolicy(mode, which)
-            found[f"policy {mode.value} of {name}"] = lambda p, f, q=policy: told(
+            found[f"policy {mode.value} of {name}"] = lambda p, f, q=policy: reported(
                 lambda: p.kernel.set_mempolicy(q), lambda: p.kernel.get_mempolicy()
             )
             if mode in (MemoryMode.PREFERRED, MemoryMode.INTERLEAVE, MemoryMode.BIND):
                 found[f"pages under {mode.value} of {name}"] = lambda p, f, q=policy: _touched(p, f, q)
     for i, cpu in enumerate(facts.each_node_cpu):
-        found[f"pages of a thread on node number {i}"] = lambda p, f, c=cpu: told(
+        found[f"pages of a thread on node number {i}"] = lambda p, f, c=cpu: reported(
             lambda: p.kernel.set_affinity(0, c), lambda: _touched(p, f, MemoryPolicy())
         )
     for old_name, old in nodes.items():
@@ -225,14 +225,14 @@ def _touched(p: Process, f: Facts, policy: MemoryPolicy) -> str:
     """Where new pages of a thread on the first node went."""
     if policy != MemoryPolicy():
         p.kernel.set_affinity(0, f.first)
-    return told(lambda: (p.kernel.set_mempolicy(policy), p.touch(SIZE)), lambda: _eighths(p))
+    return reported(lambda: (p.kernel.set_mempolicy(policy), p.touch(SIZE)), lambda: _eighths(p))
 
 
 def _moved(p: Process, f: Facts, old: NodeSet, new: NodeSet) -> str:
     """Where pages that lay on the far node (if it can be had) are after a move."""
-    told(lambda: p.kernel.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, f.far)))
+    reported(lambda: p.kernel.set_mempolicy(MemoryPolicy(MemoryMode.PREFERRED, f.far)))
     p.touch(SIZE)
-    return told(lambda: p.kernel.migrate_pages(old, new), lambda: _eighths(p))
+    return reported(lambda: p.kernel.migrate_pages(old, new), lambda: _eighths(p))
 
 
 def _eighths(p: Process) -> str:

@@ -64,7 +64,7 @@ class Situation:
         if more:
             worker._kept = more  # type: ignore[attr-defined]
         worker.start()
-        tell(self.queue.get())
+        show(self.queue.get())
         worker.join(20)
 
     def plain(self) -> None:
@@ -113,7 +113,7 @@ class Situation:
             with self.at(LAST):
                 worker = self.context.Process(target=look, args=("last", others))
                 worker.start()
-                tell(others.get())
+                show(others.get())
                 worker.join(20)
 
         others = self.context.SimpleQueue()
@@ -153,29 +153,29 @@ class Situation:
         if self.method != "fork":  # which an executor refuses together with max_tasks_per_child
             with self.at(FIRST):
                 executor = ProcessPoolExecutor(1, mp_context=self.context, max_tasks_per_child=1)
-                tell(executor.submit(look, "first").result())
+                show(executor.submit(look, "first").result())
             with executor:
                 for _ in range(2):
-                    tell(executor.submit(look, "first").result())
+                    show(executor.submit(look, "first").result())
 
     def carried(self) -> None:
         """The same, by a context that carries its placement."""
         context = affinity.get_context(self.method, settings=self.settings(FIRST))
         worker = context.Process(target=look, args=("first", self.queue))
         in_thread(worker.start)
-        tell(self.queue.get())
+        show(self.queue.get())
         worker.join(20)
         self.use(context.Pool(1, maxtasksperchild=1))
         per_child = None if self.method == "fork" else 1
         with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=per_child) as executor:
             for _ in range(3):
-                tell(executor.submit(look, "first").result())
+                show(executor.submit(look, "first").result())
         self.start("all")
 
     def use(self, pool: Any) -> None:
         with pool:
             for _ in range(3):
-                tell(pool.apply_async(look, ("first",)).get(30))
+                show(pool.apply_async(look, ("first",)).get(30))
 
 
 def in_thread(call: Any) -> None:
@@ -184,7 +184,7 @@ def in_thread(call: Any) -> None:
     thread.join(60)
 
 
-def tell(seen: Any) -> None:
+def show(seen: Any) -> None:
     print(json.dumps(seen), flush=True)
 
 
@@ -194,4 +194,4 @@ if __name__ == "__main__":
     threading.Thread(target=stop.wait, daemon=True).start()
     getattr(Situation(method, strategy), situation)()
     masks = sorted({str(kernel.get_affinity(tid)) for tid in kernel.threads()})
-    tell(["parent", masks, state()])
+    show(["parent", masks, state()])

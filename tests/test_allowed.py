@@ -72,7 +72,7 @@ def capture(tmp_path: Path) -> Capture:
 
     def write(files: dict[str, str]) -> str:
         root = tmp_path / "root"
-        trees.write(machines.get("vm-bridge-knows"), root, status=False)
+        trees.write(machines.get("vm-known-bridge"), root, status=False)
         for name, text in files.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text + "\n")
@@ -109,7 +109,7 @@ def test_a_status_file_and_the_caller_go_before_the_cpuset(capture: Capture) -> 
 
 @pytest.mark.parametrize("where", [{"proc/self/cpuset": "/job"}, {"proc/self/cgroup": "0::/job"}])
 def test_a_cpuset_whose_files_are_not_captured_is_a_note(where: dict[str, str], capture: Capture) -> None:
-    """Every CPU counts as allowed then, and the plan says so, for a GPU as for a node."""
+    """Every CPU counts as allowed then, and the plan states so, for a GPU as for a node."""
     host = Host.from_root(capture(where))
     assert host.allowed_cpus == host.topology.online
     for planned in (affinity.plan(gpu="all", host=host), affinity.plan(node=0, host=host)):

@@ -64,7 +64,7 @@ def test_every_thread_is_bound_and_later_ones_too(python) -> None:  # type: igno
 
 @TWO_CPUS
 @pytest.mark.parametrize("memory", ["BIND", "INTERLEAVE", "PREFERRED", "LOCAL"])
-def test_a_policy_that_other_threads_cannot_be_given_is_told(python, memory: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_policy_that_other_threads_cannot_be_given_is_reported(python, memory: str) -> None:  # type: ignore[no-untyped-def]
     """Each thread can set only its own. First touch on their new CPUs is what `preferred` asks for; no other mode."""
     out = child(
         python,
@@ -78,14 +78,14 @@ def test_a_policy_that_other_threads_cannot_be_given_is_told(python, memory: str
         print(again.outcome.bound, [d.error for d in again.degradations])
         """,
     )
-    said = "a thread can set no policy but its own: 8 that ran before the bind take pages beside their CPUs"
-    told = [said] if memory in ("BIND", "INTERLEAVE") else []
-    assert out == [f"True {told}", f"0 {told}"], "also where every mask was right before"
+    printed = "a thread can set no policy but its own: 8 that ran before the bind take pages beside their CPUs"
+    reported = [printed] if memory in ("BIND", "INTERLEAVE") else []
+    assert out == [f"True {reported}", f"0 {reported}"], "also where every mask was right before"
 
 
 @TWO_CPUS
-def test_threads_pinned_by_someone_else_are_left_alone(python) -> None:  # type: ignore[no-untyped-def]
-    """And counted, and told."""
+def test_threads_pinned_by_another_else_are_left_alone(python) -> None:  # type: ignore[no-untyped-def]
+    """And counted, and reported."""
     out = child(
         python,
         """
@@ -100,7 +100,7 @@ def test_threads_pinned_by_someone_else_are_left_alone(python) -> None:  # type:
 
 
 @TWO_CPUS
-def test_a_thread_that_the_kernel_keeps_is_told_and_the_others_are_bound(python) -> None:  # type: ignore[no-untyped-def]
+def test_a_thread_that_the_kernel_keeps_is_reported_and_the_others_are_bound(python) -> None:  # type: ignore[no-untyped-def]
     """As io_uring's are kept; where binding is required it is an error, and every thread is where it was."""
     out = child(
         python,
@@ -228,7 +228,7 @@ def test_a_process_of_two_thousand_threads(python) -> None:  # type: ignore[no-u
 
 
 @TWO_CPUS
-def test_a_fork_of_a_bound_process_knows_it(python) -> None:  # type: ignore[no-untyped-def]
+def test_a_fork_of_a_bound_process_finds_it(python) -> None:  # type: ignore[no-untyped-def]
     """Nothing to do for the same GPU; another one is reached from the mask before."""
     out = child(
         python,
@@ -293,7 +293,7 @@ def test_the_mask_of_a_bound_parent_is_a_limit_for_another_program(tmp_path: Pat
 
 
 def engine(folder: Path, start: str) -> subprocess.CompletedProcess[str]:
-    """Run ENGINE; the worker says whether it is where it should be."""
+    """Run ENGINE; the worker states whether it is where it should be."""
     script = folder / "engine.py"
     script.write_text(ENGINE)
     command = [sys.executable, str(script), start, str(max(os.sched_getaffinity(0)))]
@@ -375,8 +375,8 @@ def test_a_rank_beyond_the_gpus_is_next_to_all_of_them() -> None:
     assert "name its GPU (gpu=…)" in str(report)
 
 
-def test_legacy_steps_down_to_the_one_node_it_knows() -> None:
-    """Several preferred nodes are not of its time: told as a step down."""
+def test_legacy_steps_down_to_the_one_node_it_finds() -> None:
+    """Several preferred nodes are not of its time: reported as a step down."""
     from affinity.testing import FakeHost
 
     settings = affinity.Settings(v2=False)
@@ -446,7 +446,7 @@ def test_modes_whose_process_runs_already_bind_in_process(python) -> None:  # ty
         assert python(text, mode.value).stdout == "preferred:0 libnuma\n"
 
 
-def test_the_report_says_what_the_kernel_says() -> None:
+def test_the_report_states_what_the_kernel_states() -> None:
     """Masks of all threads, the policy, the pages: of this very process."""
     seen = Observed.read(THIS_PROCESS)
     assert {t: set(m) for t, m in seen.threads.items()} == {t: os.sched_getaffinity(t) for t in THIS_PROCESS.threads()}

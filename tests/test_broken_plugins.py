@@ -1,4 +1,4 @@
-"""Distributions that are broken, each in one way (tests/dists): data for whoever looks, an error for whoever asks."""
+"""Distributions that are broken, each in one way (tests/dists): data for whatever looks, an error for whatever asks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISTS = Path(__file__).parent / "dists"
 ZOO = os.pathsep.join(sorted(str(path) for path in DISTS.iterdir() if path.is_dir()))
 TWO = "pack:2 core:4 gpu:1"
 
-#: Folder, name of the plugin, and what its error says: whose it is, what is wrong and what to do.
+#: Folder, name of the plugin, and what its error states: whose it is, what is wrong and what to do.
 BROKEN = [
     (
         "import_error",
@@ -38,7 +38,7 @@ BROKEN = [
     (
         "missing_dependency",
         "missing-dependency",
-        "needs module 'hwloc_bindings_that_nobody_has', which is not installed; install that, or uninstall broken-dep",
+        "needs module 'hwloc_bindings_that_none_has', which is not installed; install that, or uninstall broken-dep",
     ),
     ("not_a_subclass", "not-a-subclass", "class Strategy is no subclass of AffinityStrategy"),
     ("not_a_subclass", "function", "it is a function, expected a subclass of AffinityStrategy"),
@@ -77,7 +77,7 @@ def use(monkeypatch: pytest.MonkeyPatch, *folders: str) -> None:
 def test_a_broken_strategy_is_data_until_it_is_asked_for(
     folder: str, name: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the catalog with its error; nobody's trouble who does not name it; that very error for who does."""
+    """In the catalog with its error; no program's trouble that does not name it; that very error for that does."""
     use(monkeypatch, folder)
     (info,) = [i for i in Plugins().strategies.list() if i.name == name]
     assert re.search(words, info.error)
@@ -103,7 +103,7 @@ def test_of_several_named_a_broken_one_is_passed_over_with_its_error(monkeypatch
 
 
 def test_two_distributions_with_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither wins: both are named, in the catalog and to whoever asks; everybody else goes on."""
+    """Neither wins: both are named, in the catalog and to whatever asks; everyone else goes on."""
     use(monkeypatch, "twin_a", "twin_b")
     strategies = Plugins().strategies
     words = r"claimed by twin-a \(twin_a:Strategy\) and twin-b \(twin_b:Strategy\): uninstall one of them"
@@ -153,7 +153,7 @@ def test_a_supports_that_is_no_answer_is_a_no(name: str, words: str, monkeypatch
 
 
 def test_a_strategy_that_lies_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says that it bound a thousand threads; the report says what the kernel shows, and who said otherwise."""
+    """It reports a thousand bound threads; the report has what the kernel shows, and the difference."""
     use(monkeypatch, "liar")
     fake = FakeHost(TWO)
     report = affinity.bind(gpu=1, host=fake.host, settings=Settings(strategies=("liar",)))
@@ -162,7 +162,7 @@ def test_a_strategy_that_lies_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
     assert report.strategy == "liar"
     assert not report.satisfied
     assert report.observed.threads == {fake.kernel.thread_id(): CpuSet.parse("0-7")}
-    assert [(d.action, d.remedy) for d in report.degradations] == [("strategy liar", "tell its author")]
+    assert [(d.action, d.remedy) for d in report.degradations] == [("strategy liar", "show its author")]
     assert "reported success at CPUs 4-7" in str(report)
     assert "the kernel shows CPUs 0-7 and memory policy default" in str(report)
 
@@ -175,7 +175,7 @@ def test_a_lie_is_an_error_where_binding_is_required(monkeypatch: pytest.MonkeyP
         affinity.bind(gpu=1, host=FakeHost(TWO).host, settings=settings)
 
 
-def test_a_lie_is_not_believed_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lie_is_not_trusted_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it left behind is taken for no binding: an honest strategy then does the work."""
     use(monkeypatch, "liar")
     fake = FakeHost(TWO)
@@ -184,8 +184,8 @@ def test_a_lie_is_not_believed_the_second_time(monkeypatch: pytest.MonkeyPatch) 
     assert (report.satisfied, report.already_bound) == (True, False)
 
 
-def test_a_command_that_a_liar_did_not_bind_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The note in the environment is believed only where the mask is what it says."""
+def test_a_command_that_a_liar_did_not_bind_finds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note in the environment is trusted only where the mask is what it states."""
     use(monkeypatch, "liar")
     fake = FakeHost(TWO)
     planned = affinity.plan(gpu=1, host=fake.host, settings=Settings(strategies=("liar",)), launch_mode="command")
@@ -203,9 +203,9 @@ def test_a_lie_on_the_real_kernel_is_caught(python) -> None:  # type: ignore[no-
         "report = affinity.bind(settings=affinity.Settings(strategies=('liar',), nodes=(0,), devices=('pci',)))\n"
         "print(report.strategy, report.satisfied, report.degradations[-1])"
     )
-    said = python(program, PYTHONPATH=str(DISTS / "liar")).stdout
-    assert said.startswith("liar False strategy liar: it reported success at CPUs")
-    assert "memory policy default; tell its author" in said
+    printed = python(program, PYTHONPATH=str(DISTS / "liar")).stdout
+    assert printed.startswith("liar False strategy liar: it reported success at CPUs")
+    assert "memory policy default; report it to its author" in printed
 
 
 def test_a_broken_policy_is_data_until_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,14 +218,14 @@ def test_a_broken_policy_is_data_until_it_is_asked_for(monkeypatch: pytest.Monke
 
 
 def test_device_providers_that_fail_leave_the_answer_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One raises what it may, one what it may not, one when asked whether it can, one is not there: all are told."""
+    """One raises what it may, one what it may not, one when asked if it can, one is not there: all are reported."""
     use(monkeypatch, "policies_and_devices")
     host = FakeHost("dgx-h100").host
     found = Inventory(host, Settings(), {}, Plugins().devices)
     assert len(found.machine) == 8
-    told = "\n".join(found.notes)
-    assert "device provider Falls raised IndexError: a mistake of its author; report it to its author" in told
-    assert "there is no 'Absent' in module 'broken_others'" in told
+    reported = "\n".join(found.notes)
+    assert "device provider Falls raised IndexError: a mistake of its author; report it to its author" in reported
+    assert "there is no 'Absent' in module 'broken_others'" in reported
     assert len(Inventory(host, Settings(devices=("refuses", "pci")), {}, Plugins().devices).visible) == 8
 
 

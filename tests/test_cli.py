@@ -1,4 +1,4 @@
-"""The command on machines of every kind: what it prints, and how it says that it cannot."""
+"""The command on machines of every kind: what it prints, and how it states that it cannot."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_json_of_a_plan_is_stable() -> None:
         "problem": None,
         "policy": "node",
         "launch_mode": "spawn",
-        "launch_reason": "asked for by the caller",
+        "launch_reason": "assumed for another machine",
         "launcher": None,
         "notes": [],
     }
@@ -119,7 +119,7 @@ def test_the_launch_mode_decides_the_strategy(mode: str, strategy: str) -> None:
     assert {row["strategy"] for row in printed("plan", "--synthetic", TWO, "--launch-mode", mode)} == {strategy}
 
 
-def test_show_tells_of_packages_nodes_distances_and_gpus(dgx: str) -> None:
+def test_show_shows_of_packages_nodes_distances_and_gpus(dgx: str) -> None:
     """Everything a placement could depend on."""
     shown = printed("show", "--root", dgx)
     assert [p["nodes"] for p in shown["packages"]] == [[0], [1]]
@@ -128,7 +128,7 @@ def test_show_tells_of_packages_nodes_distances_and_gpus(dgx: str) -> None:
     assert all(g["node_reason"] and g["visible"] for g in shown["gpus"])
 
 
-def test_show_tells_what_is_allowed_here() -> None:
+def test_show_shows_what_is_allowed_here() -> None:
     """Under taskset, on this very machine."""
     cpu = min(os.sched_getaffinity(0))
     shown = json.loads(affinity("show", "--json", prefix=("taskset", "-c", str(cpu))).stdout)
@@ -145,18 +145,18 @@ def test_show_has_a_table_of_a_machine_with_cpuless_nodes(tmp_path: Path) -> Non
 
 def test_explain_gives_each_rules_verdict_and_what_decided() -> None:
     """The whole table; exactly one line applies; each setting names its variable."""
-    told = printed("explain", "--synthetic", TWO, "--gpu", "0", "--launch-mode", "ray", SGLANG_NUMA_BIND_V2="0")
-    assert [r["rule"] for r in told["rules"] if r["applies"]] == [4]
-    assert told["strategy"] == "legacy"
-    decided = {s["variable"]: s["decided_by"] for s in told["settings"]}
+    reported = printed("explain", "--synthetic", TWO, "--gpu", "0", "--launch-mode", "ray", SGLANG_NUMA_BIND_V2="0")
+    assert [r["rule"] for r in reported["rules"] if r["applies"]] == [4]
+    assert reported["strategy"] == "legacy"
+    decided = {s["variable"]: s["decided_by"] for s in reported["settings"]}
     assert decided["SGLANG_NUMA_BIND_V2"] == "SGLANG_NUMA_BIND_V2=0"
     assert decided["AFFINITY_POLICY"] is None
 
 
 def test_explain_shows_that_the_variable_wins_over_its_alias() -> None:
     """AFFINITY_AUTO=1 against SGLANG_AUTO_NUMA_BIND=0."""
-    told = printed("explain", "--synthetic", TWO, "--gpu", "0", AFFINITY_AUTO="1", SGLANG_AUTO_NUMA_BIND="0")
-    setting = next(s for s in told["settings"] if s["variable"] == "AFFINITY_AUTO")
+    reported = printed("explain", "--synthetic", TWO, "--gpu", "0", AFFINITY_AUTO="1", SGLANG_AUTO_NUMA_BIND="0")
+    setting = next(s for s in reported["settings"] if s["variable"] == "AFFINITY_AUTO")
     assert (setting["value"], setting["decided_by"]) == (True, "AFFINITY_AUTO=1")
 
 
@@ -182,7 +182,7 @@ def test_strategies_lists_what_is_installed() -> None:
     assert (launchers["hydra"]["launch_modes"], launchers["hydra"]["distance"]) == (["mpi"], 20)
 
 
-def test_strategies_says_why_numactl_cannot_act(tmp_path: Path) -> None:
+def test_strategies_states_why_numactl_cannot_act(tmp_path: Path) -> None:
     """With the remedy."""
     listed = printed("strategies", PATH=str(tmp_path))
     numactl = next(s for s in listed["strategies"] if s["name"] == "numactl")
@@ -191,7 +191,7 @@ def test_strategies_says_why_numactl_cannot_act(tmp_path: Path) -> None:
 
 
 def test_strategies_shows_a_broken_plugin_with_its_error(tmp_path: Path) -> None:
-    """A distribution whose module does not import is a line in the table, and in nobody's way."""
+    """A distribution whose module does not import is a line in the table, and in no program's way."""
     info = tmp_path / "broken_one-1.5.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-one\nVersion: 1.5\n")
@@ -232,14 +232,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "environ", "status", "said"), BAD, ids=[str(n) for n in range(len(BAD))])
+@pytest.mark.parametrize(("arguments", "environ", "status", "printed"), BAD, ids=[str(n) for n in range(len(BAD))])
 def test_what_cannot_be_done_is_one_message_and_a_status(
-    arguments: tuple[str, ...], environ: dict[str, str], status: int, said: str
+    arguments: tuple[str, ...], environ: dict[str, str], status: int, printed: str
 ) -> None:
     """On stderr, with nothing on stdout and never a traceback."""
     done = called(*arguments, **environ)
     assert done.returncode == status, done.stdout + done.stderr
-    assert said in done.stderr
+    assert printed in done.stderr
     assert "Traceback" not in done.stderr
     assert not done.stdout
 

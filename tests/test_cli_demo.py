@@ -16,7 +16,7 @@ NODES = HOST.topology.nodes_of(HOST.allowed_cpus)
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, object]:
+def reported() -> dict[str, object]:
     """One run, as JSON."""
     done = affinity("demo", "--json")
     assert done.returncode == 0, done.stderr
@@ -24,9 +24,9 @@ def told() -> dict[str, object]:
     return shape
 
 
-def test_each_worker_is_where_the_kernel_says(told: dict[str, object]) -> None:
+def test_each_worker_is_where_the_kernel_states(reported: dict[str, object]) -> None:
     """A spawned one for each place and one in process: mask of every thread, policy, pages."""
-    workers = told["workers"]
+    workers = reported["workers"]
     assert isinstance(workers, list)
     assert [w["started_by"] for w in workers].count("a plain subprocess") == 1
     for worker in workers:
@@ -40,16 +40,16 @@ def test_each_worker_is_where_the_kernel_says(told: dict[str, object]) -> None:
         assert sum(seen["resident"].values()) > 32 << 20, "the scheduler touched its memory"
 
 
-def test_a_spawned_worker_is_born_there_and_the_other_binds_itself(told: dict[str, object]) -> None:
+def test_a_spawned_worker_is_born_there_and_the_other_binds_itself(reported: dict[str, object]) -> None:
     """numactl before the start, libnuma in the process; each with its reason."""
-    workers = told["workers"]
+    workers = reported["workers"]
     assert isinstance(workers, list)
     assert [(w["strategy"], w["already"]) for w in workers[:-1]] == [("numactl", True)] * (len(workers) - 1)
     assert (workers[-1]["strategy"], workers[-1]["already"]) == ("libnuma", False)
     assert all(w["reason"] for w in workers)
 
 
-def test_without_gpus_stand_ins_are_said_to_be_such() -> None:
+def test_without_gpus_stand_ins_are_printed_to_be_such() -> None:
     """One on each node that the operator names; the table is for people."""
     node = NODES.first()
     done = affinity("demo", AFFINITY_NODES=str(node), AFFINITY_DEVICES="pci", AFFINITY_MEMORY="none")
@@ -75,13 +75,13 @@ def test_another_machine_is_refused() -> None:
 
 
 def test_where_binding_is_required_and_refused_the_status_is_3(tmp_path: Path) -> None:
-    """The parent's strategy cannot act: nothing is started, and its reason is told."""
+    """The parent's strategy cannot act: nothing is started, and its reason is reported."""
     done = affinity("demo", AFFINITY_ENFORCE="required", AFFINITY_STRATEGY="numactl", PATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (3, "")
     assert "apt-get install numactl" in done.stderr
 
 
-def test_a_wrong_setting_is_told_before_anything_starts() -> None:
+def test_a_wrong_setting_is_reported_before_anything_starts() -> None:
     """Status 2."""
     done = affinity("demo", AFFINITY_NODES="4000")
     assert (done.returncode, done.stdout) == (2, "")

@@ -40,7 +40,7 @@ def test_under_taskset_a_narrowed_mask_is_not_widened() -> None:
     assert f"prefer:{NODE} " in done.stdout
 
 
-def test_a_bound_command_knows_what_was_allowed_before() -> None:
+def test_a_bound_command_finds_what_was_allowed_before() -> None:
     """A worker that it starts for another node is not kept on this one."""
     program = "import os, affinity; print(os.environ['AFFINITY_BOUND'], affinity.Host.live().allowed_cpus)"
     done = affinity(*HERE, sys.executable, "-c", program)
@@ -50,13 +50,13 @@ def test_a_bound_command_knows_what_was_allowed_before() -> None:
 
 
 def test_without_numactl_the_mask_and_policy_are_inherited(tmp_path: Path) -> None:
-    """The fallback binds as well, and nothing is said, for nothing was given up."""
+    """The fallback binds as well, and nothing is printed, for nothing was dropped."""
     done = affinity(*HERE, "/bin/sh", "-c", f"PATH=/usr/bin:/bin; {STATE}", PATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert f"prefer:{NODE} " in done.stdout
 
 
-def test_a_numactl_that_refuses_is_told_and_survived(tmp_path: Path) -> None:
+def test_a_numactl_that_refuses_is_reported_and_survived(tmp_path: Path) -> None:
     """Its own words reach the operator; the command is bound another way."""
     false = tmp_path / "numactl"
     false.write_text("#!/bin/sh\necho 'the libnuma of the day is closed' >&2\nexit 7\n")
@@ -154,7 +154,7 @@ def test_the_double_dash_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "said"),
+    ("name", "status", "printed"),
     [
         ("no-such-command-anywhere", 127, "command not found"),
         ("./missing", 127, "command not found"),
@@ -162,12 +162,12 @@ def test_the_double_dash_may_be_left_out() -> None:
         ("./", 126, "Permission denied"),
     ],
 )
-def test_what_cannot_be_executed_ends_as_in_a_shell(tmp_path: Path, name: str, status: int, said: str) -> None:
+def test_what_cannot_be_executed_ends_as_in_a_shell(tmp_path: Path, name: str, status: int, printed: str) -> None:
     """126 and 127, with one line on stderr, although it is numactl that would execute it."""
     (tmp_path / "plain").write_text("text")
     done = affinity(*HERE, f"{tmp_path}/{name}" if "/" in name else name)
     assert done.returncode == status, done.stderr
-    assert said in done.stderr
+    assert printed in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -190,7 +190,7 @@ def test_another_machine_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environ", "status", "said"),
+    ("arguments", "environ", "status", "printed"),
     [
         (("run", "--", "true"), {}, 2, "--gpu REF or --node N"),
         (("run", "--gpu", "0", "--node", "0", "--", "true"), {}, 2, "--gpu and --node"),
@@ -203,13 +203,13 @@ def test_another_machine_is_refused() -> None:
         ((*HERE, "true"), {"AFFINITY_STRATEGY": "numactl", "PATH": "/nowhere"}, 3, "apt-get install numactl"),
     ],
 )
-def test_what_is_wrong_is_told_before_anything_starts(
-    arguments: tuple[str, ...], environ: dict[str, str], status: int, said: str
+def test_what_is_wrong_is_reported_before_anything_starts(
+    arguments: tuple[str, ...], environ: dict[str, str], status: int, printed: str
 ) -> None:
     """With the form that click reads and the one that it does not."""
     done = affinity(*arguments, **environ)
     assert done.returncode == status, done.stderr
-    assert said in done.stderr
+    assert printed in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -231,7 +231,7 @@ def test_required_ends_with_3_where_numactl_and_its_fallback_are_refused(tmp_pat
     assert not done.stdout
 
 
-def test_a_plan_for_the_command_mode_says_the_same() -> None:
+def test_a_plan_for_the_command_mode_states_the_same() -> None:
     """`affinity explain` and `affinity run` use one table."""
     done = affinity("explain", "--node", str(NODE), "--launch-mode", "command", "--json")
     assert json.loads(done.stdout)["strategy"] == "numactl"

@@ -39,7 +39,7 @@ def masks(fake: FakeHost) -> set[str]:
 
 
 def test_a_cpu_goes_offline_between_plan_and_bind() -> None:
-    """The rest is bound, in every thread; the report says which CPU was lost, and a second bind is whole again."""
+    """The rest is bound, in every thread; the report states which CPU was lost, and a second bind is whole again."""
     fake = FakeHost(MACHINE, threads=5)
     seen_before = fake.host
     fake.kernel.narrow(cpuset=CpuSet.parse("0-6"))
@@ -83,7 +83,7 @@ def test_the_whole_node_leaves_the_cpuset_between_plan_and_bind(settings: Settin
 
 @pytest.mark.parametrize("memory", [MemoryMode.PREFERRED, MemoryMode.BIND])
 def test_the_nodes_memory_leaves_the_cpuset_between_plan_and_bind(memory: MemoryMode) -> None:
-    """CPUs only: the kernel's EINVAL reaches the report, also through libnuma, which says nothing."""
+    """CPUs only: the kernel's EINVAL reaches the report, also through libnuma, which states nothing."""
     fake = FakeHost(MACHINE)
     seen_before = fake.host
     fake.kernel.narrow(mems=NodeSet([0]))
@@ -96,13 +96,13 @@ def test_the_nodes_memory_leaves_the_cpuset_between_plan_and_bind(memory: Memory
 
 
 def test_a_policy_that_the_kernel_cuts_is_no_success() -> None:
-    """bind:0,1 of which one is left: said, with what the kernel made of it, and taken back."""
+    """bind:0,1 of which one is left: printed, with what the kernel made of it, and taken back."""
     fake = FakeHost(MACHINE)
     seen_before = fake.host
     fake.kernel.narrow(mems=NodeSet([1]))
     report = affinity.bind(gpu=[0, 1], host=seen_before, settings=Settings(memory=MemoryMode.BIND))
-    said = [d.error for d in report.degradations]
-    assert "memory policy bind:0-1 was asked for, the kernel made it bind:1: nodes outside the cpuset?" in said
+    printed = [d.error for d in report.degradations]
+    assert "memory policy bind:0-1 was asked for, the kernel made it bind:1: nodes outside the cpuset?" in printed
     assert report.observed.policy == MemoryPolicy()
     assert not report.satisfied
 
@@ -132,7 +132,7 @@ def test_a_thread_ends_between_the_listing_and_a_call(call: str) -> None:
     assert masks(fake) == {"0-7"}
 
 
-def test_undo_puts_back_what_it_can_and_says_what_it_cannot() -> None:
+def test_undo_puts_back_what_it_can_and_states_what_it_cannot() -> None:
     """One thread's mask is refused: the other threads and the memory policy are back all the same."""
     fake = FakeHost(MACHINE, threads=6)
     report = affinity.bind(gpu=1, host=fake.host)
@@ -193,7 +193,7 @@ def program(folder: Path, body: str, name: str = "numactl") -> Path:
 
 
 @pytest.mark.parametrize("body", ["exec sleep 301", "sleep 301", "trap '' TERM INT; sleep 301 & wait"])
-def test_a_numactl_that_hangs_is_given_up_and_ended(tmp_path: Path, body: str) -> None:
+def test_a_numactl_that_hangs_is_dropped_and_ended(tmp_path: Path, body: str) -> None:
     """Within the limit (ten seconds by default), with all that it has started; the worker is started without it."""
     program(tmp_path, body)
     kernel = Patched(tmp_path, seconds=0.3)
@@ -276,7 +276,7 @@ def test_a_probe_in_a_server_with_thousands_of_open_files() -> None:
     opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1200)]
     try:
         assert THIS_PROCESS.check_command(["true"], 5) is None
-        assert THIS_PROCESS.check_command(["sh", "-c", "echo said >&2; exit 3"], 5) == "exit status 3: said"
+        assert THIS_PROCESS.check_command(["sh", "-c", "echo printed >&2; exit 3"], 5) == "exit status 3: printed"
     finally:
         for fd in opened:
             os.close(fd)
@@ -399,7 +399,7 @@ def test_pages_in_a_gpus_memory_stay_there() -> None:
     assert fake.kernel.pages_by_node == {0: 1 << 20, gpu_memory: 1 << 20}
 
 
-def test_undo_believes_what_the_kernel_shows() -> None:
+def test_undo_trusts_what_the_kernel_shows() -> None:
     """A call that is accepted and changes nothing is no undo."""
     fake = FakeHost(MACHINE, threads=3)
     report = affinity.bind(gpu=1, host=fake.host)

@@ -1,4 +1,4 @@
-"""The documentation tells what the code does."""
+"""The documentation shows what the code does."""
 
 from __future__ import annotations
 

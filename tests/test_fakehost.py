@@ -37,7 +37,7 @@ def differences(real: dict[str, str], simulation: dict[str, str]) -> str:
     """A line for each case that Linux and the simulation answer differently."""
     assert real.keys() == simulation.keys()
     wrong = [name for name in real if real[name] != simulation[name]]
-    return "\n".join(f"{name}: Linux says {real[name]}, the simulation {simulation[name]}" for name in wrong)
+    return "\n".join(f"{name}: Linux states {real[name]}, the simulation {simulation[name]}" for name in wrong)
 
 
 def modes_of_this_kernel() -> frozenset[MemoryMode]:
@@ -86,7 +86,7 @@ def test_a_bind_on_a_fake_host_is_a_bind() -> None:
 
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
 def test_a_worker_started_on_a_fake_host_is_born_bound(strategy: str) -> None:
-    """Through the rewritten command line, which also tells it whose worker it is."""
+    """Through the rewritten command line, which also shows it whose worker it is."""
     fake = FakeHost("gb200", environ={"AFFINITY_STRATEGY": strategy})
     settings = Settings.from_environ(fake.kernel.environ)
     with affinity.spawning(gpu=3, host=fake.host, settings=settings):
@@ -101,7 +101,7 @@ def test_a_worker_started_on_a_fake_host_is_born_bound(strategy: str) -> None:
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EINVAL])
 def test_refused_memory_policies_walk_down_the_ladder(number: int) -> None:
-    """CPUs only, with the errno told; required: everything as it was."""
+    """CPUs only, with the errno reported; required: everything as it was."""
     fake = FakeHost("dgx-h100")
     fake.kernel.refuse("set_mempolicy", number)
     report = affinity.bind(gpu=7, host=fake.host)
@@ -133,7 +133,7 @@ def test_a_full_node_spills_under_preferred_and_kills_under_bind() -> None:
         fake.kernel.touch(PAGE)
 
 
-def test_pages_that_do_not_fit_stay_and_are_told() -> None:
+def test_pages_that_do_not_fit_stay_and_are_reported() -> None:
     """migrate_pages to a node with half the room: ENOMEM, the rest where it was, nothing lost."""
     fake = FakeHost("dgx-h100", free={0: GiB, 1: GiB // 2})
     fake.kernel.touch(GiB)
@@ -175,26 +175,28 @@ def test_an_exec_ends_threads_and_pages_and_keeps_mask_and_policy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "allowed", "said"),
+    ("options", "allowed", "printed"),
     [
         (["--physcpubind=8"], "0-7", "out of range"),
         (["--membind=1"], "0-7", "out of range"),
         (["--no-such-option"], "0-7", "not recognized"),
     ],
 )
-def test_numactl_refuses_here_what_it_refuses_there(options: list[str], allowed: str, said: str) -> None:
-    """What lies outside the cpuset; what it does not know."""
+def test_numactl_refuses_here_what_it_refuses_there(options: list[str], allowed: str, printed: str) -> None:
+    """What lies outside the cpuset; what it does not find."""
     fake = FakeHost(allowed_cpus=CpuSet.parse(allowed), allowed_nodes=NodeSet([0]))
-    assert said in (fake.kernel.check_command(["numactl", *options, "true"], 1.0) or "")
+    assert printed in (fake.kernel.check_command(["numactl", *options, "true"], 1.0) or "")
 
 
 @pytest.mark.parametrize("options", [["--physcpubind=0"], ["-C", "0-0"], ["--membind=0"], ["--preferred=0"]])
 def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options: list[str]) -> None:
     """The same command line, on this machine and on a simulation of it."""
     host = Host.live()
-    told = "from kernel_cases import state; from affinity.kernel.linux import THIS_PROCESS; print(state(THIS_PROCESS))"
+    reported = (
+        "from kernel_cases import state; from affinity.kernel.linux import THIS_PROCESS; print(state(THIS_PROCESS))"
+    )
     real = subprocess.run(
-        ["numactl", *options, sys.executable, "-c", told],
+        ["numactl", *options, sys.executable, "-c", reported],
         capture_output=True,
         text=True,
         check=True,
@@ -207,7 +209,7 @@ def test_the_real_numactl_leaves_the_state_that_the_simulated_one_leaves(options
 
 
 def test_a_machine_whose_nodes_share_their_cpus_is_bound_like_any_other() -> None:
-    """A kernel with `numa=fake=4`: GPU 1 is on node 2, whose CPUs are everybody's and whose memory is its own."""
+    """A kernel with `numa=fake=4`: GPU 1 is on node 2, whose CPUs are everyone's and whose memory is its own."""
     fake = FakeHost("numa-fake", threads=3)
     fake.kernel.touch(1 << 20)
     assert fake.kernel.pages_by_node == {0: 1 << 20}  # the first node of the CPU

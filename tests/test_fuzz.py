@@ -142,7 +142,7 @@ def test_references_to_gpus(reference: str | int | list[str | int], visible: str
 def tree(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small machine's files (two nodes, 32 CPUs, GPUs behind bridges), and a place to put some of them aside."""
     root = tmp_path_factory.mktemp("machine")
-    machine = machines.get("vm-bridge-knows")
+    machine = machines.get("vm-known-bridge")
     nodes = tuple(attrs.evolve(n, initiators=NodeSet([1 - n.id])) for n in machine.nodes)
     gpus = tuple(attrs.evolve(gpu, memory_node=i) for i, gpu in enumerate(machine.gpus))
     trees.write(attrs.evolve(machine, nodes=nodes, gpus=gpus), root, status=False)

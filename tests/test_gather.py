@@ -29,7 +29,7 @@ def affinity_gather(archive: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.affinity_machines("gb200", "vm-bridge-knows", "power9-ac922", "numa-fake")
+@pytest.mark.affinity_machines("gb200", "vm-known-bridge", "power9-ac922", "numa-fake")
 @pytest.mark.parametrize("lists", [True, False], ids=["lists", "masks"])
 def test_a_gathered_machine_is_the_machine(machine: Machine, lists: bool, tmp_path: Path) -> None:
     """Also what was allowed there."""
@@ -109,7 +109,7 @@ def test_an_archive_of_another_tool_with_one_directory_on_top_is_read(tmp_path: 
 
 def test_a_capture_of_an_old_kernel_and_of_odd_files_reads_the_same(tmp_path: Path) -> None:
     """Offline CPUs in `cpuN/online` alone, packages without a number, and a note where a row is left out."""
-    machine = attrs.evolve(machines.get("vm-bridge-knows"), offline=CpuSet([3, 17]))
+    machine = attrs.evolve(machines.get("vm-known-bridge"), offline=CpuSet([3, 17]))
     root = Path(trees.write(machine, tmp_path / "root"))
     cpus, nodes = root / "sys/devices/system/cpu", root / "sys/devices/system/node"
     (cpus / "online").unlink()

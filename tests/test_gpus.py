@@ -73,7 +73,7 @@ def test_dgx_h100_workers_get_the_cpus_of_their_node(tree: Tree, capsys: pytest.
     assert [plan["cpus"] for plan in plans] == ["0-55,112-167"] * 4 + ["56-111,168-223"] * 4
 
 
-def test_a_container_without_the_gpus_node_says_so(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_container_without_the_gpus_node_states_so(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     """The node is known, but nothing of it is allowed: no placement, and the reason with the numbers."""
     machine = machines.get("container-without-gpu-node")
     plans = planned(tree(machine.name), capsys)
@@ -92,7 +92,7 @@ def test_a_container_without_the_gpus_node_says_so(tree: Tree, capsys: pytest.Ca
         {"nul": True, "lists": False},
     ],
 )
-@pytest.mark.parametrize("machine", ["azure-ndv4", "vm-bridge-knows"])
+@pytest.mark.parametrize("machine", ["azure-ndv4", "vm-known-bridge"])
 def test_odd_trees_give_the_same_table(machine: str, oddity: dict[str, bool], tmp_path: Path) -> None:
     """Files that end in NUL, and kernels that write masks and no lists."""
     host = Host.from_root(trees.write(machines.get(machine), tmp_path, **oddity))
@@ -147,7 +147,7 @@ def on(topology: Topology) -> Host:
         ("1,phys:0,0000:1b:00.0", [5, 0]),
     ],
 )
-def test_a_reference_names_the_gpu_it_says(reference: str | int, places: list[int]) -> None:
+def test_a_reference_names_the_gpu_it_states(reference: str | int, places: list[int]) -> None:
     """CUDA shows the third and the fifth; addresses and physical ordinals see all."""
     found = listed("dgx-h100", {"CUDA_VISIBLE_DEVICES": "3,5"})
     assert str(found.machine[0]) == "0000:1b:00.0"
@@ -158,14 +158,14 @@ def test_a_reference_names_the_gpu_it_says(reference: str | int, places: list[in
     "reference",
     ["2", "-1", "phys:8", "phys:", "phys:x", "0000:ff:00.0", "GPU-8f2c", "MIG-1", "", "zero", "1,,0", "99999999"],
 )
-def test_a_reference_to_nothing_says_what_is_there(reference: str) -> None:
+def test_a_reference_to_nothing_states_what_is_there(reference: str) -> None:
     """UnknownGpuError with the GPUs, and the forms there are."""
     found = listed("dgx-h100", {"CUDA_VISIBLE_DEVICES": "3,5"})
     with pytest.raises(UnknownGpuError, match=r"0000:1b:00\.0.*\(2 visible\).*phys:N"):
         resolve(reference, found)
 
 
-def test_an_ambiguous_prefix_says_whom_it_names() -> None:
+def test_an_ambiguous_prefix_states_whom_it_names() -> None:
     """Two AMD GPUs whose unique ids begin alike."""
     found = listed(with_devices(amd(1, unique_id="8f2c000000000001"), amd(2, unique_id="8f2c000000000002")))
     assert resolve("gpu-8F2C000000000002", found) == (found.machine[1],)
@@ -194,8 +194,8 @@ def test_a_driver_reference_is_an_entry_and_no_visible_ordinal() -> None:
             resolve(absent, found)
 
 
-def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
-    """A worker of two GPUs, of which one could be anywhere, is placed by the other: it must say so."""
+def test_several_nodes_are_reported_and_an_unknown_one_by_name() -> None:
+    """A worker of two GPUs, of which one could be anywhere, is placed by the other: it must state so."""
     near, far, lost = (Gpu(PciAddress(0, bus, 0, 0), "nvidia", node=node) for bus, node in enumerate((0, 1, None)))
     assert _multi_node_note((near, near), "its GPUs are") == ""
     assert (
@@ -206,22 +206,22 @@ def test_several_nodes_are_told_and_an_unknown_one_by_name() -> None:
     )
 
 
-def test_a_launchers_gpus_on_several_nodes_are_told() -> None:
+def test_a_launchers_gpus_on_several_nodes_are_reported() -> None:
     """Ray gives an actor GPUs 0 and 7 of a DGX: one on each socket."""
     found = listed("dgx-h100")
     assert _assigned_gpus("ray", ["driver:0", "driver:1"], found, required=True)[1] == ""
-    mine, told = _assigned_gpus("ray", ["driver:0", "driver:7"], found, required=True)
+    mine, reported = _assigned_gpus("ray", ["driver:0", "driver:7"], found, required=True)
     assert mine == (found.machine[0], found.machine[7])
-    assert told == "its GPUs are on several nodes: it is placed on all of these"
+    assert reported == "its GPUs are on several nodes: it is placed on all of these"
 
 
 def test_an_assigned_gpu_that_is_not_here_is_a_note_and_an_error_where_binding_is_required() -> None:
     """Of every launcher alike."""
     found = listed("gh200")
     words = "launcher acme assigned GPU driver:7, which is not here"
-    gpus, told = _assigned_gpus("acme", ["driver:7"], found, required=False)
+    gpus, reported = _assigned_gpus("acme", ["driver:7"], found, required=False)
     assert gpus == ()
-    assert words in told
+    assert words in reported
     with pytest.raises(UnknownGpuError, match=words):
         _assigned_gpus("acme", ["driver:7"], found, required=True)
 
@@ -233,7 +233,7 @@ def test_an_amd_launchers_ids_count_what_rocr_leaves() -> None:
     assert resolve("driver:3", found) == (found.machine[7],)
 
 
-def test_different_models_are_told_as_a_warning_with_the_remedy() -> None:
+def test_different_models_are_reported_as_a_warning_with_the_remedy() -> None:
     """And neither an ordinal nor a launcher's id is taken for a GPU on another node."""
     host = with_devices(nvidia(1, device=0x2330), nvidia(2, device=0x1EB8, node=1))
     for refer in (lambda f: resolve(0, f), lambda f: resolve("driver:0", f)):
@@ -260,7 +260,7 @@ def test_ordinals_count_one_vendors_gpus() -> None:
 
 
 def test_the_operators_nodes_are_over_all_detection() -> None:
-    """One a GPU in PCI order; the disagreement is told."""
+    """One a GPU in PCI order; the disagreement is reported."""
     found = listed("dgx-h100", nodes=(1, 1, 1, 1, 0, 0, 0, 0))
     assert [g.node for g in found.machine] == [1, 1, 1, 1, 0, 0, 0, 0]
     assert found.machine[0].node_reason == "from AFFINITY_NODES; but PCI numa_node has node 0"
@@ -324,7 +324,7 @@ class Providers(Registry[DeviceProvider]):
 
 
 def test_the_operators_nodes_may_count_the_gpus_a_container_shows() -> None:
-    """sysfs lists eight, the driver two: both counts are understood, and others are told with both."""
+    """sysfs lists eight, the driver two: both counts are understood, and others are reported with both."""
 
     class Two(Driver):
         shows = tuple(Gpu(g.pci, "nvidia") for g in machines.get("dgx-h100").gpus[4:6])
@@ -338,7 +338,7 @@ def test_the_operators_nodes_may_count_the_gpus_a_container_shows() -> None:
         _ = found(0, 1, 1).devices
 
 
-def test_a_driver_that_fails_is_told_and_files_answer() -> None:
+def test_a_driver_that_fails_is_reported_and_files_answer() -> None:
     """Once, however often it is looked at."""
     found = Inventory(on(machines.load("dgx-h100")), Settings(), {}, Providers(nvml=Broken(), pci=Pci()))
     assert [g.node for g in found.devices] == [g.node for g in found.machine] == NODES_OF["dgx-h100"]
@@ -355,11 +355,11 @@ def test_a_third_partys_driver_is_asked_too_and_speaks_for_its_vendor_only() -> 
     host = with_devices(amd(1), nvidia(2), amd(3))
     found = Inventory(host, Settings(), {}, Providers(pci=Pci(), rocm=Rocm(), nvml=Broken()))
     assert [str(g) for g in found.devices] == ["0000:02:00.0", "0000:03:00.0"]
-    assert resolve("GPU-1", found)[0].node == 0  # what sysfs knows of it is merged in
+    assert resolve("GPU-1", found)[0].node == 0  # what sysfs finds of it is merged in
 
 
 def test_the_override_asks_the_driver_where_gpus_may_be_hidden() -> None:
-    """This machine's /dev has no node for the 16 GPUs that its sysfs would show: ordinal 0 is the driver's to tell."""
+    """This machine's /dev has no node for the 16 GPUs that its sysfs would show: ordinal 0 is the driver's to show."""
 
     class One(Driver):
         shows = (Gpu(machines.get("dgx-2").gpus[9].pci, "nvidia"),)
@@ -426,8 +426,8 @@ def test_what_is_a_gpu(what: str, address: str, ids: tuple[int, int, int], is_gp
 
 
 @pytest.mark.parametrize(("local", "node"), [("4-7", 1), ("0-7", None), ("", None)])
-def test_local_cpus_tell_the_node_where_numa_node_does_not(local: str, node: int | None) -> None:
-    """A list of all CPUs is how the kernel says that it does not know."""
+def test_local_cpus_show_the_node_where_numa_node_does_not(local: str, node: int | None) -> None:
+    """A list of all CPUs is how the kernel states that it does not find."""
     device = PciDevice(PciAddress(0, 1, 0, 0), 0x10DE, 0x2330, 0x030200, local_cpus=CpuSet.parse(local))
     assert listed(with_devices(device)).machine[0].node == node
 

@@ -116,7 +116,7 @@ def test_age_is_that_of_the_process(python) -> None:  # type: ignore[no-untyped-
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "printed"),
     [
         (["true"], None),
         (["sh", "-c", "echo first >&2; echo second >&2; exit 3"], "exit status 3: second"),
@@ -126,10 +126,10 @@ def test_age_is_that_of_the_process(python) -> None:  # type: ignore[no-untyped-
         (["/etc"], "cannot be executed"),
     ],
 )
-def test_a_probe_tells_how_a_command_failed(argv: list[str], said: str | None) -> None:
+def test_a_probe_shows_how_a_command_failed(argv: list[str], printed: str | None) -> None:
     """Its last line, its status or signal, or that it hung."""
     answer = THIS_PROCESS.check_command(argv, 0.5)
-    assert answer is None if said is None else said in (answer or "")
+    assert answer is None if printed is None else printed in (answer or "")
 
 
 #: Take every descriptor that RLIMIT_NOFILE leaves.

@@ -137,12 +137,12 @@ def test_a_third_partys_launcher_is_found_and_broken_ones_are_notes() -> None:
     fake = FakeHost("dgx-h100", environ={**TORCHRUN, "FLUX_TASK_LOCAL_ID": "6"})
     launch = affinity.plan(host=fake.host).launch
     assert (launch.launcher, launch.mode, launch.gpus) == ("flux", LaunchMode.INLINE, (launch.machine_gpus[6],))
-    told = "\n".join(launch.notes)
-    assert "launcher wreck raised LookupError: no starter; report it to its author" in told
-    assert "launcher wreck raised ZeroDivisionError: no node" in told
-    assert "its mode is 'inline', expected a LaunchMode" in told
-    assert "its distance is 'far', expected a whole number" in told
-    assert "there is no 'Absent' in module" in told
+    reported = "\n".join(launch.notes)
+    assert "launcher wreck raised LookupError: no starter; report it to its author" in reported
+    assert "launcher wreck raised ZeroDivisionError: no node" in reported
+    assert "its mode is 'inline', expected a LaunchMode" in reported
+    assert "its distance is 'far', expected a whole number" in reported
+    assert "there is no 'Absent' in module" in reported
 
 
 @pytest.mark.usefixtures("installed")

@@ -135,7 +135,7 @@ RANK_1 = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
 @pytest.mark.parametrize("required", ["best-effort", "required"])
 def test_a_data_loader_of_a_bound_rank_stays_where_the_rank_is(tmp_path: Path, method: str, required: str) -> None:
-    """It was given no GPU of its own: it keeps CPUs and memory policy, and its report says so."""
+    """It was given no GPU of its own: it keeps CPUs and memory policy, and its report states so."""
     environ = {**RANK_1, "AFFINITY_ENFORCE": required}
     cpus, memory, _, satisfied, notes = loaded(tmp_path, method, {}, bind={"gpu": None}, environ=environ)
     assert (cpus, memory, satisfied) == ([1], "preferred:0", True)

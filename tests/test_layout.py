@@ -109,7 +109,7 @@ PLUGINS = [*(ROOT / "plugins").rglob("*.py"), *PACKAGE.glob("integrations/*/laun
 
 @pytest.mark.parametrize("path", sorted(PLUGINS), ids=lambda p: f"{p.parent.name}.{p.stem}")
 def test_plugins_use_the_public_names_alone(path: Path) -> None:
-    """Built-ins go through the same door as everybody's: `affinity`, and the folders of the groups."""
+    """Built-ins go through the same door as everyone's: `affinity`, and the folders of the groups."""
     own = f"affinity.integrations.{path.parent.name}"
     doors = {"affinity", *(f"affinity.{group}" for group in GROUPS)}
     for module, _ in imports(path):

@@ -47,15 +47,15 @@ STRONGEST_FIRST = (
 
 @settings(deadline=None)
 @given(st.permutations(range(len(STRONGEST_FIRST))), st.integers(0, len(STRONGEST_FIRST) - 1))
-def test_the_strongest_source_wins_in_whatever_order_they_are_told(order: list[int], strongest: int) -> None:
-    """The sources from `strongest` on say node 1, but all weaker than it say node 0."""
-    told = [
+def test_the_strongest_source_wins_in_whatever_order_they_are_reported(order: list[int], strongest: int) -> None:
+    """The sources from `strongest` on state node 1, but all weaker than it state node 0."""
+    reported = [
         STRONGEST_FIRST[i] if i == strongest else nodes(STRONGEST_FIRST[i].source, "0") for i in order if i >= strongest
     ]
-    node, why = on(TWO, *told)
+    node, why = on(TWO, *reported)
     assert node == 1
     assert why.startswith(f"from {STRONGEST_FIRST[strongest].source.label}")
-    assert why.count("has node 0") == len(told) - 1
+    assert why.count("has node 0") == len(reported) - 1
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_strongest_source_wins_in_whatever_order_they_are_told(order: list[i
         ),
     ],
 )
-def test_evidence_decides_or_says_why_it_does_not(
+def test_evidence_decides_or_states_why_it_does_not(
     evidence: tuple[NodeEvidence, ...], expected: tuple[int | None, str]
 ) -> None:
     """Several nodes with CPUs decide nothing, and unknown is never node 0."""
@@ -123,7 +123,7 @@ def test_a_node_equally_near_to_two_decides_nothing() -> None:
 
 
 def test_initiators_decide_where_distances_tie() -> None:
-    """The firmware's own word of who uses a memory node, before distances; a device among them has no CPUs."""
+    """The firmware's own word of that uses a memory node, before distances; a device among them has no CPUs."""
     machine = machines.get("power9-ac922")
     initiators = {252: "8", 253: "0,250", 254: "250", 255: "0,8"}
     memory = tuple(
@@ -141,7 +141,7 @@ def test_initiators_decide_where_distances_tie() -> None:
         assert f"nodes 0,8 are equally near to GPU memory node {undecided}" in why
 
 
-def test_initiators_go_before_distances_that_say_otherwise() -> None:
+def test_initiators_go_before_distances_that_state_otherwise() -> None:
     """Distances are nearest for node 0, the initiator is node 1."""
     machine = machines.get("gb200")
     memory = tuple(attrs.evolve(n, initiators=NodeSet([1])) if n.id == 2 else n for n in machine.nodes)
@@ -189,7 +189,7 @@ def test_nvidias_numa_status_names_the_gpus_own_memory(status: str, memory_node:
     assert found.node == (8 if memory_node == 255 else None)
 
 
-def test_memory_affinity_with_no_cpu_node_in_it_tells_nothing() -> None:
+def test_memory_affinity_with_no_cpu_node_in_it_shows_nothing() -> None:
     """Its nodes are the GPU's own then."""
     node, why = on(GB200, nodes(NodeSource.NVML_MEMORY, "2-9"))
     assert node is None
@@ -202,7 +202,7 @@ def test_memory_affinity_with_no_cpu_node_in_it_tells_nothing() -> None:
     st.sampled_from(["dgx-h100", "gb200", "power9-ac922", "numa-fake"]),
 )
 def test_the_answer_is_a_node_with_cpus_or_none(evidence: list[NodeEvidence], machine: str) -> None:
-    """Whatever is told of whichever machine."""
+    """Whatever is reported of whichever machine."""
     topology = machines.load(machine)
     node, _ = on(topology, *evidence)
     assert node is None or node in topology.cpu_nodes

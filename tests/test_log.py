@@ -16,7 +16,7 @@ PACKAGE = Path(affinity.__file__).parent
 
 
 def test_a_bind_is_one_line_of_information(caplog: pytest.LogCaptureFixture) -> None:
-    """Which strategy put which GPU's worker where; a second bind says that it was in force already."""
+    """Which strategy put which GPU's worker where; a second bind states that it was in force already."""
     caplog.set_level(logging.INFO, "affinity")
     fake = FakeHost("dgx-h100")
     affinity.bind(gpu=4, host=fake.host)
@@ -49,7 +49,7 @@ def test_the_start_of_a_worker_warns_of_what_it_lost_when_it_starts(caplog: pyte
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2  # numactl and inherit, once each
 
 
-def test_warnings_reach_stderr_where_nobody_configured_logging(python) -> None:  # type: ignore[no-untyped-def]
+def test_warnings_reach_stderr_where_none_configured_logging(python) -> None:  # type: ignore[no-untyped-def]
     """By logging's handler of last resort; no handler is installed, and information stays quiet."""
     text = """
 import logging, affinity

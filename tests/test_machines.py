@@ -26,7 +26,7 @@ GPU_NODES = {
     "vm-one-node": (0, 0),
     "vm-two-nodes": (None, None, None, None),
     "numa-fake": (0, 2),
-    "vm-bridge-knows": (0, 1),
+    "vm-known-bridge": (0, 1),
     "dgx-2": (0,) * 8 + (1,) * 8,
     "vm-one-gpu": (0,),
     "hgx-b200-snc3": (0, 0, 2, 2, 3, 3, 5, 5),
@@ -43,8 +43,8 @@ def facts(topology: Topology) -> list[object]:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.affinity_machines("gb200", "vm-bridge-knows", "azure-ndv2", "laptop", "numa-fake")
-def test_a_tree_says_what_the_machine_says(machine: Machine, dialect: str, tmp_path: Path) -> None:
+@pytest.mark.affinity_machines("gb200", "vm-known-bridge", "azure-ndv2", "laptop", "numa-fake")
+def test_a_tree_states_what_the_machine_states(machine: Machine, dialect: str, tmp_path: Path) -> None:
     """Written and read back, with newlines, with NUL at the end, and with masks in place of lists."""
     root = trees.write(machine, tmp_path, **DIALECTS[dialect])
     assert facts(sysfs.load(f"{root}/")) == facts(machine.topology())
@@ -85,7 +85,7 @@ def test_every_gpu_is_on_the_node_that_is_reported(name: str, nodes: tuple[int |
 
 
 def test_there_are_twenty_machines_and_each_has_a_source() -> None:
-    """A machine is as published by someone who is named, or said to be a shape only."""
+    """A machine is as published by another program that is named, or printed to be a shape only."""
     assert len(machines.names()) >= 20
     for name in machines.names():
         source = machines.get(name).source
@@ -144,7 +144,7 @@ def test_offline_cpus_are_in_no_node_and_name_no_core(tmp_path: Path) -> None:
     assert topology.cpus[112].core == 112
 
 
-def test_smt_siblings_are_numbered_as_the_machine_says() -> None:
+def test_smt_siblings_are_numbered_as_the_machine_states() -> None:
     """Split: c and c+N. Adjacent: side by side."""
     nodes = (MachineNode(0, CpuSet(range(8)), 1 << 30),)
     split = Machine(nodes=nodes, threads=2).cpus
@@ -154,7 +154,7 @@ def test_smt_siblings_are_numbered_as_the_machine_says() -> None:
 
 
 def test_load_takes_names_lines_and_directories(tmp_path: Path) -> None:
-    """And says what is near a name that is none."""
+    """And states what is near a name that is none."""
     assert len(machines.load("pack:2 core:4").online) == 8
     assert len(machines.load(trees.write(machines.get("gh200"), tmp_path)).nodes) == 9
     with pytest.raises(UsageError, match="dgx-h100"):

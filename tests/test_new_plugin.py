@@ -47,7 +47,7 @@ def test_it_writes_the_template_with_the_names_filled_in(tmp_path: Path) -> None
     assert "class AcmeNumaStrategy(AffinityStrategy):" in (written / "src/acme_numa/strategy.py").read_text()
 
 
-def test_it_writes_where_it_is_told(tmp_path: Path) -> None:
+def test_it_writes_where_it_is_reported(tmp_path: Path) -> None:
     """And nowhere else."""
     (tmp_path / "there").mkdir()
     (tmp_path / "here").mkdir()

@@ -23,8 +23,8 @@ from affinity.testing import machines, trees
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is optional")
 
-#: Those with an NVIDIA driver that tells the node.
-MACHINES = sorted(set(NODES_OF) - {"mi250x", "vm-bridge-knows"})
+#: Those with an NVIDIA driver that shows the node.
+MACHINES = sorted(set(NODES_OF) - {"mi250x", "vm-known-bridge"})
 
 H100 = "dgx-h100"
 
@@ -40,14 +40,14 @@ def child(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[d
         yield process
 
 
-def told(machine: str, *extra: str, affinity: bool = True) -> str:
+def reported(machine: str, *extra: str, affinity: bool = True) -> str:
     return driver.describe(machines.get(machine), *extra, affinity=affinity)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_machine_gives_its_table_through_nvml_alone(child: driver.Child, machine: str) -> None:
-    """No PCI fact is used: memory affinity, restricted to nodes with CPUs, tells the node."""
-    found = child.ask(machine, told(machine))["devices"]
+    """No PCI fact is used: memory affinity, restricted to nodes with CPUs, shows the node."""
+    found = child.ask(machine, reported(machine))["devices"]
     assert [g["node"] for g in found] == NODES_OF[machine]
     expected = machines.get(machine)
     assert [g["name"] for g in found] == [str(g.pci) for g in expected.gpus]
@@ -56,32 +56,32 @@ def test_every_machine_gives_its_table_through_nvml_alone(child: driver.Child, m
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_cpu_affinity_tells_the_node_where_memory_affinity_is_refused(child: driver.Child, machine: str) -> None:
+def test_cpu_affinity_shows_the_node_where_memory_affinity_is_refused(child: driver.Child, machine: str) -> None:
     """As on a driver that supports no memory affinity on this GPU."""
     refused = f"error nvmlDeviceGetMemoryAffinity -1 {NOT_SUPPORTED}"
-    found = child.ask(machine, told(machine, refused))["devices"]
+    found = child.ask(machine, reported(machine, refused))["devices"]
     assert [g["node"] for g in found] == NODES_OF[machine]
 
 
-def test_a_driver_older_than_scopes_still_tells_its_cpus(library: Path, tmp_path: Path) -> None:
+def test_a_driver_older_than_scopes_still_shows_its_cpus(library: Path, tmp_path: Path) -> None:
     """Functions that the library lacks leave their source silent; the plain CPU affinity answers."""
     old = driver.build(tmp_path / "old", old=True)
     with driver.Child(old, tmp_path / "child") as process:
-        found = process.ask(H100, told(H100))["devices"]
+        found = process.ask(H100, reported(H100))["devices"]
     assert [g["node"] for g in found] == NODES_OF[H100]
     assert found[0]["node_reason"].startswith("from NVML CPU affinity")
 
 
 def test_socket_scope_answers_where_node_scope_does_not(child: driver.Child) -> None:
     """And only there: a socket may have several nodes."""
-    gpu = told(H100, affinity=False).splitlines()[0]
+    gpu = reported(H100, affinity=False).splitlines()[0]
     found = child.ask(H100, f"{gpu}\nsocket 0 56-111\n")["devices"]
     assert (found[0]["node"], found[0]["node_reason"]) == (1, "from NVML CPU affinity (socket) (CPUs 56-111)")
 
 
 def test_the_gpus_own_memory_node_is_never_its_cpu_node(child: driver.Child) -> None:
     """nvmlDeviceGetNumaNodeId names the node of the GPU's memory: the nearest node with CPUs is the answer."""
-    gpus = told("gb200", affinity=False).splitlines()
+    gpus = reported("gb200", affinity=False).splitlines()
     found = child.ask("gb200", "\n".join([*gpus[:3], "node 0 2", "node 1 0", "node 2 18", ""]))["devices"]
     assert (found[0]["node"], found[0]["node_reason"]) == (0, "nearest node with CPUs to GPU memory node 2")
     assert found[1]["node"] is None
@@ -89,17 +89,17 @@ def test_the_gpus_own_memory_node_is_never_its_cpu_node(child: driver.Child) -> 
 
 
 def test_memory_affinity_that_names_gpu_memory_keeps_the_nodes_with_cpus(child: driver.Child) -> None:
-    """GB200 says 0,2-9: only node 0 has CPUs."""
-    found = child.ask("gb200", told("gb200"))["devices"]
+    """GB200 states 0,2-9: only node 0 has CPUs."""
+    found = child.ask("gb200", reported("gb200"))["devices"]
     assert [(g["node"], g["node_reason"]) for g in found] == [(n, "from NVML memory affinity") for n in (0, 0, 1, 1)]
 
 
 def test_arrays_hold_the_highest_id_and_not_the_count(child: driver.Child) -> None:
     """POWER9 has six nodes with CPUs or memory, the highest is 255; CPUs of DGX-2 and H100 end far above 64."""
-    gpus = told("power9-ac922", affinity=False)
+    gpus = reported("power9-ac922", affinity=False)
     found = child.ask("power9-ac922", gpus + "memory 0 8,250-255\n")["devices"]
     assert (found[0]["node"], found[0]["node_reason"]) == (8, "from NVML memory affinity")
-    gpu = told(H100, affinity=False).splitlines()[0]
+    gpu = reported(H100, affinity=False).splitlines()[0]
     found = child.ask(H100, f"{gpu}\ncpu 0 168-223\n")["devices"]
     assert (found[0]["node"], found[0]["node_reason"]) == (1, "from NVML CPU affinity (CPUs 168-223)")
 
@@ -110,7 +110,7 @@ def test_arrays_hold_the_highest_id_and_not_the_count(child: driver.Child) -> No
 def test_mig_devices_are_found_below_their_gpu(child: driver.Child) -> None:
     """By UUID and by an unambiguous prefix of it; the reference gives the whole GPU."""
     mig = ("mig 5 MIG-aaaa1111-0000-0000-0000-000000000001", "mig 5 MIG-aaaa2222-0000-0000-0000-000000000002")
-    found = child.ask(H100, told(H100, *mig), "MIG-aaaa2222", "MIG-aaaa", "MIG-bbbb")
+    found = child.ask(H100, reported(H100, *mig), "MIG-aaaa2222", "MIG-aaaa", "MIG-bbbb")
     assert found["devices"][5]["mig_uuids"] == [line.split()[2] for line in mig]
     assert found["references"][0][0]["name"] == found["devices"][5]["name"]
     assert found["references"][1][0]["name"] == found["devices"][5]["name"]  # two parts, one GPU
@@ -122,14 +122,14 @@ def test_mig_ids_in_cuda_visible_devices_are_their_gpus(child: driver.Child) -> 
     machine = machines.get(H100)
     legacy = f"MIG-{machine.gpus[6].uuid}/1/0"
     variable = {"CUDA_VISIBLE_DEVICES": f"MIG-aaaa1111,{legacy},{machine.gpus[2].uuid[:12]}"}
-    found = child.ask(H100, told(H100, "mig 5 MIG-aaaa1111-0000"), "0", "1", "2", legacy, environ=variable)
+    found = child.ask(H100, reported(H100, "mig 5 MIG-aaaa1111-0000"), "0", "1", "2", legacy, environ=variable)
     names = [asked[0]["name"] for asked in found["references"]]
     assert names == [str(machine.gpus[i].pci) for i in (5, 6, 2, 6)]
 
 
 def test_two_mig_devices_of_one_gpu_are_no_duplicate(child: driver.Child) -> None:
-    """CUDA knows them apart."""
-    lines = told(H100, "mig 5 MIG-aaaa1111-0000", "mig 5 MIG-aaaa2222-0000")
+    """CUDA finds them apart."""
+    lines = reported(H100, "mig 5 MIG-aaaa1111-0000", "mig 5 MIG-aaaa2222-0000")
     found = child.ask(H100, lines, "0", "1", "2", environ={"CUDA_VISIBLE_DEVICES": "MIG-aaaa1111,MIG-aaaa2222"})
     assert [a[0]["node"] if isinstance(a, list) else a["error"] for a in found["references"]] == [
         1,
@@ -147,15 +147,15 @@ def test_two_mig_devices_of_one_gpu_are_no_duplicate(child: driver.Child) -> Non
         ("nvmlInitWithFlags", DRIVER_NOT_LOADED, "load the kernel module"),
         ("nvmlInitWithFlags", NO_PERMISSION, "/dev/nvidiactl"),
         ("nvmlInitWithFlags", 18, "reboot"),
-        ("nvmlInitWithFlags", UNKNOWN, "nvidia-smi tells more"),
-        ("nvmlDeviceGetCount_v2", UNKNOWN, "nvidia-smi tells more"),
+        ("nvmlInitWithFlags", UNKNOWN, "nvidia-smi shows more"),
+        ("nvmlDeviceGetCount_v2", UNKNOWN, "nvidia-smi shows more"),
     ],
 )
 def test_a_driver_that_cannot_be_used_leaves_sysfs_to_answer(
     child: driver.Child, function: str, code: int, remedy: str
 ) -> None:
     """The note carries the driver's word and a remedy; the GPUs are those of sysfs."""
-    found = child.ask(H100, told(H100, f"error {function} -1 {code}"), providers=["nvml", "pci"])
+    found = child.ask(H100, reported(H100, f"error {function} -1 {code}"), providers=["nvml", "pci"])
     assert [g["node"] for g in found["devices"]] == NODES_OF[H100]
     assert [g["uuid"] for g in found["devices"]] == [None] * 8
     (note,) = found["notes"]
@@ -163,7 +163,7 @@ def test_a_driver_that_cannot_be_used_leaves_sysfs_to_answer(
     assert remedy in note
 
 
-def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path) -> None:
+def test_a_missing_library_is_reported_with_its_remedy(tmp_path: Path) -> None:
     """On this machine there is no libnvidia-ml.so.1 unless one is put on the path."""
     with driver.Child(tmp_path, tmp_path / "child") as process:
         found = process.ask(H100, "", providers=["nvml", "pci"])
@@ -182,7 +182,7 @@ def test_init_and_shutdown_are_balanced_whatever_fails_between(child: driver.Chi
         ((f"error nvmlInitWithFlags -1 {DRIVER_NOT_LOADED}",), (1, 0)),
     ):
         before = driver.calls(child.directory)
-        child.ask(H100, told(H100, *refused), "0", "all", "phys:3", providers=["nvml", "pci"])
+        child.ask(H100, reported(H100, *refused), "0", "all", "phys:3", providers=["nvml", "pci"])
         new = driver.calls(child.directory)[len(before) :]
         assert (new.count("nvmlInitWithFlags"), new.count("nvmlShutdown")) == balance
 
@@ -198,19 +198,19 @@ PER_GPU = (
 
 @pytest.mark.parametrize("function", PER_GPU)
 @pytest.mark.parametrize("code", [NOT_SUPPORTED, NO_PERMISSION, UNKNOWN])
-def test_one_function_that_fails_on_one_gpu_costs_only_what_it_tells(
+def test_one_function_that_fails_on_one_gpu_costs_only_what_it_shows(
     child: driver.Child, function: str, code: int
 ) -> None:
     """The other sources answer for that GPU, and nothing changes for the seven others."""
-    found = child.ask(H100, told(H100, f"error {function} 3 {code}"))["devices"]
+    found = child.ask(H100, reported(H100, f"error {function} 3 {code}"))["devices"]
     assert [g["node"] for g in found] == NODES_OF[H100]
     assert not any(g["error"] for g in found)
 
 
-def test_a_gpu_no_source_tells_is_unknown_and_says_why(child: driver.Child) -> None:
+def test_a_gpu_no_source_shows_is_unknown_and_states_why(child: driver.Child) -> None:
     """Never node 0; each source's own words."""
     refused = [f"error {function} 3 {NO_PERMISSION}" for function in (*PER_GPU, "nvmlDeviceGetCpuAffinity")]
-    found = child.ask(H100, told(H100, *refused))["devices"]
+    found = child.ask(H100, reported(H100, *refused))["devices"]
     assert found[3]["node"] is None
     assert "NVML memory affinity: " in found[3]["node_reason"]
     assert "AFFINITY_NODES" in found[3]["node_reason"]
@@ -221,9 +221,9 @@ def test_a_gpu_no_source_tells_is_unknown_and_says_why(child: driver.Child) -> N
 def test_one_gpu_of_eight_that_cannot_be_reached_is_found_in_sysfs(
     child: driver.Child, function: str, code: int
 ) -> None:
-    """NVML cannot even tell its address: it is the one that sysfs shows and NVML does not."""
+    """NVML cannot even show its address: it is the one that sysfs shows and NVML does not."""
     machine = machines.get(H100)
-    found = child.ask(H100, told(H100, f"error {function} 6 {code}"), providers=["nvml", "pci"])
+    found = child.ask(H100, reported(H100, f"error {function} 6 {code}"), providers=["nvml", "pci"])
     assert [g["name"] for g in found["devices"]] == [str(g.pci) for g in machine.gpus]
     assert [g["node"] for g in found["devices"]] == NODES_OF[H100]
     assert [bool(g["error"]) for g in found["devices"]] == [False] * 6 + [True, False]
@@ -232,16 +232,16 @@ def test_one_gpu_of_eight_that_cannot_be_reached_is_found_in_sysfs(
 
 def test_an_ordinal_behind_a_lost_gpu_is_sure_only_where_both_counts_agree(child: driver.Child) -> None:
     """CUDA may or may not count a lost GPU: behind GPU 3, ordinal 3 is on node 0 or on node 1."""
-    lost = told(H100, f"error nvmlDeviceGetHandleByIndex_v2 3 {GPU_IS_LOST}")
+    lost = reported(H100, f"error nvmlDeviceGetHandleByIndex_v2 3 {GPU_IS_LOST}")
     found = child.ask(H100, lost, *"0123456", providers=["nvml", "pci"])
     nodes = [asked[0]["node"] for asked in found["references"]]
     assert nodes == [0, 0, 0, None, 1, 1, 1]
     assert "cannot reach" in found["references"][3][0]["node_reason"]
 
 
-def test_a_lost_gpu_nobody_can_place_makes_every_later_ordinal_doubtful(child: driver.Child) -> None:
-    """In a container that hides GPUs, which of the hidden ones it is cannot be told; nothing is guessed."""
-    lines = told(H100).splitlines()
+def test_a_lost_gpu_none_can_place_makes_every_later_ordinal_doubtful(child: driver.Child) -> None:
+    """In a container that hides GPUs, which of the hidden ones it is cannot be reported; nothing is guessed."""
+    lines = reported(H100).splitlines()
     six = "\n".join(lines[:2] + lines[6:12]) + f"\nerror nvmlDeviceGetHandleByIndex_v2 0 {GPU_IS_LOST}\n"
     found = child.ask(H100, six, "0", "GPU-", providers=["nvml", "pci"])
     assert found["devices"][0]["name"] == "GPU 0 of NVML"
@@ -249,9 +249,9 @@ def test_a_lost_gpu_nobody_can_place_makes_every_later_ordinal_doubtful(child: d
     assert found["references"][0][0]["node"] is None
 
 
-def test_a_gpu_lost_between_two_questions_keeps_its_address_and_tells_its_fault(child: driver.Child) -> None:
+def test_a_gpu_lost_between_two_questions_keeps_its_address_and_shows_its_fault(child: driver.Child) -> None:
     """Its PCI facts still place it."""
-    lost = told(H100, f"error nvmlDeviceGetMemoryAffinity 2 {GPU_IS_LOST}")
+    lost = reported(H100, f"error nvmlDeviceGetMemoryAffinity 2 {GPU_IS_LOST}")
     found = child.ask(H100, lost, providers=["nvml", "pci"])["devices"]
     assert found[2]["node"] == 0
     assert "lost" in found[2]["error"]
@@ -260,7 +260,7 @@ def test_a_gpu_lost_between_two_questions_keeps_its_address_and_tells_its_fault(
 def test_a_gpu_the_process_may_not_open_is_not_there_for_it(child: driver.Child) -> None:
     """NVML counts it and refuses the handle: a control group keeps it from this process, so CUDA counts without it."""
     machine = machines.get(H100)
-    kept = told(H100, f"error nvmlDeviceGetHandleByIndex_v2 0 {NO_PERMISSION}")
+    kept = reported(H100, f"error nvmlDeviceGetHandleByIndex_v2 0 {NO_PERMISSION}")
     found = child.ask(H100, kept, "0", providers=["nvml", "pci"])
     assert len(found["devices"]) == 7
     assert found["references"][0][0]["name"] == str(machine.gpus[1].pci)
@@ -273,7 +273,7 @@ def test_a_gpu_the_process_may_not_open_is_not_there_for_it(child: driver.Child)
 def test_a_container_that_hides_gpus_from_nvml_hides_them_here(child: driver.Child) -> None:
     """sysfs still lists eight; ordinals count the two that NVML shows. The machine still has eight."""
     machine = machines.get(H100)
-    gpus = told(H100, affinity=False).splitlines()
+    gpus = reported(H100, affinity=False).splitlines()
     found = child.ask(H100, "\n".join([gpus[5], gpus[6], ""]), "0", "1", "2", "phys:2", providers=["nvml", "pci"])
     assert [g["name"] for g in found["devices"]] == [str(machine.gpus[i].pci) for i in (5, 6)]
     assert [len(a) if isinstance(a, list) else a["error"] for a in found["references"]] == [1, 1, "UnknownGpuError", 1]
@@ -290,13 +290,13 @@ def test_a_container_with_no_gpu_at_all_shows_none(child: driver.Child) -> None:
 def test_a_gpu_that_only_nvml_sees_is_still_a_gpu(child: driver.Child) -> None:
     """As under WSL, where sysfs has no PCI function of it."""
     extra = "gpu 00000000:F1:00.0 GPU-ffffffff-0000 0x2330 An eGPU\nmemory 8 1\n"
-    found = child.ask(H100, told(H100) + extra, "GPU-ffffffff", providers=["nvml", "pci"])
+    found = child.ask(H100, reported(H100) + extra, "GPU-ffffffff", providers=["nvml", "pci"])
     assert (found["references"][0][0]["name"], found["references"][0][0]["node"]) == ("0000:f1:00.0", 1)
 
 
-def test_pci_wins_over_nvml_and_the_disagreement_is_told(child: driver.Child) -> None:
+def test_pci_wins_over_nvml_and_the_disagreement_is_reported(child: driver.Child) -> None:
     """The stronger source decides; the weaker one is in the reason."""
-    lines = told(H100).replace("memory 0 0", "memory 0 1")
+    lines = reported(H100).replace("memory 0 0", "memory 0 1")
     found = child.ask(H100, lines, providers=["nvml", "pci"])["devices"]
     assert (found[0]["node"], found[0]["node_reason"]) == (
         0,
@@ -305,9 +305,9 @@ def test_pci_wins_over_nvml_and_the_disagreement_is_told(child: driver.Child) ->
     assert found[1]["node_reason"] == "from PCI numa_node"
 
 
-def test_nvml_tells_the_node_where_pci_says_minus_one(child: driver.Child) -> None:
+def test_nvml_shows_the_node_where_pci_states_minus_one(child: driver.Child) -> None:
     """A virtual machine with NVML's affinity passed through."""
-    gpus = told("vm-two-nodes", affinity=False)
+    gpus = reported("vm-two-nodes", affinity=False)
     found = child.ask("vm-two-nodes", gpus + "memory 0 1\nmemory 1 0-1\n", providers=["nvml", "pci"])["devices"]
     assert found[0]["node"] == 1
     assert found[1]["node"] is None
@@ -324,7 +324,7 @@ def test_visible_ordinal_i_has_the_node_of_the_gpu_cuda_calls_i(
     entries = [machine.gpus[i].uuid if by_uuid else str(i) for i in chosen]
     found = child.ask(
         "dgx-a100",
-        told("dgx-a100"),
+        reported("dgx-a100"),
         *map(str, range(len(chosen))),
         providers=["nvml", "pci"],
         environ={"CUDA_VISIBLE_DEVICES": ",".join(entries)},
@@ -356,14 +356,14 @@ def test_the_driver_is_asked_at_most_once_and_not_where_files_answer(
     machine = machines.get(H100)
     references = tuple(str(machine.gpus[0].pci) if r.startswith("0000:") else r for r in references)
     before = driver.calls(child.directory)
-    child.ask(H100, told(H100), *references, providers=["nvml", "pci"], only_references=True, **more)
+    child.ask(H100, reported(H100), *references, providers=["nvml", "pci"], only_references=True, **more)
     assert driver.calls(child.directory)[len(before) :].count("nvmlInitWithFlags") == asked
 
 
-def test_a_pci_address_whose_node_sysfs_does_not_tell_asks_the_driver(child: driver.Child) -> None:
-    """A virtual machine that says -1."""
+def test_a_pci_address_whose_node_sysfs_does_not_show_asks_the_driver(child: driver.Child) -> None:
+    """A virtual machine that states -1."""
     machine = machines.get("vm-two-nodes")
-    lines = told("vm-two-nodes", affinity=False) + "memory 0 1\n"
+    lines = reported("vm-two-nodes", affinity=False) + "memory 0 1\n"
     found = child.ask("vm-two-nodes", lines, str(machine.gpus[0].pci), providers=["nvml", "pci"])
     assert found["references"][0][0]["node"] == 1
 
@@ -378,7 +378,7 @@ def test_automatic_mode_never_imports_pynvml_for_another_machine(tmp_path: Path,
     python(program)
 
 
-def test_supports_says_no_for_a_machine_that_is_not_this_one() -> None:
+def test_supports_states_no_for_a_machine_that_is_not_this_one() -> None:
     """And names the way round it."""
     host = Host.synthetic("pack:2 core:2 gpu:2")
     answer = Plugins().devices.get("nvml").supports(host)
@@ -393,7 +393,7 @@ def test_supports_says_no_for_a_machine_that_is_not_this_one() -> None:
 def test_affinity_plan_gives_the_table_through_nvml(library: Path, tmp_path: Path, machine: str) -> None:
     """`affinity plan --root … --json` with AFFINITY_DEVICES=nvml: one initialisation for all GPUs."""
     root = trees.write(machines.get(machine), tmp_path / "root")
-    env = driver.environment(library, told(machine), tmp_path / "driver") | {"AFFINITY_DEVICES": "nvml"}
+    env = driver.environment(library, reported(machine), tmp_path / "driver") | {"AFFINITY_DEVICES": "nvml"}
     command = [os.path.join(os.path.dirname(sys.executable), "affinity"), "plan", "--root", root, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env)
     plans = json.loads(done.stdout)

@@ -132,8 +132,8 @@ def test_explain_shows_the_variables_of_the_plugins_in_use(acme: None) -> None:
     """With value and source, as built-in ones; no others."""
     environ = {"AFFINITY_DEVICES": "pci", "AFFINITY_ACME_NUMA_SPARE": "0"}
     asked = ("explain", "--synthetic", TWO, "--gpu", "0", "--launch-mode", "ray")
-    told = printed(*asked, "--policy", "acme-numa", **environ)
-    (spare,) = [s for s in told["settings"] if s["setting"] == "options"]
+    reported = printed(*asked, "--policy", "acme-numa", **environ)
+    (spare,) = [s for s in reported["settings"] if s["setting"] == "options"]
     assert (spare["variable"], spare["value"]) == ("AFFINITY_ACME_NUMA_SPARE", "0")
     assert spare["decided_by"] == "AFFINITY_ACME_NUMA_SPARE=0"
     assert "CPUs that no worker gets" in called(*asked, "--policy", "acme-numa", **environ).stdout

@@ -78,7 +78,7 @@ def test_the_built_in_policies_are_installed() -> None:
 
 @pytest.mark.parametrize("policy", BUILT_IN)
 def test_a_worker_named_by_node_gets_the_node(policy: str) -> None:
-    """Without a GPU nobody knows who shares the node: the whole node, of `socket` the whole package."""
+    """Without a GPU no one finds that shares the node: the whole node, of `socket` the whole package."""
     launch = Launch(LaunchMode.INLINE, nodes=NodeSet([2]))
     expected = "8-15,24-31" if policy == "socket" else "8-11,24-27"
     assert placed(policy, host(FOUR_NODES), launch, Settings(cpus=(CpuSet([0]),))) == expected
@@ -87,7 +87,7 @@ def test_a_worker_named_by_node_gets_the_node(policy: str) -> None:
 @pytest.mark.parametrize("policy", BUILT_IN)
 @pytest.mark.parametrize("node", [5, 7])
 def test_a_named_node_without_cpus_or_not_there_is_an_error(policy: str, node: int) -> None:
-    """Node 5 has no CPUs, node 7 does not exist: both are said, with the nodes that would do."""
+    """Node 5 has no CPUs, node 7 does not exist: both are printed, with the nodes that would do."""
     launch = Launch(LaunchMode.INLINE, nodes=NodeSet([node]))
     with pytest.raises(PlacementError, match="nodes with CPUs are 0-3" if node == 5 else "online nodes are 0-3,5"):
         POLICIES.get(policy).place(Observation(host(FOUR_NODES, nodes=[5]), launch, Settings()))
@@ -95,14 +95,14 @@ def test_a_named_node_without_cpus_or_not_there_is_an_error(policy: str, node: i
 
 @pytest.mark.parametrize("policy", [p for p in BUILT_IN if p not in ("even", "explicit")])
 def test_an_unknown_node_is_no_preference(policy: str) -> None:
-    """-1 is unknown, never node 0: CPUs and memory are left alone, and the reason says why."""
+    """-1 is unknown, never node 0: CPUs and memory are left alone, and the reason states why."""
     placement = POLICIES.get(policy).place(Observation(host(FOUR_NODES), worker(gpus(None, 0), 0), Settings()))
     assert placement == Placement(None, None, reason="no GPU's node is known")
 
 
 @pytest.mark.parametrize("policy", ["exclusive", "interleaved", "core-complex", "single-core", "even"])
 def test_a_gpu_is_known_by_its_address_not_by_its_other_facts(policy: str) -> None:
-    """A worker whose driver told it a model name still finds its GPU among those that sysfs listed."""
+    """A worker whose driver reported it a model name still finds its GPU among those that sysfs listed."""
     everyone = gpus(0, 0)
     mine = attrs.evolve(everyone[1], model="H100", uuid="GPU-1", node=None)
     launch = attrs.evolve(worker(everyone), gpus=(mine,))
@@ -117,7 +117,7 @@ def test_a_gpu_that_is_not_among_the_machines_is_an_error_for_a_split() -> None:
 
 
 def test_stand_ins_split_as_gpus_do() -> None:
-    """A machine without GPUs can be tried out: stand-ins are told apart by their labels."""
+    """A machine without GPUs can be tried out: stand-ins are reported apart by their labels."""
     everyone = (placeholder_gpu(0, 1), placeholder_gpu(1, 1))
     assert all_placed("exclusive", host(FOUR_NODES), everyone) == ["4-5,20-21", "6-7,22-23"]
 
@@ -205,7 +205,7 @@ ROWS = [
 def test_each_gpu_gets(
     policy: str, limits: dict[str, CpuSet], everyone: Sequence[Gpu], settings: Settings, expected: list[str]
 ) -> None:
-    """On four nodes of four cores with two threads, each GPU's worker gets what the row says."""
+    """On four nodes of four cores with two threads, each GPU's worker gets what the row states."""
     assert all_placed(policy, host(FOUR_NODES, **limits), everyone, settings) == expected
 
 
@@ -254,13 +254,13 @@ def test_a_node_without_memory_still_gives_cpus(policy: str) -> None:
     ],
 )
 def test_even_goes_by_the_launchers_rank(mode: LaunchMode, rank: int | None, size: int | None, expected: str) -> None:
-    """Its size too, else the number of GPUs; a spawned worker carries its parent's rank, which says nothing of it."""
+    """Its size too, else the number of GPUs; a spawned worker carries its parent's rank, which states nothing of it."""
     launch = attrs.evolve(worker(gpus(2, 2), 0, rank=rank, size=size), mode=mode)
     assert placed("even", host(FOUR_NODES), launch) == expected
 
 
 def test_even_without_rank_and_gpu_is_no_preference() -> None:
-    """Nothing tells such a worker from the others."""
+    """Nothing shows such a worker from the others."""
     assert placed("even", host(FOUR_NODES), Launch(LaunchMode.INLINE)) == "nothing"
 
 
@@ -271,7 +271,7 @@ def test_even_keeps_nodes_together_where_they_alternate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "settings", "limits", "said"),
+    ("policy", "settings", "limits", "printed"),
     [
         ("node", Settings(), {"allowed": CpuSet.parse("8-9")}, r"no CPU of node 0 \(0-3,16-19\) is allowed here"),
         ("node", Settings(reserve=4), {}, r"AFFINITY_RESERVE=4 leaves no core of node 0 \(CPUs 0-3,16-19"),
@@ -283,11 +283,11 @@ def test_even_keeps_nodes_together_where_they_alternate() -> None:
          r"AFFINITY_CPUS gives CPUs 0,99 to this worker, of which 99 are not allowed .*not online: 99"),
     ],
 )  # fmt: skip
-def test_an_impossible_placement_says_the_numbers(
-    policy: str, settings: Settings, limits: dict[str, CpuSet], said: str
+def test_an_impossible_placement_states_the_numbers(
+    policy: str, settings: Settings, limits: dict[str, CpuSet], printed: str
 ) -> None:
     """What was found, what was expected."""
-    with pytest.raises(PlacementError, match=said):
+    with pytest.raises(PlacementError, match=printed):
         POLICIES.get(policy).place(Observation(host(FOUR_NODES, **limits), worker(gpus(0, 0), 0), settings))
 
 
@@ -298,13 +298,28 @@ def test_explicit_groups_must_match_the_gpus(groups: tuple[CpuSet, ...]) -> None
         POLICIES.get("explicit").place(Observation(host(FOUR_NODES), worker(gpus(0, 0), 0), Settings(cpus=groups)))
 
 
-def test_the_reason_is_for_people() -> None:
-    """It says which share of what, and which options made it smaller."""
+def test_the_reason_names_the_share_and_the_options() -> None:
+    """It has the share, its node, and the options that reduce it."""
     settings = Settings(smt="one", reserve=1)
     placement = POLICIES.get("exclusive").place(Observation(host(FOUR_NODES), worker(gpus(0, 1, 1), 2), settings))
     assert placement.reason == (
-        "a contiguous share of the cores of node 1 (GPU 2 of 2 there) (AFFINITY_RESERVE=1, AFFINITY_SMT=one)"
+        "a contiguous share of the cores of node 1 (second of 2 GPUs on the node)"
+        " (AFFINITY_RESERVE=1, AFFINITY_SMT=one)"
     )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "index", "expected"),
+    [
+        ((0, 1, 1), 0, "the only GPU on the node"),
+        ((0, 1, 1), 1, "first of 2 GPUs on the node"),
+        ((0,) * 9, 8, "number 9 of 9 GPUs on the node"),
+    ],
+)
+def test_the_reason_has_the_position_of_the_gpu_on_its_node(nodes: tuple[int, ...], index: int, expected: str) -> None:
+    """In words that cannot be taken for an ordinal from 0."""
+    launch = worker(gpus(*nodes), index)
+    assert f"({expected})" in POLICIES.get("core-complex").place(Observation(host(FOUR_NODES), launch)).reason
 
 
 # ---------------------------------------------------------------- the DGX machines of NVIDIA's gpu_affinity
@@ -465,7 +480,7 @@ def test_a_mask_that_workers_share_is_divided_among_them(allowed: tuple[Host, La
 
 
 def test_a_single_task_on_the_whole_machine_leaves_the_other_gpus_their_share() -> None:
-    """Its mask is no share: who uses the other GPUs is unknown."""
+    """Its mask is no share: that uses the other GPUs is unknown."""
     on, launch = task("0-63", 0, size=1)
     assert placed("exclusive", on, launch) == "0-3,32-35"
     on, launch = task("0-7,32-39", 0, size=1)

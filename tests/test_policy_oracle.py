@@ -85,7 +85,7 @@ def theirs(text: str) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("described", MACHINES, ids=lambda m: m["name"])
-def test_agrees_with_pytorch_except_where_the_documentation_says_so(described: dict[str, Any], mode: str) -> None:
+def test_agrees_with_pytorch_except_where_the_documentation_states_so(described: dict[str, Any], mode: str) -> None:
     """Each GPU's CPUs are PyTorch's; each difference is a line of the documentation, with both answers."""
     expected = [theirs(text) for text in described["expected"][mode]]
     found = answers(machine(described), mode, len(expected))

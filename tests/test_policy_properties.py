@@ -146,13 +146,13 @@ def test_even_parts_are_the_machine(situation: Situation, size: int) -> None:
 @pytest.mark.parametrize("policy", [p for p in POLICIES.names() if p != "explicit"])
 @limits(max_examples=EXAMPLES, deadline=None)
 @given(situation=situations(), data=st.data())
-def test_an_answer_depends_on_the_machine_not_on_who_asks(
+def test_an_answer_depends_on_the_machine_not_on_which_asks(
     policy: str, situation: Situation, data: st.DataObject
 ) -> None:
-    """What the driver told this worker of its GPUs, and in which order it names them, changes nothing."""
+    """What the driver reported this worker of its GPUs, and in which order it names them, changes nothing."""
     on, everyone = situation.on, situation.everyone
     mine = data.draw(st.lists(st.sampled_from(range(len(everyone))), min_size=1, max_size=3, unique=True))
-    told = tuple(attrs.evolve(everyone[i], model="as the driver says", uuid=f"GPU-{i}") for i in reversed(mine))
+    reported = tuple(attrs.evolve(everyone[i], model="as the driver states", uuid=f"GPU-{i}") for i in reversed(mine))
     launch = worker(everyone, *mine)
-    other = attrs.evolve(launch, gpus=told)
+    other = attrs.evolve(launch, gpus=reported)
     assert placed(policy, on, launch, situation.settings) == placed(policy, on, other, situation.settings)

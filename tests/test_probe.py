@@ -16,7 +16,7 @@ from affinity.kernel.command import probe
 
 
 @pytest.mark.parametrize(
-    ("argv", "said"),
+    ("argv", "printed"),
     [
         (["true"], None),
         (["sh", "-c", "echo first >&2; echo second >&2; exit 3"], "exit status 3: second"),
@@ -27,10 +27,10 @@ from affinity.kernel.command import probe
         (["/etc"], "cannot be executed: Permission denied"),
     ],
 )
-def test_it_tells_how_a_command_ended(argv: list[str], said: str | None) -> None:
+def test_it_shows_how_a_command_ended(argv: list[str], printed: str | None) -> None:
     """Its last line, its status or signal."""
     answer = probe(argv, 20)
-    assert answer is None if said is None else said in (answer or "")
+    assert answer is None if printed is None else printed in (answer or "")
 
 
 @pytest.mark.parametrize("text", ["sleep 60", "exec 2>&-; sleep 60", "yes >&2", "sleep 60 & wait"])
@@ -50,7 +50,7 @@ def test_a_late_command_is_killed_with_its_children(text: str, tmp_path: Path) -
 
 
 def test_a_flood_on_stderr_does_not_block() -> None:
-    """More than a pipe holds; the last line is told."""
+    """More than a pipe holds; the last line is reported."""
     text = "i=0; while [ $i -lt 9000 ]; do echo 0123456789012345 >&2; i=$((i+1)); done; echo last >&2; exit 1"
     assert probe(["sh", "-c", text], 50) == "exit status 1: last"
 
@@ -75,10 +75,10 @@ LOST = "its exit status cannot be learnt: SIGCHLD is ignored, or another thread 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "printed"),
     [
-        ("echo said >&2; echo done", None),
-        ("echo said >&2", f"{LOST}: said"),
+        ("echo printed >&2; echo done", None),
+        ("echo printed >&2", f"{LOST}: printed"),
         ("exit 3", LOST),
         ("kill -9 $$", LOST),
         ("sleep 60", "did not answer within 0.5 s"),
@@ -86,7 +86,7 @@ LOST = "its exit status cannot be learnt: SIGCHLD is ignored, or another thread 
     ],
 )
 def test_under_ignored_sigchld_a_command_has_succeeded_if_it_wrote_output(
-    text: str, said: str | None, python: Callable[..., subprocess.CompletedProcess[str]]
+    text: str, printed: str | None, python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     """The kernel drops the exit status: waitid(2), ERRORS. A command whose end cannot be learnt has not succeeded."""
     done = python(
@@ -98,7 +98,7 @@ def test_under_ignored_sigchld_a_command_has_succeeded_if_it_wrote_output(
         "assert set(os.listdir('/proc/self/fd')) == before",
         text,
     )
-    assert done.stdout == f"{said}\n"
+    assert done.stdout == f"{printed}\n"
 
 
 def test_a_thread_that_waits_for_every_child_is_named_as_the_cause(

@@ -153,7 +153,7 @@ class ProcessContract(ABC):
 
     @pytest.mark.parametrize("mode", [MemoryMode.BIND, MemoryMode.PREFERRED, MemoryMode.INTERLEAVE, MemoryMode.LOCAL])
     def test_each_thread_has_its_own_memory_policy(self, child: Child, process: Process, mode: MemoryMode) -> None:
-        """Which only it can set, and everybody who may read its memory map sees."""
+        """Which only it can set, and everyone that may read its memory map sees."""
         policy = MemoryPolicy(mode, NodeSet() if mode is MemoryMode.LOCAL else NodeSet([max(process.allowed_nodes())]))
         tid = child.start_thread()
         child.set_mempolicy(policy)
@@ -212,7 +212,7 @@ def test_a_kernel_thread_is_no_process() -> None:
 
 
 def test_another_users_process_shows_its_threads_and_not_its_memory() -> None:
-    """Masks and stat are everybody's; variables and memory maps are not."""
+    """Masks and stat are everyone's; variables and memory maps are not."""
     if os.getuid() != 0:
         pytest.skip("becomes another user, which takes root; continuous integration is")
     text = """
@@ -271,7 +271,7 @@ second.kill()
         lines = in_namespace(text, *NAMESPACE)
     except AssertionError as refused:
         if "ns_last_pid" in str(refused):
-            pytest.skip("this kernel lets nobody choose a PID (CONFIG_CHECKPOINT_RESTORE)")
+            pytest.skip("this kernel lets no one choose a PID (CONFIG_CHECKPOINT_RESTORE)")
         raise
     assert lines == [*["the PID belongs to another process now"] * 5, "True False"]
 

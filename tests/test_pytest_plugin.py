@@ -42,7 +42,7 @@ BROKEN = {
                 observation.host.kernel.set_affinity(tid, placement.cpus)
         return bind_process(placement, observation.host)
     """,
-        "test_bind_leaves_threads_that_someone_else_pinned",
+        "test_bind_leaves_threads_that_another_owner_pinned",
     ),
     "BindsItsParent": (
         """
@@ -118,7 +118,7 @@ class Base(AffinityStrategy):
 
 
 def run_pytest(directory: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """A test file, in a pytest that knows this package only as an installed plugin."""
+    """A test file, in a pytest that finds this package only as an installed plugin."""
     (directory / "test_it.py").write_text(text)
     argv = [sys.executable, "-m", "pytest", "-q", "-rA", "--color=no", "-p", "no:cacheprovider", *options]
     return subprocess.run(
@@ -138,10 +138,10 @@ def test_every_broken_strategy_is_noticed_by_the_case_that_is_meant_for_it(tmp_p
         text += f"\nclass {name}(Base):\n    {body.strip()}\n"
         text += f"@pytest.mark.affinity_machines('dgx-h100')\nclass Test{name}(StrategyContract):\n"
         text += f"    def make(self): return {name}()\n"
-    said = run_pytest(tmp_path, text).stdout
-    failed = set(re.findall(r"^(?:FAILED|ERROR) test_it\.py::Test(\w+)::(\w+)", said, re.MULTILINE))
+    printed = run_pytest(tmp_path, text).stdout
+    failed = set(re.findall(r"^(?:FAILED|ERROR) test_it\.py::Test(\w+)::(\w+)", printed, re.MULTILINE))
     missed = {name: case for name, (_, case) in BROKEN.items() if (name, case) not in failed}
-    assert missed == {}, said[-3000:]
+    assert missed == {}, printed[-3000:]
 
 
 def test_every_broken_policy_is_noticed(tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ def test_every_broken_policy_is_noticed(tmp_path: Path) -> None:
         text += f"        return {answer}\n"
         text += f"@pytest.mark.affinity_machines('dgx-h100')\nclass Test{name}(PolicyContract):\n"
         text += f"    disjoint = True\n    def make(self): return {name}()\n"
-    said = run_pytest(tmp_path, text).stdout
-    failed = re.findall(r"^FAILED test_it\.py::Test(\w+)::(\w+)", said, re.MULTILINE)
+    printed = run_pytest(tmp_path, text).stdout
+    failed = re.findall(r"^FAILED test_it\.py::Test(\w+)::(\w+)", printed, re.MULTILINE)
     missed = {n: c for n, (_, c) in bodies.items() if not any(f == n and t.startswith(c) for f, t in failed)}
-    assert missed == {}, said[-3000:]
+    assert missed == {}, printed[-3000:]
 
 
 def test_fixtures_run_a_test_once_for_each_machine_of_its_marker(tmp_path: Path) -> None:
@@ -178,14 +178,14 @@ def test_near(machine): assert machine.name == "gh200"
 @pytest.mark.affinity_machines("dgx-h100", "mi250x")
 def test_two(fake_host): assert len(fake_host.topology.pci_devices) >= 8
 """
-    said = run_pytest(tmp_path, text, "--strict-markers").stdout
-    assert sorted(re.findall(r"PASSED test_it.py::(\S+)", said)) == [
+    printed = run_pytest(tmp_path, text, "--strict-markers").stdout
+    assert sorted(re.findall(r"PASSED test_it.py::(\S+)", printed)) == [
         "test_near[gh200]",
         "test_two[dgx-h100]",
         "test_two[mi250x]",
     ]
-    said = run_pytest(tmp_path, "def test_all(machine): assert machine.source").stdout
-    assert f"{len(machines.names())} passed" in said
+    printed = run_pytest(tmp_path, "def test_all(machine): assert machine.source").stdout
+    assert f"{len(machines.names())} passed" in printed
 
 
 def test_a_failure_draws_the_machine_and_its_process(tmp_path: Path) -> None:
@@ -197,11 +197,11 @@ def test_it(fake_host):
     fake_host.kernel.set_affinity(0, fake_host.topology.nodes[1].cpus)
     assert False
 """
-    said = run_pytest(tmp_path, text).stdout
-    assert "affinity: the machine" in said
-    assert "node 8: CPUs 88-175 of package 8" in said
-    assert "node 255: no CPUs, 16 GiB" in said
-    assert re.search(r"threads \d+: CPUs 88-175", said)
+    printed = run_pytest(tmp_path, text).stdout
+    assert "affinity: the machine" in printed
+    assert "node 8: CPUs 88-175 of package 8" in printed
+    assert "node 255: no CPUs, 16 GiB" in printed
+    assert re.search(r"threads \d+: CPUs 88-175", printed)
 
 
 def test_a_fixture_of_the_same_name_in_another_project_is_its_own(tmp_path: Path) -> None:

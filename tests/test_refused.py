@@ -49,7 +49,7 @@ def now():
     return [str(THIS_PROCESS.get_affinity()), policy, [record.get(k) for k in ("cpus", "allowed")] if record else None]
 """
 
-#: Bind in a fork for each strategy; what the report says, and what is in force afterwards.
+#: Bind in a fork for each strategy; what the report states, and what is in force afterwards.
 BIND = (
     SETTINGS
     + """
@@ -60,13 +60,13 @@ for strategy, required, memory in json.loads(sys.argv[1]):
         settings = to(*strategy.split(), required=required, memory=MemoryMode(memory))
         try:
             r = affinity.bind(settings=settings)
-            said = [[d.action, d.errno, d.error, d.remedy] for d in r.degradations]
-            told = dict(error=None, strategy=r.strategy, satisfied=r.satisfied, said=said, now=now())
+            printed = [[d.action, d.errno, d.error, d.remedy] for d in r.degradations]
+            reported = dict(error=None, strategy=r.strategy, satisfied=r.satisfied, printed=printed, now=now())
             r.undo()
-            told["undone"] = now()
+            reported["undone"] = now()
         except affinity.BindError as refused:
-            told = dict(error=str(refused), now=now())
-        print(json.dumps(told), flush=True)
+            reported = dict(error=str(refused), now=now())
+        print(json.dumps(reported), flush=True)
         os._exit(0)
     assert os.wait()[1] == 0
 """
@@ -81,7 +81,7 @@ def bind(python, number: str, calls: tuple[str, ...], *cases: tuple[str, bool, s
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_filter_refuses_what_it_says_and_nothing_else(python) -> None:  # type: ignore[no-untyped-def]
+def test_the_filter_refuses_what_it_states_and_nothing_else(python) -> None:  # type: ignore[no-untyped-def]
     """Each call alone fails with its errno, and no other does."""
     text = textwrap.dedent(
         f"""
@@ -106,50 +106,50 @@ def test_the_filter_refuses_what_it_says_and_nothing_else(python) -> None:  # ty
 
 @pytest.mark.parametrize("number", ERRNOS)
 @pytest.mark.parametrize("calls", [("set_mempolicy",), seccomp.DOCKER], ids=["set_mempolicy", "docker"])
-def test_without_set_mempolicy_the_cpus_are_bound_and_the_memory_is_told(python, number: str, calls) -> None:  # type: ignore
+def test_without_set_mempolicy_the_cpus_are_bound_and_the_memory_is_reported(python, number: str, calls) -> None:  # type: ignore
     """Each strategy goes down to CPUs only; the report has call, errno and remedy; undo leads back."""
-    for told, strategy in zip(
+    for reported, strategy in zip(
         bind(python, number, calls, *((s, False, "preferred") for s in ("libnuma", "inherit", "legacy"))),
         ("libnuma", "inherit", "legacy"),
         strict=True,
     ):
-        assert (told["strategy"], told["satisfied"]) == (strategy, False)
-        assert told["now"] == [ONE, "default", [ONE, ALL]]
-        assert told["undone"] == [ALL, "default", None]
-        ((tried, code, said, remedy),) = told["said"]
+        assert (reported["strategy"], reported["satisfied"]) == (strategy, False)
+        assert reported["now"] == [ONE, "default", [ONE, ALL]]
+        assert reported["undone"] == [ALL, "default", None]
+        ((tried, code, printed, remedy),) = reported["printed"]
         assert tried == f"{strategy}: CPUs {ONE} and memory preferred:0"
         if strategy == "libnuma" and number == "ENOSYS" and "get_mempolicy" in calls:
-            assert "numa_available() is -1" in said
-            assert "seccomp profile that allows get_mempolicy" in said
+            assert "numa_available() is -1" in printed
+            assert "seccomp profile that allows get_mempolicy" in printed
         else:
-            assert (code, said) == (number, f"{os.strerror(getattr(errno, number))} in set_mempolicy")
+            assert (code, printed) == (number, f"{os.strerror(getattr(errno, number))} in set_mempolicy")
             assert REMEDY[number] in remedy
 
 
 @pytest.mark.parametrize("number", ERRNOS)
-def test_every_step_down_is_told_in_order(python, number: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_step_down_is_reported_in_order(python, number: str) -> None:  # type: ignore[no-untyped-def]
     """bind, preferred, each by each strategy, then CPUs only."""
-    (told,) = bind(python, number, seccomp.DOCKER, ("libnuma inherit", False, "bind"))
-    assert [tried for tried, *_ in told["said"]] == [
+    (reported,) = bind(python, number, seccomp.DOCKER, ("libnuma inherit", False, "bind"))
+    assert [tried for tried, *_ in reported["printed"]] == [
         f"{strategy}: CPUs {ONE} and memory {memory}:0"
         for memory in ("bind", "preferred")
         for strategy in ("libnuma", "inherit")
     ]
-    assert told["now"][:2] == [ONE, "default"]
+    assert reported["now"][:2] == [ONE, "default"]
 
 
 @pytest.mark.parametrize("number", ERRNOS)
 @pytest.mark.parametrize("call", [c for c in CALLS if c != "set_mempolicy"])
 def test_a_call_that_is_not_needed_may_be_refused(python, number: str, call: str) -> None:  # type: ignore[no-untyped-def]
-    """Nothing is given up: where get_mempolicy is refused, numa_maps shows the policy, also under `required`."""
+    """Nothing is dropped: where get_mempolicy is refused, numa_maps shows the policy, also under `required`."""
     strategies = ["inherit", "legacy", "libnuma inherit"]
     memories = ("preferred", "bind", "local") if call == "get_mempolicy" else ("preferred",)
-    for told in bind(python, number, (call,), *((s, True, m) for s in strategies for m in memories)):
-        assert told["error"] is None, told
-        assert told["satisfied"]
+    for reported in bind(python, number, (call,), *((s, True, m) for s in strategies for m in memories)):
+        assert reported["error"] is None, reported
+        assert reported["satisfied"]
         if (call, number) != ("get_mempolicy", "ENOSYS"):  # there libnuma finds no NUMA, and the next strategy acts
-            assert told["said"] == []
-        assert told["undone"] == [ALL, "default", None]
+            assert reported["printed"] == []
+        assert reported["undone"] == [ALL, "default", None]
 
 
 @pytest.mark.parametrize("number", ERRNOS)
@@ -157,19 +157,19 @@ def test_a_call_that_is_not_needed_may_be_refused(python, number: str, call: str
     "calls", [("sched_setaffinity",), ("sched_setaffinity", *seccomp.DOCKER)], ids=["alone", "docker"]
 )
 def test_without_sched_setaffinity_nothing_is_half_bound(python, number: str, calls) -> None:  # type: ignore
-    """Memory without CPUs is no binding: the process is as it was, and each step says why."""
+    """Memory without CPUs is no binding: the process is as it was, and each step states why."""
     strategies = ("libnuma", "inherit", "legacy")
-    for told, strategy in zip(
+    for reported, strategy in zip(
         bind(python, number, calls, *((s, False, "preferred") for s in strategies)), strategies, strict=True
     ):
-        assert told["now"] == [ALL, "default", None]
-        assert not told["satisfied"]
-        assert [tried for tried, *_ in told["said"]] == [
+        assert reported["now"] == [ALL, "default", None]
+        assert not reported["satisfied"]
+        assert [tried for tried, *_ in reported["printed"]] == [
             f"{strategy}: CPUs {ONE} and memory preferred:0",
             f"{strategy}: CPUs {ONE}",
         ]
-        for _, code, said, remedy in told["said"]:
-            assert (code, said) == (number, f"{os.strerror(getattr(errno, number))} in sched_setaffinity")
+        for _, code, printed, remedy in reported["printed"]:
+            assert (code, printed) == (number, f"{os.strerror(getattr(errno, number))} in sched_setaffinity")
             assert REMEDY[number] in remedy
 
 
@@ -180,10 +180,10 @@ def test_without_sched_setaffinity_nothing_is_half_bound(python, number: str, ca
 def test_required_is_an_error_and_leaves_the_process_as_it_was(python, number: str, calls) -> None:  # type: ignore
     """With the errno in its words; also for the automatic choice."""
     cases = [(s, True, "preferred") for s in ("libnuma", "inherit", "legacy", "libnuma inherit")]
-    for told in bind(python, number, calls, *cases):
-        assert told["error"].startswith("required, but refused: ")
-        assert number in told["error"] or "numa_available() is -1" in told["error"]
-        assert told["now"] == [ALL, "default", None]
+    for reported in bind(python, number, calls, *cases):
+        assert reported["error"].startswith("required, but refused: ")
+        assert number in reported["error"] or "numa_available() is -1" in reported["error"]
+        assert reported["now"] == [ALL, "default", None]
 
 
 @pytest.mark.parametrize(("fails", "comes"), [("", "result"), ("yes", "'its own'")])
@@ -200,11 +200,11 @@ def test_a_tasks_result_outlives_a_binding_that_cannot_be_given_back(python, fai
             seccomp.refuse(errno.EPERM, ["sched_setaffinity"])
             if sys.argv[2]: raise KeyError("its own")
             return "result"
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as reported:
             warnings.simplefilter("always")
             try: print(task())
             except KeyError as error: print(error)
-        print([w.category.__name__ for w in told], "may start bound: undo: CPUs" in str(told[0].message))
+        print([w.category.__name__ for w in reported], "may start bound: undo: CPUs" in str(reported[0].message))
         """
     )
     done = python(text, str(Path(seccomp.__file__).parent), fails)
@@ -238,7 +238,7 @@ def test_where_the_policy_cannot_be_read_at_all_required_changes_nothing() -> No
 
 # ---------------------------------------------------------------- spawning
 
-#: A worker started inside `spawning()`; it binds itself and tells, and so does the parent.
+#: A worker started inside `spawning()`; it binds itself and shows, and so does the parent.
 SPAWN = (
     SETTINGS
     + """
@@ -258,10 +258,10 @@ if __name__ == "__main__":
             entered = True
             process.start()
         process.join(30)
-        told = [process.exitcode, planned.selection.strategy, planned.selection.reason]
+        reported = [process.exitcode, planned.selection.strategy, planned.selection.reason]
     except affinity.BindError as refused:
-        told = [entered, "", str(refused)]
-    print(json.dumps(["parent", *told, now()]), flush=True)
+        reported = [entered, "", str(refused)]
+    print(json.dumps(["parent", *reported, now()]), flush=True)
 """
 )
 
@@ -269,14 +269,14 @@ if __name__ == "__main__":
 def spawned(
     folder: Path, number: str, calls: tuple[str, ...], *strategies: str, required: bool = False
 ) -> dict[str, list]:  # type: ignore
-    """What worker and parent said under the filter."""
+    """What worker and parent printed under the filter."""
     script = folder / "server.py"
     script.write_text(SPAWN)
     command = [*seccomp.prefix(number, *calls), sys.executable, str(script), json.dumps([strategies, required])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    return {who: rest for who, *rest in map(json.loads, done.stdout.splitlines())}
+    return {that: rest for that, *rest in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
@@ -285,41 +285,41 @@ def spawned(
     [("EPERM", ("set_mempolicy",)), ("EPERM", seccomp.DOCKER), ("ENOSYS", seccomp.DOCKER)],
     ids=["set_mempolicy", "docker", "docker-ENOSYS"],
 )
-def test_a_worker_is_started_with_its_cpus_and_the_memory_is_told(
+def test_a_worker_is_started_with_its_cpus_and_the_memory_is_reported(
     tmp_path: Path, number: str, strategy: str, calls
 ) -> None:  # type: ignore
     """Under a filter on set_mempolicy, numactl in front of a worker ends it before its first line (sglang issue 27368):
     here it lives, with the CPUs that could be had, the parent is as it was, and both report the degradations."""
-    told = spawned(tmp_path, number, calls, strategy)
-    exitcode, used, reason, parent = told["parent"]
+    reported = spawned(tmp_path, number, calls, strategy)
+    exitcode, used, reason, parent = reported["parent"]
     assert (exitcode, used, parent) == (0, strategy, [ALL, "default", None])
-    born, after, said = told["worker"]
+    born, after, printed = reported["worker"]
     assert born == after == [ONE, "default"]
     assert f"degraded: {strategy}: CPUs {ONE} and memory preferred:0" in reason
     assert f"[{number}]" in reason or "does not support NUMA policy" in reason
-    assert any(f"[{number}]" in words and REMEDY[number] in words for words in said)
+    assert any(f"[{number}]" in words and REMEDY[number] in words for words in printed)
 
 
 @pytest.mark.parametrize("number", ERRNOS)
 def test_automatic_choice_gives_the_worker_what_can_be_had(tmp_path: Path, number: str) -> None:
     """Where get_mempolicy alone is refused, everything: numactl may refuse to act, inherit does not."""
-    told = spawned(tmp_path, number, ("get_mempolicy",))
-    born, after, said = told["worker"]
+    reported = spawned(tmp_path, number, ("get_mempolicy",))
+    born, after, printed = reported["worker"]
     assert born == after == [ONE, "preferred:0"]
-    assert said == []
-    assert told["parent"][0] == 0
+    assert printed == []
+    assert reported["parent"][0] == 0
 
 
 def test_a_worker_that_cannot_be_bound_at_all_is_started_as_it_is(tmp_path: Path) -> None:
-    """sched_setaffinity refused too: nothing is bound, the worker lives, both tell."""
-    told = spawned(tmp_path, "EPERM", ("sched_setaffinity", *seccomp.DOCKER))
-    exitcode, used, reason, parent = told["parent"]
+    """sched_setaffinity refused too: nothing is bound, the worker lives, both show."""
+    reported = spawned(tmp_path, "EPERM", ("sched_setaffinity", *seccomp.DOCKER))
+    exitcode, used, reason, parent = reported["parent"]
     assert (exitcode, used, parent) == (0, "noop", [ALL, "default", None])
     assert reason.count("degraded: ") == 4
-    born, after, said = told["worker"]
+    born, after, printed = reported["worker"]
     assert born == after == [ALL, "default"]
-    assert len(said) == 4
-    assert all("[EPERM]" in words for words in said)
+    assert len(printed) == 4
+    assert all("[EPERM]" in words for words in printed)
 
 
 @pytest.mark.parametrize(
@@ -329,10 +329,10 @@ def test_required_is_an_error_before_a_worker_is_started(
     tmp_path: Path, number: str, strategies: tuple[str, ...]
 ) -> None:
     """The block is not entered; the parent is as it was."""
-    told = spawned(tmp_path, number, ("set_mempolicy",), *strategies, required=True)
-    entered, _, error, parent = told["parent"]
+    reported = spawned(tmp_path, number, ("set_mempolicy",), *strategies, required=True)
+    entered, _, error, parent = reported["parent"]
     assert not entered
-    assert "worker" not in told
+    assert "worker" not in reported
     assert f"[{number}]" in error
     assert REMEDY[number] in error
     assert parent == [ALL, "default", None]
@@ -355,7 +355,7 @@ def run(number: str, *calls: str, **environ: str) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize("number", ERRNOS)
 @pytest.mark.parametrize("calls", [("set_mempolicy",), seccomp.DOCKER], ids=["set_mempolicy", "docker"])
-def test_run_starts_the_command_and_says_what_was_given_up(number: str, calls: tuple[str, ...]) -> None:
+def test_run_starts_the_command_and_states_what_was_dropped(number: str, calls: tuple[str, ...]) -> None:
     """A line for each step on stderr, with errno and remedy; the command runs."""
     done = run(number, *calls)
     assert (done.returncode, done.stdout) == (0, f"{ONE} default\n")

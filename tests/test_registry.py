@@ -47,8 +47,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         module = name.replace("-", "_")
         info = site / f"{module}-{version}.dist-info"
         info.mkdir()
-        told = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" if metadata is None else metadata
-        (info / "METADATA").write_text(told)
+        reported = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" if metadata is None else metadata
+        (info / "METADATA").write_text(reported)
         (info / "entry_points.txt").write_text(entries)
         (site / f"{module}.py").write_text(GOOD.format(version=version))
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -70,7 +70,7 @@ def test_every_built_in_plugin_works() -> None:
 
 
 def test_the_versions_are_those_that_the_reference_page_promises() -> None:
-    """Of each interface and of the JSON: nobody raises one without writing down what it means."""
+    """Of each interface and of the JSON: no one raises one without writing down what it means."""
     page = (ROOT / "docs/reference/plugins.md").read_text(encoding="utf-8")
     for kind in (AffinityStrategy, PlacementPolicy, DeviceProvider):
         name = kind.__name__
@@ -79,7 +79,7 @@ def test_the_versions_are_those_that_the_reference_page_promises() -> None:
 
 
 def test_a_plugin_is_made_once() -> None:
-    """Whoever asks gets the same."""
+    """Whatever asks gets the same."""
     strategies = Plugins().strategies
     assert strategies.get("noop") is strategies.get("noop")
 
@@ -92,7 +92,7 @@ def test_a_name_that_is_not_there_is_an_error_that_lists_those_that_are() -> Non
         Plugins().policies.get("numactl")
 
 
-def test_without_any_metadata_the_error_says_so() -> None:
+def test_without_any_metadata_the_error_states_so() -> None:
     """As in a program that was frozen without its distributions."""
     with pytest.raises(PluginError, match=r"installed are none .*is it installed, metadata and all"):
         Registry("affinity.strategies", AffinityStrategy, []).get("noop")  # type: ignore[type-abstract]
@@ -142,7 +142,7 @@ def test_one_distribution_that_names_a_plugin_twice(install: Install) -> None:
 
 
 @pytest.mark.parametrize("metadata", ["", "Metadata-Version: 2.1\nVersion: 1.0\n"])
-def test_what_an_interrupted_uninstall_left_is_nobodys(install: Install, metadata: str) -> None:
+def test_what_an_interrupted_uninstall_left_is_no_ones(install: Install, metadata: str) -> None:
     """Entry points without a name stop nothing."""
     install("leftover", "[affinity.strategies]\nleftover = leftover:Good\n", metadata=metadata)
     assert Plugins().strategies.get("noop")
@@ -159,7 +159,7 @@ def test_a_distribution_without_a_version_can_be_used(install: Install) -> None:
     assert (info.distribution, info.version, info.error) == ("unversioned", "", "")
 
 
-def test_what_other_packages_leave_in_their_entry_points_stops_nobody(install: Install) -> None:
+def test_what_other_packages_leave_in_their_entry_points_stops_none(install: Install) -> None:
     """A file that does not parse, or is not text, and is not about this package."""
     install("strange", "[console_scripts]\nno equals sign here\n")
     (install("stranger", "") / "entry_points.txt").write_bytes(b"\xff\xfe[console_scripts]\n")
@@ -176,7 +176,7 @@ def test_only_what_is_asked_for_is_imported(install: Install) -> None:
     assert "unasked" not in sys.modules
 
 
-def test_a_claim_on_a_built_in_name_is_refused_whoever_sorts_first() -> None:
+def test_a_claim_on_a_built_in_name_is_refused_whichever_sorts_first() -> None:
     """Distributions are sorted by name; that decides nothing here."""
     value = "affinity_plugins.strategies.noop:Noop"
     for claimant in ("aaa", "zzz"):
@@ -264,7 +264,7 @@ def test_two_spellings_of_one_name_are_one_distribution(install: Install) -> Non
 
 
 def test_another_distributions_metadata_left_behind_hides_nothing(install: Install, tmp_path: Path) -> None:
-    """The same rule for everybody's."""
+    """The same rule for everyone's."""
     install("two-copies", "[affinity.strategies]\nboth = two_copies:Good\n", version="2.0", into="behind")
     sys.path.insert(0, str(stale(tmp_path / "before", "two-copies", "1.0", entries=None, record="two_copies.py,,9\n")))
     try:

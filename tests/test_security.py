@@ -1,4 +1,4 @@
-"""What docs/security.md says of trust, tried: programs, libraries, modules, caches and names of a stranger."""
+"""What docs/security.md states of trust, tried: programs, libraries, modules, caches and names of a stranger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plant(folder: Path, *names: str) -> None:
 
 @pytest.mark.parametrize("path", [":/usr/bin:/bin", ".:/usr/bin:/bin", "/usr/bin:/bin:", "./:/usr/bin:/bin"])
 def test_no_program_of_the_current_directory_is_executed(tmp_path: Path, path: str) -> None:
-    """Neither numactl nor what it is probed with, though PATH says so."""
+    """Neither numactl nor what it is probed with, though PATH states so."""
     plant(tmp_path, "numactl", "true", "taskset")
     done = here(tmp_path, AFFINITY, "run", "--node", "0", "--", "/bin/echo", "done", PATH=path)
     assert (done.stdout, done.stderr) == ("done\n", "")
@@ -39,7 +39,7 @@ def test_no_program_of_the_current_directory_is_executed(tmp_path: Path, path: s
 
 
 def test_a_path_of_relative_entries_alone_has_no_numactl(tmp_path: Path) -> None:
-    """The next strategy acts, and the report says what is missing."""
+    """The next strategy acts, and the report states what is missing."""
     plant(tmp_path, "numactl", "true")
     text = (
         "import affinity\n"
@@ -58,7 +58,7 @@ def test_a_command_that_was_asked_for_is_looked_up_as_exec_does(tmp_path: Path) 
     assert (tmp_path / "ran").exists()
 
 
-def test_another_module_named_numa_is_told_and_not_used(tmp_path: Path) -> None:
+def test_another_module_named_numa_is_reported_and_not_used(tmp_path: Path) -> None:
     """A project's own numa.py, first on sys.path, is not py-libnuma."""
     (tmp_path / "numa.py").write_text("print('imported')\n")
     text = "import affinity; r = affinity.bind(node=0); print(r.strategy, r.satisfied); print(r.degradations[0].error)"
@@ -80,7 +80,7 @@ def test_a_bind_in_process_starts_no_program(tmp_path: Path) -> None:
     assert here(tmp_path, sys.executable, "-c", text).stdout == "libnuma True ctypes.util\n"
 
 
-def test_a_libnuma_that_is_none_is_told_and_not_used(tmp_path: Path) -> None:
+def test_a_libnuma_that_is_none_is_reported_and_not_used(tmp_path: Path) -> None:
     """On LD_LIBRARY_PATH, for the process itself and for numactl."""
     (tmp_path / "libnuma.so.1").write_text("no library\n")
     text = (
@@ -93,7 +93,7 @@ def test_a_libnuma_that_is_none_is_told_and_not_used(tmp_path: Path) -> None:
 
 
 def test_a_poisoned_plugin_cache_is_not_read(tmp_path: Path) -> None:
-    """stevedore would believe it, whoever wrote it; here it is not asked."""
+    """stevedore would trust it, whatever wrote it; here it is not asked."""
     look = (
         "import sys; sys.executable = '/usr/bin/python3'\n"  # it keeps no cache for one below /tmp
         "import stevedore._cache; print('evil' in stevedore._cache.get_group_named('affinity.strategies'))\n"

@@ -59,7 +59,7 @@ def test_every_rule_has_a_verdict_in_words() -> None:
 
 
 def test_a_node_the_operator_names_is_bound_even_where_it_is_the_only_one() -> None:
-    """`affinity run --node 0` on a desktop does what it says."""
+    """`affinity run --node 0` on a desktop does what it states."""
     assert selection({}, "command", ONE, gpu=None, node=0).strategy == "numactl"
 
 
@@ -79,7 +79,7 @@ def test_an_unknown_strategy_is_an_error_naming_the_installed() -> None:
 
 
 def test_a_gpu_whose_node_may_not_be_used_leaves_the_worker_alone() -> None:
-    """A cpuset that excludes the GPU's node: told with the numbers; an error where binding is required."""
+    """A cpuset that excludes the GPU's node: reported with the numbers; an error where binding is required."""
     host = Host.synthetic(TWO, allowed_cpus=CpuSet([2, 3]))
     chosen = selection({}, "ray", host=host)
     assert chosen.strategy == "noop"

@@ -74,7 +74,7 @@ def test_false_words(word: str) -> None:
     ],
 )
 def test_ours_wins_over_the_alias(environ: dict[str, str], field: str, value: object) -> None:
-    """Each pair that says the opposite."""
+    """Each pair that states the opposite."""
     assert getattr(read(environ), field) == value
 
 
@@ -202,7 +202,7 @@ def test_formatting_a_value_is_the_inverse_of_parsing(variable: Variable, data: 
 
 @given(SETTINGS, ENVIRONS)
 def test_settings_travel_as_the_variables_that_differ(settings: Settings, environ: dict[str, str]) -> None:
-    """Whatever the environment says, malformed values and aliases included; none of them could be left out."""
+    """Whatever the environment states, malformed values and aliases included; none of them could be left out."""
     differences = settings.differences(environ)
     assert read({**environ, **differences}) == settings
     assert read(environ, parent=differences) == settings
@@ -241,7 +241,7 @@ def test_the_differences_are_few(settings: Settings, environ: dict[str, str], di
     assert settings.differences(environ) == differences
 
 
-def test_what_the_parent_decided_overrides_the_environment_and_says_so() -> None:
+def test_what_the_parent_decided_overrides_the_environment_and_states_so() -> None:
     """A value, and a variable that the parent unset; what it left alone is the environment's."""
     environ = {"AFFINITY_POLICY": "socket", "AFFINITY_NODES": "0,1", "AFFINITY_SMT": "one", "AFFINITY_ACME_X": "1"}
     parent = {"AFFINITY_POLICY": "exclusive", "AFFINITY_NODES": "", "AFFINITY_ACME_X": "2"}

@@ -50,7 +50,7 @@ def start(settings: Settings | None = None, context=spawn, child: object = None)
 
 
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
-def test_a_worker_is_born_bound_and_knows_it(strategy: str) -> None:
+def test_a_worker_is_born_bound_and_finds_it(strategy: str) -> None:
     """Mask and policy hold before its first line; `bind()` without arguments finds nothing left to do."""
     born, already, now, *_ = start(Settings(strategies=(strategy,)))[0]
     assert born == now == (str(affinity.CpuSet(HERE)), "preferred:0")
@@ -171,13 +171,13 @@ def test_parallel_starts_each_get_their_own_command() -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    told = {name: next((a for a in argv if a.startswith("affinity=")), "") for name, argv in got.items()}
-    assert {name: ("strategy=" + name in text) for name, text in told.items()} == {
+    reported = {name: next((a for a in argv if a.startswith("affinity=")), "") for name, argv in got.items()}
+    assert {name: ("strategy=" + name in text) for name, text in reported.items()} == {
         "numactl": True,
         "inherit": True,
         "none": False,
     }
-    assert told["none"] == ""
+    assert reported["none"] == ""
 
 
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
@@ -206,8 +206,8 @@ def test_inherit_serves_fork() -> None:
     assert (born[1], already) == ("preferred:0", True)
 
 
-def test_a_forked_worker_knows_which_it_is(tmp_path: Path) -> None:
-    """As a spawned one does: it does not take the GPUs of all for its own. One started outside is told nothing."""
+def test_a_forked_worker_finds_which_it_is(tmp_path: Path) -> None:
+    """As a spawned one does: it does not take the GPUs of all for its own. One started outside is reported nothing."""
     text = """
 import attrs, multiprocessing, os, affinity
 def work():
@@ -366,7 +366,7 @@ def test_under_required_a_refusal_is_an_error_before_anything_starts(tmp_path: P
 
 
 def test_a_numactl_that_fails_after_its_check_succeeded_ends_the_worker(tmp_path: Path) -> None:
-    """The worker's exit status tells; nothing hangs."""
+    """The worker's exit status shows; nothing hangs."""
     host = fake_numactl(tmp_path, f"[ -e {tmp_path}/probed ] && exit 9; touch {tmp_path}/probed")
     worker = spawn.Process(target=os.getpid)
     with affinity.spawning(node=0, host=host):
@@ -429,7 +429,7 @@ leave.set()
     assert python(text).stdout.split() == ["True", "True"]
 
 
-def test_a_pool_of_loky_in_the_block_starts_unbound_and_is_told_what_works(tmp_path: Path) -> None:
+def test_a_pool_of_loky_in_the_block_starts_unbound_and_is_reported_what_works(tmp_path: Path) -> None:
     """Its start method is its own; `affinity.get_context` serves it."""
     text = """
 import os, affinity
@@ -464,14 +464,14 @@ def test_under_ignored_sigchld_a_worker_is_started_by_what_works(
     done = python(
         "import multiprocessing, signal, sys, affinity\n"
         "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
-        "tell = 'import affinity.kernel.linux as k; open(file, \"w\").write(str(k.THIS_PROCESS.get_mempolicy()))'\n"
-        "worker = multiprocessing.get_context('spawn').Process(target=exec, args=(tell, {'file': sys.argv[1]}))\n"
+        "show = 'import affinity.kernel.linux as k; open(file, \"w\").write(str(k.THIS_PROCESS.get_mempolicy()))'\n"
+        "worker = multiprocessing.get_context('spawn').Process(target=exec, args=(show, {'file': sys.argv[1]}))\n"
         "with affinity.spawning(node=0) as planned:\n"
         "    worker.start()\n"
         "worker.join(30)\n"
         "print(planned.selection.strategy)",
-        str(tmp_path / "told"),
+        str(tmp_path / "reported"),
         PATH=f"{tmp_path}:{os.environ['PATH']}",
     )
     assert done.stdout == f"{strategy}\n"
-    assert (tmp_path / "told").read_text() == "preferred:0"
+    assert (tmp_path / "reported").read_text() == "preferred:0"

@@ -33,7 +33,7 @@ def run(situation: str, method: str, strategy: str) -> subprocess.CompletedProce
 def test_each_worker_is_born_in_its_place_and_the_parent_stays_in_its_own(
     situation: str, method: str, strategy: str
 ) -> None:
-    """By the kernel's word. A worker of the fork server is born unbound, is told so, and its `bind()` acts."""
+    """By the kernel's word. A worker of the fork server is born unbound, is reported so, and its `bind()` acts."""
     done = run(situation, method, strategy)
     assert done.returncode == 0, done.stderr
     *workers, parent = map(json.loads, done.stdout.splitlines())

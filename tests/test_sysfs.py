@@ -236,8 +236,8 @@ def test_pci_devices(tree: Tree) -> None:
     assert (str(device.address), device.vendor, device.numa_node) == ("0000:11:00.0", 0x10DE, None)
 
 
-def test_the_bridge_above_tells_what_the_device_does_not(tree: Tree) -> None:
-    """A virtual machine's GPU says -1, its root port may know."""
+def test_the_bridge_above_shows_what_the_device_does_not(tree: Tree) -> None:
+    """A virtual machine's GPU states -1, its root port may find."""
     (device,) = sysfs.load(_gpu(tree, numa="-1", bridge="1")).pci_devices
     assert device.bridge_cpus == CpuSet([2, 3])
 
@@ -337,7 +337,7 @@ def test_an_empty_root_is_refused(tmp_path: Path) -> None:
         write_archive(str(tmp_path / "m.tar.gz"), str(tmp_path))
 
 
-def test_a_captured_status_says_what_is_allowed(tree: Tree) -> None:
+def test_a_captured_status_states_what_is_allowed(tree: Tree) -> None:
     """And the caller's word goes over it."""
     root = tree()
     status = Path(root, "proc/self/status")
@@ -376,5 +376,5 @@ for ask in (Host.live, lambda: Host.from_root(sys.argv[1])):
     live, captured = python(text, tree()).stdout.splitlines()
     assert live.startswith("/sys/devices/system/")
     assert "proc/self/status" in captured
-    for said in (live, captured):
-        assert "Too many open files; expected a readable file: raise the limit on open files (ulimit -n)" in said
+    for printed in (live, captured):
+        assert "Too many open files; expected a readable file: raise the limit on open files (ulimit -n)" in printed

@@ -48,7 +48,7 @@ def test_it_is_listed_with_its_distribution(installed: Environment, tmp_path: Pa
 
 
 def test_an_environment_variable_selects_it(installed: Environment, tmp_path: Path) -> None:
-    """Of the strategy and of the policy; the rule that chose is told."""
+    """Of the strategy and of the policy; the rule that chose is reported."""
     command = ["affinity", "explain", "--gpu", "1", "--launch-mode", "ray", "--json", "--synthetic", TWO]
     names = {"AFFINITY_STRATEGY": "affinity-example", "AFFINITY_POLICY": "affinity-example"}
     explained = json.loads(installed.run(*command, cwd=tmp_path, **names).stdout)
@@ -64,14 +64,14 @@ def test_it_binds_a_worker_on_this_machine(installed: Environment, tmp_path: Pat
         "report = affinity.bind()\n"
         "print(report.strategy, report.satisfied, report.observed.policy, int(os.environ['OMP_NUM_THREADS']) > 0)"
     )
-    said = installed.run(
+    printed = installed.run(
         "python", "-c", program, cwd=tmp_path,
         AFFINITY_STRATEGY="affinity-example", AFFINITY_NODES="0", AFFINITY_DEVICES="pci",
     )  # fmt: skip
-    assert said.stdout == "affinity-example True preferred:0 True\n"
+    assert printed.stdout == "affinity-example True preferred:0 True\n"
 
 
-def test_a_launch_that_it_does_not_serve_is_an_error_that_says_so(installed: Environment, tmp_path: Path) -> None:
+def test_a_launch_that_it_does_not_serve_is_an_error_that_states_so(installed: Environment, tmp_path: Path) -> None:
     """`affinity run` starts commands; this strategy binds what runs already."""
     command = ["affinity", "run", "--node", "0", "--", "true"]
     done = installed.run(*command, cwd=tmp_path, check=False, AFFINITY_STRATEGY="affinity-example")

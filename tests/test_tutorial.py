@@ -46,7 +46,7 @@ def squeezed(text: str) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_every_step_does_what_the_page_says(fresh: Environment, tmp_path: Path) -> None:
+def test_every_step_does_what_the_page_states(fresh: Environment, tmp_path: Path) -> None:
     """Files are written, commands are run in order, and what they print is what is shown, but for `...`."""
     here = tmp_path
     for step in STEPS:

@@ -90,13 +90,13 @@ def test_visible_ordinal_i_is_the_gpu_cuda_would_call_i(case: tuple[list[int], l
         ("30000003-1234", []),
     ],
 )
-def test_cuda_visible_devices_means_what_cuda_says(variable: str | None, expected: list[int]) -> None:
+def test_cuda_visible_devices_means_what_cuda_states(variable: str | None, expected: list[int]) -> None:
     """CUDA Programming Guide: unset is all, empty is none, the first invalid entry ends the list."""
     assert shown(variable) == expected
 
 
-def test_ordinals_among_different_models_are_nobodys_unless_in_pci_order() -> None:
-    """FASTEST_FIRST: which GPU ordinal 0 is cannot be told, so it has no node and no identity."""
+def test_ordinals_among_different_models_are_no_ones_unless_in_pci_order() -> None:
+    """FASTEST_FIRST: which GPU ordinal 0 is cannot be reported, so it has no node and no identity."""
     mixed = gpus(0x2330, 0x1EB8)
     assert shown(None, mixed) == [None, None]
     assert shown("1", mixed) == [None]
@@ -114,13 +114,13 @@ def test_different_models_on_one_node_leave_nothing_to_doubt() -> None:
 
 
 def test_all_visible_gpus_are_known_although_their_order_is_not() -> None:
-    """A worker that uses them all does not care who is first; one that is given one of two does."""
+    """A worker that uses them all does not care that is first; one that is given one of two does."""
     mixed = gpus(0x2330, 0x1EB8)
     assert [g.node for g in cuda(mixed, {})[1].gpus] == [0, 1]
     assert [g.node for g in cuda(mixed, {"CUDA_VISIBLE_DEVICES": "1"})[1].gpus] == [None]
 
 
-def test_a_uuid_that_only_the_driver_knows_is_no_gpu_unless_there_is_one() -> None:
+def test_a_uuid_that_only_the_driver_finds_is_no_gpu_unless_there_is_one() -> None:
     """Without NVML there are no UUIDs: an entry may be any GPU; the list does not end there."""
     assert shown("GPU-5,GPU-6", gpus(1, 1, known=False)) == [None, None]
     assert shown("GPU-5", gpus(1, known=False)) == [0]
@@ -272,7 +272,7 @@ def test_the_oneapi_selector_chooses_among_level_zeros_devices(selector: str, ex
     ],
 )
 def test_what_the_oneapi_selector_leaves_open_is_no_gpu_for_certain(selector: str, count: int, reason: str) -> None:
-    """Each ordinal may be any of those that are shown; the ambiguity says why."""
+    """Each ordinal may be any of those that are shown; the ambiguity states why."""
     entries = level_zero(ARC, {"ONEAPI_DEVICE_SELECTOR": selector})[1].entries
     assert len(entries) == count
     assert [entry.unambiguous_gpu().node for entry in entries] == [None] * count

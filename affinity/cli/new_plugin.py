@@ -43,7 +43,7 @@ def command(*, name: str, directory: Path) -> None:
         raise UsageError(f"{target} already exists and is not overwritten: choose another name") from error
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; choose another --directory") from error
-    path = target if target.is_absolute() else f"./{target}"  # pip reads a path without a slash as a package name
+    path = str(target) if target.is_absolute() else f"./{target}"  # pip reads a path without a slash as a package name
     click.echo(f"{path}: a strategy, a policy and a launcher named {name}. Install, then test:")
     click.echo(f"    python -m pip install -e '{path}[tests]'")
     click.echo(f"    python -m pytest {path}")

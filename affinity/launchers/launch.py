@@ -51,8 +51,8 @@ class Launch:
     order, so that a split among them is the same from each worker's view. nodes: set if the operator named nodes
     instead of a GPU. local_rank, local_size: among the workers of this machine, None if the launcher gives none.
     assigned: the references of the GPUs that the launcher assigned to the worker, () if it assigned none, None if that
-    is unknown. binds_workers: whether the launcher can give each worker a CPU mask of its own. notes: what an
-    operator should know (an ambiguity, a disagreement). start_method: how this process is about to start the worker
+    is unknown. binds_workers: whether the launcher can give each worker a CPU mask of its own. notes: facts for
+    the operator (an ambiguity, a disagreement). start_method: how this process is about to start the worker
     (spawn, fork, forkserver, exec, …), "" if the worker is this process, which already runs.
     """
 

@@ -1,4 +1,4 @@
-"""`Placement`: where a worker goes."""
+"""`Placement`: the CPUs and the memory policy of a worker."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from affinity.topology.cpuset import CpuSet, NodeSet
 
 @attrs.frozen
 class Placement:
-    """Where a worker goes.
+    """The CPUs and the memory policy of a worker.
 
-    cpus: the exact mask, None to leave CPUs alone. memory: the policy, None to leave memory alone.
-    nodes: the nodes this is about, for people. reason: in words. migrate: move pages touched before the bind.
+    cpus: the exact mask, None for unchanged. memory: the policy, None for unchanged. nodes: the nodes that the
+    placement is for, used in messages. reason: why, as text. migrate: move pages touched before the bind.
     """
 
     cpus: CpuSet | None
@@ -24,11 +24,11 @@ class Placement:
 
     @property
     def summary(self) -> str:
-        """For messages: `CPUs 0-3 and memory preferred:0`."""
-        return f"CPUs {self.cpus or 'as they are'}" + (f" and memory {self.memory}" if self.memory else "")
+        """Text for messages: `CPUs 0-3 and memory preferred:0`."""
+        return f"CPUs {self.cpus or 'unchanged'}" + (f" and memory {self.memory}" if self.memory else "")
 
     def weaker(self) -> Placement | None:
-        """The next step down: bind, preferred, CPUs only, nothing (None)."""
+        """Return the next weaker placement, in the order bind, preferred, CPUs only; None if there is none."""
         match self.memory:
             case MemoryPolicy(MemoryMode.BIND, nodes):
                 return attrs.evolve(self, memory=preferred_policy(nodes))
@@ -41,5 +41,5 @@ class Placement:
 
 
 def preferred_policy(nodes: NodeSet) -> MemoryPolicy:
-    """`preferred` for one node, `preferred-many` (Linux 5.15) for several."""
+    """Return `preferred` for one node, `preferred-many` (Linux 5.15) for several."""
     return MemoryPolicy(MemoryMode.PREFERRED if len(nodes) == 1 else MemoryMode.PREFERRED_MANY, nodes)

@@ -1,4 +1,4 @@
-"""`PlacementPolicy` and `Placement`: WHERE a worker goes. Pure: no policy reads or changes a system."""
+"""`PlacementPolicy`: WHERE a worker goes. A policy is pure: it neither reads nor changes a system."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from affinity.variables import Option
 
 
 class PlacementPolicy(ABC):
-    """Entry point group `affinity.policies`: which CPUs and memory a worker gets.
+    """Base class of entry-point group `affinity.policies`: the choice of CPUs and memory for a worker.
 
-    Write a class with a no-argument constructor and `place`. It is given the machine, this worker and the
-    operator's options, and must be pure: it may not call `host.kernel`. It must give a subset of
-    `host.allowed_cpus`, the same on every call, and work from this worker's view alone: compute the shares of
-    all `launch.peers`, take this worker's own. "I have no preference" is `Placement(None, None)`; "there is no
-    answer" is PlacementError, with the numbers; options that contradict the machine are SettingsError.
-    `memory_for` gives the memory that follows from CPUs; `affinity.policies.split` has the rest of the toolbox.
+    Write a class with a no-argument constructor and `place`. Its argument holds the machine, the launch and the
+    settings. `place` is pure: it does not call `host.kernel`. It returns a subset of `host.allowed_cpus`, the same on
+    every call. To divide CPUs among workers, compute the shares of all `launch.machine_gpus` and return this worker's.
+    Return `Placement(None, None)` to leave the worker unchanged. Raise PlacementError, with the numbers, if no
+    placement is possible, and SettingsError if a setting contradicts the machine.
+    `memory_for` returns the memory policy for CPUs; `affinity.policies` has further helpers.
     """
 
-    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    #: Version of this interface that the class is written for; the registry refuses a newer one.
     interface_version: ClassVar[int] = 1
 
-    #: Its own variables, `AFFINITY_<PLUGIN>_<OPTION>`; `observation.settings.option(…)` reads one.
+    #: Variables of the plugin, `AFFINITY_<PLUGIN>_<OPTION>`; `observation.settings.option(…)` reads one.
     options: ClassVar[tuple[Option[Any], ...]] = ()
 
     @abstractmethod
     def place(self, observation: Observation) -> Placement:
-        """Where this worker goes. Raises PlacementError where no CPU is left for it."""
+        """Return the placement of this worker. Raise PlacementError if no CPU is left for it."""
 
 
 def memory_for(cpus: CpuSet, observation: Observation, nodes: NodeSet | None = None) -> MemoryPolicy | None:
@@ -63,22 +63,22 @@ def missing_memory_reason(placement: Placement, observation: Observation) -> str
     missing = host.topology.nodes_of(placement.cpus, placement.nodes) & host.topology.memory_nodes
     if not missing:
         return ""
-    return f"memory of node {missing} is not allowed here (allowed: {host.allowed_nodes}), so memory is left alone"
+    return f"memory of node {missing} is not allowed here (allowed: {host.allowed_nodes}), so memory is unchanged"
 
 
 def allowed_cpus_of(nodes: NodeSet, host: Host) -> CpuSet:
-    """The allowed CPUs of these nodes. Raises PlacementError, saying what is in the way, where there is none."""
-    missing = nodes - NodeSet(host.topology.by_id)
+    """Return the allowed CPUs of these nodes. Raise PlacementError, with the reason, if there is none."""
+    online = NodeSet(host.topology.by_id)
+    missing = nodes - online
     if missing:
-        there = NodeSet(host.topology.by_id)
-        raise PlacementError(f"node {missing} is not on this machine: online nodes are {there}")
-    there_cpus = host.topology.cpus_of(nodes)
-    if not there_cpus:
+        raise PlacementError(f"node {missing} is not on this machine: online nodes are {online}")
+    cpus_of_nodes = host.topology.cpus_of(nodes)
+    if not cpus_of_nodes:
         raise PlacementError(f"node {nodes} has no CPUs: nodes with CPUs are {host.topology.cpu_nodes}")
-    cpus = there_cpus & host.allowed_cpus
+    cpus = cpus_of_nodes & host.allowed_cpus
     if not cpus:
         raise PlacementError(
-            f"no CPU of node {nodes} ({there_cpus}) is allowed here (allowed: {host.allowed_cpus or 'none'}): "
+            f"no CPU of node {nodes} ({cpus_of_nodes}) is allowed here (allowed: {host.allowed_cpus or 'none'}): "
             "widen the cpuset, container or batch limit, or choose another GPU"
         )
     return cpus

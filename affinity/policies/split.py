@@ -29,7 +29,7 @@ class SplitPolicy(PlacementPolicy):
     gets the whole node, since the node's other workers are unknown.
     """
 
-    #: What one GPU gets, in words: "a contiguous share of the cores".
+    #: Name of one GPU's share in messages: "a contiguous share of the cores".
     share_name: ClassVar[str] = "a share"
 
     @abstractmethod
@@ -42,7 +42,7 @@ class SplitPolicy(PlacementPolicy):
         if launch.nodes is not None:
             return place_on_nodes(launch.nodes, observation)
         gpus, own = launch.machine_gpus, own_mask_reason(observation)
-        cpus, told = CpuSet(), []
+        cpus, shares = CpuSet(), []
         for index in gpu_indices(launch):
             node = gpus[index].node
             if node is None:
@@ -51,12 +51,23 @@ class SplitPolicy(PlacementPolicy):
             there = [i for i, gpu in enumerate(gpus) if gpu.node in sharing and (not own or gpu in launch.gpus)]
             mine = there.index(index)
             cpus |= self.split(node, len(there), observation)[mine]
-            told.append(f"{self.share_name} of node {node} (GPU {mine + 1} of {len(there)} there)")
-        if not told:
+            shares.append(f"{self.share_name} of node {node} ({_position_text(mine, len(there))})")
+        if not shares:
             return Placement(None, None, reason="no GPU's node is known")
-        reason = "; ".join([*told, *([own] if own else [])]) + _options(observation.settings)
+        reason = "; ".join([*shares, *([own] if own else [])]) + _options(observation.settings)
         nodes = host.topology.nodes_of(cpus, launch.gpu_nodes)
         return Placement(cpus, memory_for(cpus, observation), nodes, reason)
+
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+
+
+def _position_text(position: int, count: int) -> str:
+    """Return text such as "second of 4 GPUs on the node" for position 1."""
+    if count == 1:
+        return "the only GPU on the node"
+    ordinal = _ORDINALS[position] if position < len(_ORDINALS) else f"number {position + 1}"
+    return f"{ordinal} of {count} GPUs on the node"
 
 
 def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
@@ -93,13 +104,13 @@ def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
     """
     host, settings = observation.host, observation.settings
     allowed = allowed_cpus_of(nodes, host)
-    left = _left(nodes, host, settings)
-    if not left:
+    usable = _usable(nodes, host, settings)
+    if not usable:
         raise PlacementError(
             f"AFFINITY_RESERVE={settings.reserve} leaves no core of node {nodes} "
-            f"(CPUs {host.topology.cpus_of(nodes)}, allowed: {allowed}): lower it or widen what is allowed"
+            f"(CPUs {host.topology.cpus_of(nodes)}, allowed: {allowed}): lower it, or widen the cpuset or batch limit"
         )
-    return left
+    return usable
 
 
 def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tuple[CpuSet, ...]:
@@ -112,8 +123,8 @@ def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tup
     if len(cores) < least:
         raise PlacementError(
             f"usable physical cores of node {nodes}: {len(cores)} (CPUs {cpus}) for {least} workers, each of which "
-            f"needs one{_options(observation.settings)}: widen what is allowed, or choose a policy that shares "
-            "(node, socket, core-complex)"
+            f"needs one{_options(observation.settings)}: widen the cpuset or batch limit, or choose a policy that "
+            "shares cores (node, socket, core-complex)"
         )
     return tuple(cores)
 
@@ -150,9 +161,9 @@ def add_package_cores(cores: Sequence[CpuSet], observation: Observation) -> Sequ
     package = package_nodes(here, topology)
     of_gpus = NodeSet(gpu.node for gpu in launch.machine_gpus if gpu.node is not None)
     with_gpu = (here | topology.nodes_of(topology.cpus_of(of_gpus))) & package
-    near = sorted(_cores_by_node(with_gpu, _left(with_gpu, host, settings), host), key=CpuSet.first)
+    near = sorted(_cores_by_node(with_gpu, _usable(with_gpu, host, settings), host), key=CpuSet.first)
     bring = {core: core for core in near}
-    for i, core in enumerate(physical_cores(_left(package - with_gpu, host, settings), host)):
+    for i, core in enumerate(physical_cores(_usable(package - with_gpu, host, settings), host)):
         bring[near[i % len(near)]] |= core
     return [bring[core] for core in cores]
 
@@ -166,12 +177,14 @@ def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
 def gpu_indices(launch: Launch) -> tuple[int, ...]:
     """Return the position of each of the worker's GPUs among all of the machine, in PCI order, from 0.
 
-    Raises PlacementError for one that is not there.
+    Raise PlacementError if a GPU is not on this machine.
     """
     for gpu in launch.gpus:
         if gpu not in launch.machine_gpus:
-            here = ", ".join(map(str, launch.machine_gpus)) or "none"
-            raise PlacementError(f"GPU {gpu} is not among the GPUs of this machine ({here}): its share cannot be known")
+            found = ", ".join(map(str, launch.machine_gpus)) or "none"
+            raise PlacementError(
+                f"GPU {gpu} is not among the GPUs of this machine ({found}), so it has no share: name one of these"
+            )
     return tuple(launch.machine_gpus.index(gpu) for gpu in launch.gpus)
 
 
@@ -189,7 +202,7 @@ def _cores_by_node(nodes: NodeSet, cpus: CpuSet, host: Host) -> list[CpuSet]:
     return cores
 
 
-def _left(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
+def _usable(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
     cpus = host.topology.cpus_of(nodes) & host.allowed_cpus
     if settings.reserve:
         # The lowest cores of the node, allowed or not: all workers of the machine then leave the same ones free.
@@ -201,9 +214,9 @@ def _left(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
 
 
 def _options(settings: Settings) -> str:
-    told = [f"AFFINITY_RESERVE={settings.reserve}"] if settings.reserve else []
-    told += [f"AFFINITY_SMT={settings.smt}"] if settings.smt != "all" else []
-    return f" ({', '.join(told)})" if told else ""
+    options = [f"AFFINITY_RESERVE={settings.reserve}"] if settings.reserve else []
+    options += [f"AFFINITY_SMT={settings.smt}"] if settings.smt != "all" else []
+    return f" ({', '.join(options)})" if options else ""
 
 
 def _grouped(cpus: CpuSet, key: Callable[[int], int]) -> list[CpuSet]:

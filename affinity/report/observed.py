@@ -17,8 +17,12 @@ from affinity.topology.cpuset import CpuSet
 
 @attrs.frozen
 class Observed:
-    """The kernel's own word. threads: each thread's CPUs. policy: of the calling thread, None where it could not
-    be read (`unread` says why). resident: bytes of the process's own pages by node, None where unreadable."""
+    """State of a process as read from the kernel.
+
+    threads: each thread's CPUs. policy: of the calling thread, None if it could not be read (`unreadable` has the
+    reason). resident: bytes of the process's own pages by node, None if unreadable. threads_hidden: /proc does not show
+    the other threads.
+    """
 
     threads: Mapping[int, CpuSet]
     caller: int
@@ -51,32 +55,34 @@ class Observed:
             unread.append(Degradation.of("read back the memory policy", refused))
         try:
             resident = kernel.resident_bytes() if pages else None
-        except OSError as refused:  # a kernel without NUMA has no numa_maps: nothing to tell, nothing lost
+        except OSError as refused:  # a kernel without NUMA has no numa_maps: there is nothing to read
             if refused.errno != errno.ENOENT:
                 unread.append(Degradation.of("read where pages lie", refused))
         return cls(threads, kernel.thread_id(), policy, resident, tuple(unread), hidden)
 
     def conflicts_with(self, placement: Placement) -> bool:
-        """Whether something that could be read is not as placed: what was not read proves nothing."""
+        """Return whether something that could be read is not as placed; what was not read is no conflict."""
         return not self.matches(attrs.evolve(placement, memory=placement.memory if self.policy else None))
 
     def mismatch(self, strategy: str, placement: Placement) -> Degradation:
-        """The kernel's word against a strategy's."""
+        """Return how the state that the kernel shows differs from the one that a strategy reported."""
         shown = self.threads[self.caller]
         if placement.cpus is not None and shown != placement.cpus and shown <= placement.cpus:
             lost = placement.cpus - shown
-            said = f"the kernel shows {shown}: {lost} went offline or out of the cpuset, or were never asked for"
-            return Degradation(f"strategy {strategy}: CPUs {placement.cpus}", "", said, "bind again or tell its author")
+            error = f"the kernel shows {shown}: {lost} went offline or out of the cpuset, or were never asked for"
+            return Degradation(
+                f"strategy {strategy}: CPUs {placement.cpus}", "", error, "bind again or report it to its author"
+            )
         return Degradation(
             f"strategy {strategy}",
             "",
             f"it reported success at {placement.summary}, but the kernel shows CPUs {self.threads.get(self.caller)} "
             f"and memory policy {self.policy}",
-            "tell its author",
+            "report it to its author",
         )
 
     def matches(self, placement: Placement) -> bool:
-        """Whether the calling thread is where the placement says."""
+        """Return whether the calling thread is on the placement."""
         return (placement.cpus is None or self.threads.get(self.caller) == placement.cpus) and (
             placement.memory is None or self.policy == placement.memory
         )

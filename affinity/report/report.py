@@ -1,4 +1,4 @@
-"""`BindReport`: what is in force now, read back from the kernel, and what was given up on the way."""
+"""`BindReport`: what is in force now, read back from the kernel, and what is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BindReport:
 
     strategy, reason: which one acted and why it was chosen. requested: where the worker was to go; None where
     there was nowhere. observed: what the kernel shows now. already: it was in force before, nothing was done.
-    degradations: what was given up, each with errno and remedy. satisfied: the kernel shows what was requested.
+    degradations: what is not in force, each with errno and remedy. satisfied: the kernel shows what was requested.
     outcome: threads and pages moved. age: seconds from the start of the process to the end of the bind.
     """
 
@@ -43,9 +43,9 @@ class BindReport:
     _undo: Callable[[], Observed] = attrs.field(repr=False, eq=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """For a report that leaves its process, as an actor's answer does: there it tells, and can undo nothing."""
-        *told, _ = attrs.astuple(self, recurse=False)
-        return type(self), (*told, _undo_elsewhere)
+        """Pickle the report without its undo: in another process it can be read, and undo nothing."""
+        *values, _ = attrs.astuple(self, recurse=False)
+        return type(self), (*values, _undo_elsewhere)
 
     @property
     def unbound_threads(self) -> int:
@@ -86,7 +86,7 @@ class BindReport:
             lines.append(f"moved: {self.outcome.moved / 2**20:.1f} MiB touched before, in {self.outcome.seconds:.2f} s")
         if outside := self.unbound_threads:
             lines.append(f"left alone: {outside} of {len(self.observed.threads)} threads may run elsewhere")
-        lines += [f"given up: {d}" for d in self.degradations]
+        lines += [f"degraded: {d}" for d in self.degradations]
         lines += [f"note: {n}" for n in self.launch.notes]
         return "\n".join(lines)
 
@@ -106,25 +106,25 @@ def verify(
     required: bool,
     undo: Callable[[], Observed],
 ) -> BindReport:
-    """The report, from what the kernel shows and nothing else.
+    """Return the report, from what the kernel shows and nothing else.
 
     step: how the ladder was left, None where nothing was done. Under `required` an incomplete binding is undone
     and raised as BindError.
     """
     observed = Observed.read(kernel)
-    told = list(step.degradations) if step else []
+    degradations = list(step.degradations) if step else []
     outcome = step.result if step and step.result else Outcome()
     unmoved = [refused for refused in outcome.errors if refused.filename == "sched_setaffinity"]
     for refused in outcome.errors:
         what = "bind every thread" if refused in unmoved else "move pages touched before"
-        told.append(Degradation.of(what, refused))
-    told += observed.unreadable
+        degradations.append(Degradation.of(what, refused))
+    degradations += observed.unreadable
     if problem:
-        told.append(Degradation("place", "", problem, ""))
+        degradations.append(Degradation("place", "", problem, ""))
     if step and step.placement:
         if observed.conflicts_with(step.placement):
-            told.append(observed.mismatch(step.strategy, step.placement))
-        told += _other_threads_memory(step.placement, len(observed.threads) - 1)
+            degradations.append(observed.mismatch(step.strategy, step.placement))
+        degradations += _other_threads_memory(step.placement, len(observed.threads) - 1)
     acted = step is not None or selection.strategy != "noop"
     incomplete = acted and (bool(unmoved) or observed.threads_hidden)
     satisfied = not problem and not incomplete and (requested is None or observed.matches(requested) or not acted)
@@ -132,8 +132,8 @@ def verify(
         try:
             undo()
         except BindError as refused:
-            told.append(Degradation.of("put back", refused))
-        raise BindError("required, but not in force: " + "; ".join(map(str, told)))
+            degradations.append(Degradation.of("put back", refused))
+        raise BindError("required, but not in force: " + "; ".join(map(str, degradations)))
     received = Handoff.received(kernel) if step is None and acted else None
     return BindReport(
         strategy=step.strategy if step else received.strategy if received else selection.strategy,
@@ -144,7 +144,7 @@ def verify(
         observed=observed,
         already_bound=step is None and selection.strategy != "noop",
         satisfied=satisfied,
-        degradations=tuple(told),
+        degradations=tuple(degradations),
         outcome=outcome,
         age=kernel.age(),
         undo=undo,

@@ -46,7 +46,7 @@ class Outcome:
 
 
 class AffinityStrategy(ABC):
-    """Entry point group `affinity.strategies`: one way to put a worker where its placement says.
+    """Entry point group `affinity.strategies`: one way to put a worker where it is placed.
 
     Write a class with a no-argument constructor, name the launch modes it serves, and override the moments at which
     it acts (docs/reference/plugins.md lists what may change between versions of this interface):
@@ -87,5 +87,5 @@ class AffinityStrategy(ABC):
         return WorkerStart()
 
     def bind(self, placement: Placement, observation: Observation) -> Outcome:
-        """Put the calling process where the placement says. Default: leave it as it is."""
+        """Put the calling process on the placement. Default: leave it as it is."""
         return Outcome()

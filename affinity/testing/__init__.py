@@ -1,8 +1,8 @@
-"""Try strategies, policies and engines on machines that nobody here owns.
+"""Try strategies, policies and engines on machines that are not here.
 
     trees      write a machine's sysfs tree into a directory
     machines   named machines: `machines.load("dgx-h100")`
-    fakehost   `FakeHost`: a topology with a simulated kernel that a strategy cannot tell from Linux
+    fakehost   `FakeHost`: a topology with a simulated kernel that looks like Linux to a strategy
     contract   `StrategyContract`, `PolicyContract`, `LauncherContract`: inherit one, get the full set of cases
 
 A pytest plugin (fixtures `machine` and `fake_host`) comes with the package. Names are loaded when first used.

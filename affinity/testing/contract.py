@@ -94,7 +94,7 @@ class StrategyContract(ABC):
 
     @pytest.fixture
     def usable(self, fake_host: FakeHost) -> FakeHost:
-        """A fake host on which this strategy can act; skips where it says, with its reason, that it cannot."""
+        """A fake host on which this strategy can act; skipped, with its reason, if it cannot."""
         strategy = self.make()
         launch = Launch(min(strategy.launch_modes, key=lambda mode: mode.value))
         answer = strategy.supports(Observation(fake_host.host, launch))
@@ -162,7 +162,7 @@ class StrategyContract(ABC):
         assert not fake.kernel.changes
 
     @_for(*RUNNING)
-    def test_bind_leaves_threads_that_someone_else_pinned(self, usable: FakeHost) -> None:
+    def test_bind_leaves_threads_that_another_owner_pinned(self, usable: FakeHost) -> None:
         """A thread with a mask of its own has it for a reason."""
         placement = _placements(usable)[0]
         pinned = usable.kernel.start_thread()
@@ -288,7 +288,7 @@ class PolicyContract(ABC):
         """A new policy."""
 
     def settings(self, host: Host, **more: str) -> Settings:
-        """The operator's flags for this machine."""
+        """Return the operator's flags for this machine."""
         return Settings.from_environ({**self.environ, **more})
 
     def test_every_gpu_gets_allowed_cpus_or_an_error_with_words(self, fake_host: FakeHost) -> None:

@@ -4,7 +4,7 @@
     report = affinity.bind(gpu=4, host=fake.host)
     fake.kernel.changes                         every call that changed something
 
-A strategy cannot tell it from Linux. The rules are in `affinity.testing.simkernel`.
+It looks like Linux to a strategy. The rules are in `affinity.testing.simkernel`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class FakeHost:
     """One process on a simulated machine.
 
     machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a
-    `machines.Machine` or a `Topology`. allowed_cpus, allowed_nodes: what its container leaves; default: what a named
-    machine says, else all that is online. threads: how many the process has. environ: its variables, besides PATH.
+    `machines.Machine` or a `Topology`. allowed_cpus, allowed_nodes: what its container leaves; default: as in a named
+    machine, else all that is online. threads: how many the process has. environ: its variables, besides PATH.
     mask, libnuma, modes, free: as SimulatedKernel.
     """
 

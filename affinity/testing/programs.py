@@ -52,7 +52,7 @@ def run(argv: Sequence[str], kernel: SimulatedKernel) -> list[str]:
 
 
 def xoptions(argv: Sequence[str]) -> dict[str, str | bool]:
-    """The `-X` options of a Python command line, as `sys._xoptions` has them."""
+    """Return the `-X` options of a Python command line, as `sys._xoptions` has them."""
     found: dict[str, str | bool] = {}
     rest = list(argv[1:])
     while rest and rest[0].startswith("-") and rest[0] not in ("-c", "-m", "-"):

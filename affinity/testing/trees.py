@@ -56,7 +56,7 @@ def write(
 
 
 def sparse(machine: Machine, step: int = 4) -> Machine:
-    """The machine with every node number multiplied, so that numbers have gaps."""
+    """Return the machine with every node number multiplied, so that numbers have gaps."""
 
     def moved(node: int | None) -> int | None:
         return None if node is None else node * step
@@ -84,7 +84,7 @@ def sparse(machine: Machine, step: int = 4) -> Machine:
 
 
 def wide_domains(machine: Machine, above: int = 0x10000) -> Machine:
-    """The machine with its GPUs in 32-bit PCI domains (`10000:1b:00.0`), as behind a VMD or a hypervisor."""
+    """Return the machine with its GPUs in 32-bit PCI domains (`10000:1b:00.0`), as behind a VMD or a hypervisor."""
 
     def wide(device: MachineGpu) -> MachineGpu:
         return attrs.evolve(device, pci=attrs.evolve(device.pci, domain=device.pci.domain + above))
@@ -93,7 +93,7 @@ def wide_domains(machine: Machine, above: int = 0x10000) -> Machine:
 
 
 def mask(cpus: CpuSet, width: int) -> str:
-    """The kernel's mask format for a machine with `width` CPUs: 32-bit words, highest first."""
+    """Return the kernel's mask format for a machine with `width` CPUs: 32-bit words, highest first."""
     words = max(1, -(-width // 32))
     return ",".join(f"{cpus.bits >> 32 * i & 0xFFFFFFFF:08x}" for i in reversed(range(words)))
 

@@ -26,7 +26,7 @@ ROUNDS = 9
 
 
 def nvidia_smi(machine: Machine, directory: Path) -> None:
-    """A stand-in that knows `-L` and `topo -m`."""
+    """A stand-in that finds `-L` and `topo -m`."""
     listed = "".join(f"GPU {i}: {g.model} (UUID: {g.uuid})\\n" for i, g in enumerate(machine.gpus))
     table = "\\tGPU0\\tCPU Affinity\\tNUMA Affinity\\tGPU NUMA ID\\n" + "".join(
         f"GPU{i}\\tX\\t{machine.local_cpus(g.node)}\\t{g.node}\\tN/A\\n" for i, g in enumerate(machine.gpus)

@@ -51,9 +51,9 @@ def main() -> None:
             for strategy, times in taken.items():
                 times.append(at_once(strategy, count))
         median = {strategy: statistics.median(times) for strategy, times in taken.items()}
-        told = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in median.items())
+        reported = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in median.items())
         ratio = median["inherit"] / median["numactl"]
-        print(f"start of {count} worker(s): inherit / numactl = {ratio:.2f} ({told})")
+        print(f"start of {count} worker(s): inherit / numactl = {ratio:.2f} ({reported})")
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ def build(directory: Path, *, old: bool = False) -> Path:
 
 
 def describe(machine: Machine, *extra: str, affinity: bool = True) -> str:
-    """What the driver of this machine would tell of its NVIDIA GPUs: the text for `FAKE_NVML`.
+    """What the driver of this machine would show of its NVIDIA GPUs: the text for `FAKE_NVML`.
 
-    affinity: False for a driver that tells no memory and CPU affinity. extra: more lines.
+    affinity: False for a driver that shows no memory and CPU affinity. extra: more lines.
     """
     lines = []
     for i, gpu in enumerate(g for g in machine.gpus if g.vendor == "nvidia"):
@@ -48,10 +48,10 @@ def describe(machine: Machine, *extra: str, affinity: bool = True) -> str:
     return "\n".join([*lines, *extra, ""])
 
 
-def environment(library: Path, told: str, directory: Path) -> dict[str, str]:
+def environment(library: Path, reported: str, directory: Path) -> dict[str, str]:
     """This process's environment with the fake driver in it, and a log of the driver's functions called."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "machine.txt").write_text(told, encoding="ascii")
+    (directory / "machine.txt").write_text(reported, encoding="ascii")
     return {
         **os.environ,
         "LD_LIBRARY_PATH": str(library),
@@ -85,9 +85,9 @@ class Child:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._process.communicate()
 
-    def ask(self, machine: str, told: str, *references: str, **more: Any) -> dict[str, Any]:
-        """What the inventory of a named machine gives; `providers` are nvml alone where nothing else is said."""
-        request = {"machine": machine, "told": told, "references": references, "providers": ["nvml"], **more}
+    def ask(self, machine: str, reported: str, *references: str, **more: Any) -> dict[str, Any]:
+        """What the inventory of a named machine gives; `providers` are nvml alone where nothing else is printed."""
+        request = {"machine": machine, "reported": reported, "references": references, "providers": ["nvml"], **more}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")

@@ -1,7 +1,7 @@
 """A child process that keeps the driver loaded and answers: one JSON object a line in, one a line out.
 
-Request: machine (a named one), told (text of FAKE_NVML), providers, nodes (AFFINITY_NODES), environ (what CUDA is
-told), references. Answer: devices, machine, and one list of GPUs a reference, each GPU as
+Request: machine (a named one), reported (text of FAKE_NVML), providers, nodes (AFFINITY_NODES), environ (what CUDA is
+reported), references. Answer: devices, machine, and one list of GPUs a reference, each GPU as
 pci, uuid, node, why, …; an error as {"error": type, "message": text}; notes.
 """
 
@@ -26,8 +26,8 @@ PLUGINS = Plugins()
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    with open(os.environ["FAKE_NVML"], "w", encoding="ascii") as told:
-        told.write(request["told"])
+    with open(os.environ["FAKE_NVML"], "w", encoding="ascii") as reported:
+        reported.write(request["reported"])
     topology = machines.load(request["machine"])
     host = Host(topology, NoKernel(), topology.online, topology.memory_nodes)  # type: ignore[arg-type]
     nodes = request.get("nodes")

@@ -1,7 +1,7 @@
 """A driver program of Ray, for a process that has the fake NVIDIA driver: prints what each actor found, as JSON.
 
 Arguments: a named machine, and CUDA_VISIBLE_DEVICES of each node of the cluster, `-` for none. Each actor has one
-GPU, which the driver tells of, and binds itself on a simulation of the machine.
+GPU, which the driver shows of, and binds itself on a simulation of the machine.
 """
 
 from __future__ import annotations

@@ -137,13 +137,13 @@ def test_the_concurrency_groups_of_an_async_actor_run_on_its_cpus(actors: Actors
 
 
 def test_several_gpus_of_one_actor_place_it_beside_all(actors: Actors) -> None:
-    """The union of their CPUs. That a report tells where their nodes differ: tests/test_gpus.py."""
+    """The union of their CPUs. That a report shows where their nodes differ: tests/test_gpus.py."""
     seen = ray.get(actors(Plain, num_gpus=2).seen.remote())
     assert len(seen["gpus"]) == 2
     assert bound_to(seen, {cpu_of(gpu) for gpu in seen["gpus"]})
 
 
-def test_an_actor_without_a_gpu_is_left_alone_and_told_why(actors: Actors) -> None:
+def test_an_actor_without_a_gpu_is_left_alone_and_reported_why(actors: Actors) -> None:
     """It belongs nowhere; binding it beside all GPUs would be a guess."""
     seen = ray.get(actors(Plain, num_gpus=0).seen.remote())
     assert bound_to(seen, os.sched_getaffinity(0))
@@ -197,7 +197,7 @@ class Engine:
 
 
 def test_a_worker_that_an_actor_spawns_goes_to_the_actors_gpu(actors: Actors) -> None:
-    """By Ray's word, where CUDA_VISIBLE_DEVICES says nothing."""
+    """By Ray's word, where CUDA_VISIBLE_DEVICES states nothing."""
     noset = {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}}
     made = [actors(Engine, runtime_env=noset) for _ in range(2)]
     for mine, cpus in ray.get([actor.planned.remote() for actor in made]):
@@ -211,7 +211,7 @@ def test_a_fork_of_an_actor_binds_itself_and_asks_ray_nothing(actors: Actors, la
 
 
 def test_a_report_can_leave_its_actor(actors: Actors) -> None:
-    """It tells, and cannot undo."""
+    """It shows, and cannot undo."""
     made = ray.get(actors(Engine).report.remote(), timeout=40)
     assert made.satisfied
     assert made.requested.cpus in (affinity.CpuSet([EVEN]), affinity.CpuSet([ODD]))
@@ -255,7 +255,7 @@ def test_a_bind_that_is_required_and_impossible_fails_at_the_caller_and_leaves_t
 
 
 @pytest.mark.parametrize("required", [False, True])
-def test_a_gpu_that_only_ray_knows_is_an_error_where_binding_is_required(actors: Actors, required: bool) -> None:
+def test_a_gpu_that_only_ray_finds_is_an_error_where_binding_is_required(actors: Actors, required: bool) -> None:
     """`ray.init(num_gpus=8)` on a machine where two can be listed."""
     two = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "node", "AFFINITY_ENFORCE": "best-effort"}
     if required:
@@ -288,7 +288,7 @@ def test_a_derived_class_binds_once_by_its_own_word(actors: Actors) -> None:
 
 
 def test_bind_needs_no_decorator(actors: Actors) -> None:
-    """`affinity.bind()` in `__init__` is the same, for those who want a line before it."""
+    """`affinity.bind()` in `__init__` is the same, for those that want a line before it."""
 
     class Own:
         def __init__(self) -> None:

@@ -253,7 +253,7 @@ def test_a_record_that_cannot_be_read_costs_its_own_row(cluster: Cluster) -> Non
         _internal_kv_put(key, value, namespace=b"numa-affinity")
     try:
         found = list(audit(timeout=30))
-        told = command("audit", "--address", cluster.address)
+        reported = command("audit", "--address", cluster.address)
     finally:
         for key in records:
             _internal_kv_del(key, namespace=b"numa-affinity")
@@ -261,8 +261,8 @@ def test_a_record_that_cannot_be_read_costs_its_own_row(cluster: Cluster) -> Non
     errors = {f.actor: f.error for f in found if f.pid == 0}
     assert set(errors) == {"not-json", "a-list", "no-report", "\ufffd"}
     assert "its record cannot be read: its name, identity, namespace, left_alone, report" in errors["no-report"]
-    assert told.returncode == 1
-    assert "not-json" in told.stdout or "cannot be read" in told.stdout
+    assert reported.returncode == 1
+    assert "not-json" in reported.stdout or "cannot be read" in reported.stdout
     ray.kill(actor)
 
 
@@ -284,19 +284,19 @@ def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
     """`affinity ray survey` and `audit`: tables for people, JSON for programs, exit status 0 where all is well."""
     actor = start(by_gpus()[4])
     pid = ray.get(actor.pid.remote(), timeout=60)
-    told = command("survey", "--address", cluster.address, "--json")
-    nodes = json.loads(told.stdout)
-    assert told.returncode == 0
+    reported = command("survey", "--address", cluster.address, "--json")
+    nodes = json.loads(reported.stdout)
+    assert reported.returncode == 0
     assert sorted(len(node["plans"]) for node in nodes) == sorted(GPUS)
     assert {node["version"] for node in nodes} == {1}
-    told = command("audit", "--address", cluster.address)
-    assert told.returncode == 0, told.stderr
-    (row,) = [line for line in told.stdout.splitlines() if "Scheduler" in line]
+    reported = command("audit", "--address", cluster.address)
+    assert reported.returncode == 0, reported.stderr
+    (row,) = [line for line in reported.stdout.splitlines() if "Scheduler" in line]
     assert str(pid) in row
     assert "yes" in row
-    told = command("audit", "--address", cluster.address, "--json")
-    assert told.returncode == 0, told.stderr
-    (found,) = (found for found in json.loads(told.stdout) if found["pid"] == pid)
+    reported = command("audit", "--address", cluster.address, "--json")
+    assert reported.returncode == 0, reported.stderr
+    (found,) = (found for found in json.loads(reported.stdout) if found["pid"] == pid)
     assert found.keys() == {"version", *(field.name for field in attrs.fields(ActorAudit)), "local_share"}
     assert (found["holds"], found["report"]["strategy"]) == (True, "libnuma")
     ray.get(actor.bind_where_it_cannot.remote(), timeout=30)
@@ -311,25 +311,25 @@ def test_on_a_terminal_the_survey_shows_how_many_nodes_have_answered(cluster: Cl
     assert [line for line in shown if line] == [f"{n} of 3 nodes have replied" for n in range(4)]
 
 
-def test_without_a_cluster_a_command_says_so_and_ends_with_2() -> None:
+def test_without_a_cluster_a_command_states_so_and_ends_with_2() -> None:
     """At once, where Ray would try for two minutes, and without a traceback."""
-    told = command("survey", "--address", "127.0.0.1:1")
-    assert told.returncode == 2
-    assert told.stderr.strip() == "affinity: no Ray cluster at '127.0.0.1:1': [Errno 111] Connection refused"
+    reported = command("survey", "--address", "127.0.0.1:1")
+    assert reported.returncode == 2
+    assert reported.stderr.strip() == "affinity: no Ray cluster at '127.0.0.1:1': [Errno 111] Connection refused"
     ray.shutdown()
     with pytest.raises(affinity.UsageError, match="not connected to a Ray cluster"):
         next(survey())
 
 
 def test_a_silent_node_is_reported_and_not_waited_for(cluster: Cluster) -> None:
-    """Its raylet is stopped: nothing comes back, and nothing says that nothing will. Then it dies, while asked."""
+    """Its raylet is stopped: nothing comes back, and nothing states that nothing will. Then it dies, while asked."""
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
     node = by_gpus()[4]
     (raylet,) = (p for n in cluster.worker_nodes if n.node_id == node for p in n.all_processes["raylet"])
     os.kill(raylet.process.pid, signal.SIGSTOP)
     try:
-        told = command("survey", "--address", cluster.address, "--timeout", "5")
-        assert (told.returncode, "no answer within 5 s" in told.stdout) == (1, True)
+        reported = command("survey", "--address", cluster.address, "--timeout", "5")
+        assert (reported.returncode, "no answer within 5 s" in reported.stdout) == (1, True)
         began = time.monotonic()
         found = {answer.node: answer.error for answer in survey(timeout=10)}
         assert time.monotonic() - began < 30

@@ -1,4 +1,4 @@
-"""GPUs that Ray hands out, told of by a driver library of our own: which one has an actor got?"""
+"""GPUs that Ray hands out, reported of by a driver library of our own: which one has an actor got?"""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]
 
 
 def placed(seen: dict[str, Any], position: int) -> bool:
-    """Whether the actor knows the machine's GPU at this position, and all its threads are on that one's node."""
+    """Whether the actor finds the machine's GPU at this position, and all its threads are on that one's node."""
     gpu = machines.get(MACHINE).gpus[position]
     cpus = machines.get(MACHINE).topology().cpus_of({gpu.node})
     return (seen["gpu"], seen["node"], seen["cpus"]) == (str(gpu.pci), gpu.node, str(cpus))

@@ -1,4 +1,4 @@
-"""What the documentation says of Ray is what happens."""
+"""What the documentation states of Ray is what happens."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_the_readmes_actor_is_bound() -> None:
     assert {tuple(mask) for mask in found.values()} == {(cpu_of(*mine),)}
 
 
-def test_a_setup_hook_does_not_know_the_gpu(tmp_path: Path) -> None:
-    """As docs/explanation/why-not-py-executable.md says, with the words it prints."""
+def test_a_setup_hook_does_not_find_the_gpu(tmp_path: Path) -> None:
+    """As docs/explanation/why-not-py-executable.md states, with the words it prints."""
     hook, _ = blocks("docs/explanation/why-not-py-executable.md")
     (tmp_path / "hook.py").write_text(hook)
     expected = "hook: [], CUDA_VISIBLE_DEVICES=None; actor: ['0']"
@@ -84,7 +84,7 @@ def test_a_setup_hook_does_not_know_the_gpu(tmp_path: Path) -> None:
 
 
 def test_an_impossible_py_executable_is_started_again_and_again_and_its_word_is_lost(tmp_path: Path) -> None:
-    """Ray 2.60 gives up after six starts; a Ray that never does is stopped by the program itself."""
+    """Ray 2.60 stops after six starts; a Ray that never does is stopped by the program itself."""
     _, restarted = blocks("docs/explanation/why-not-py-executable.md")
     (tmp_path / "restarted.py").write_text(restarted)
     error, after = program(tmp_path / "restarted.py")[-2:]

@@ -1,6 +1,6 @@
 """What the tests of Ray and the workers they start both use.
 
-GPUs are stand-ins: even ones on one CPU, odd ones on another, so that a binding can be told from none.
+GPUs are stand-ins: even ones on one CPU, odd ones on another, so that a binding can be reported from none.
 """
 
 from __future__ import annotations

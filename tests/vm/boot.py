@@ -1,4 +1,4 @@
-"""Boots a machine, runs a command in it and tells how that went.
+"""Boots a machine, runs a command in it and shows how that went.
 
 Run as ``python tests/vm MACHINE [-- COMMAND...]``; without a command, a
 shell on the machine's console. The guest sees the host's files with a layer in
@@ -23,7 +23,7 @@ from .kernel import Boot, boot_files
 from .machines import MACHINES, ROOT_BUS_SLOT, Machine, bridge_bus
 from .prepare import Missing
 
-#: Seconds until a machine is given up, and until one whose command did not start is.
+#: Seconds until a machine is dropped, and until one whose command did not start is.
 TIME_LIMIT = 1800.0
 START_LIMIT = 180.0
 
@@ -33,7 +33,7 @@ KERNEL_ARGS = (
     "loglevel=4",
     "mitigations=off",
     # The emulated time stamp counter has been seen to run ahead; the HPET keeps
-    # the host's time. On a busy host, the check of the timer gives up too early.
+    # the host's time. On a busy host, the check of the timer stops too early.
     "tsc=unstable",
     "clocksource=hpet",
     "no_timer_check",
@@ -51,16 +51,16 @@ ENVIRONMENT = {
 }
 
 
-#: Tells a guest which machine it is. The package minds every variable that
+#: Shows a guest which machine it is. The package minds every variable that
 #: starts with its own name.
 MACHINE_VARIABLE = "VM_MACHINE"
 
 
 class BootError(Exception):
-    """The machine did not come to the command's end; ``started`` tells whether it came to its begin."""
+    """The machine did not come to the command's end; ``started`` shows whether it came to its begin."""
 
-    def __init__(self, told: str, *, started: bool) -> None:
-        super().__init__(told)
+    def __init__(self, reported: str, *, started: bool) -> None:
+        super().__init__(reported)
         self.started = started
 
 
@@ -120,15 +120,15 @@ def run(
             process.kill()
         if follow:
             show(output, shown)
-        said = process.stdout.read().decode() if process.stdout else ""
+        printed = process.stdout.read().decode() if process.stdout else ""
     seconds = time.monotonic() - start
     logs = {
-        "QEMU": said,
+        "QEMU": printed,
         "console": console.read_text(errors="replace") if console.exists() else "",
         "output": output.read_text(errors="replace"),
     }
     if not status.exists() or not status.read_text().strip():
-        how = f"ended early, QEMU's exit status {process.returncode}," if ended else "was given up"
+        how = f"ended early, QEMU's exit status {process.returncode}," if ended else "was dropped"
         begun = (results / "started").exists()
         raise BootError(f"machine {machine.name} {how} after {seconds:.0f} s\n{tails(logs)}", started=begun)
     return Result(int(status.read_text()), logs["output"], logs["console"], results, seconds)

@@ -1,7 +1,7 @@
 """Makes each guest test a test of the host's, in each of its machines.
 
 A machine is booted once, at the first of its tests, and for the tests that are
-selected here only. VM_JOBS says how many machines run at a time.
+selected here only. VM_JOBS states how many machines run at a time.
 """
 
 from __future__ import annotations

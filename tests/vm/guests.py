@@ -99,13 +99,13 @@ def visit(machine: str, tests: Iterable[str], results: Path, stop: threading.Eve
             console = "\n".join(result.console.splitlines()[-40:]).strip()
             return Visit(read_report(results), trouble(result), result.seconds, console)
         except BootError as error:
-            told = f"boot {boots}: {error}"
+            reported = f"boot {boots}: {error}"
             if error.started or stop.is_set():
                 break  # else it came to no test: an emulated processor has been seen to reset while the kernel starts
         except Missing as error:
-            told = str(error)
+            reported = str(error)
             break
-    return Visit(read_report(results), told, 0.0)
+    return Visit(read_report(results), reported, 0.0)
 
 
 def trouble(result: Result) -> str:

@@ -69,7 +69,7 @@ def kernel_package() -> str:
     kept = sorted(cache_directory().glob("linux-image-*/kernel"))
     if kept:
         return kept[-1].parent.name.rpartition("-")[0]
-    raise Missing(f"APT knows no package {META_PACKAGE}: run apt-get update first")
+    raise Missing(f"APT finds no package {META_PACKAGE}: run apt-get update first")
 
 
 def make(directory: Path, package: str, busybox: Path) -> None:

@@ -37,7 +37,7 @@ class Machine:
     ``gpus`` holds the node of each GPU, or None for a GPU without one.
     ``distances`` has a row a node, in the order of ``nodes``; when empty, nodes
     are LOCAL to themselves and REMOTE to each other.
-    ``numa`` tells what the guest's kernel makes of it all: "on", "off" (started
+    ``numa`` shows what the guest's kernel makes of it all: "on", "off" (started
     with numa=off), or "hidden" (the same, and no nodes listed in sysfs).
     ``cgroup`` is the version of the control groups that hold cpuset.
     """

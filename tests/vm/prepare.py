@@ -1,4 +1,4 @@
-"""Installs what the emulated machines need; says what is missing if it cannot.
+"""Installs what the emulated machines need; states what is missing if it cannot.
 
 Run as ``python tests/vm prepare``.
 """

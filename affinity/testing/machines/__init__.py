@@ -1,6 +1,6 @@
 """Named machines: `machines.load("dgx-h100")` is its topology, `machines.get("dgx-h100")` the record behind it.
 
-Each machine is one function in `nvidia`, `others` or `virtual`, whose docstring tells its source: "as published" where
+Each machine is one function in `nvidia`, `others` or `virtual`, whose docstring has its source: "as published" where
 a page or a report shows the figures, "shape only" where only the shape (nodes, CPUs, GPUs) is known to be like
 that. PCI addresses that no source shows are made up, and so are UUIDs; memory sizes are the models' usual ones.
 """
@@ -33,7 +33,7 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Machine:
-    """The record of a named machine. Raises UsageError with the nearest names."""
+    """Return the record of a named machine. Raises UsageError with the nearest names."""
     if name not in _MAKERS:
         near = difflib.get_close_matches(name, _MAKERS, n=3, cutoff=0.4)
         raise UsageError(f"no machine {name!r}: did you mean {', '.join(near) or 'one of ' + ', '.join(names())}?")

@@ -1,4 +1,4 @@
-"""`Machine`: one value that says all that is needed to imitate a machine."""
+"""`Machine`: all that is needed to imitate a machine, in one value."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Machine:
 
     nodes: by ascending id. threads, smt: hardware threads of a core and their numbering. l3_cores: cores that share
     one L3, None: all of a package, 0: no L3. offline: CPUs that are present but switched off. distances: a row a
-    node; empty where the firmware gives none (the kernel then says 10 and 20). gpus: the GPUs, in PCI order.
+    node; empty where the firmware gives none (the kernel then shows 10 and 20). gpus: the GPUs, in PCI order.
     others: display devices that are no GPUs (management chips). allowed_cpus, allowed_nodes: what a container
     leaves to the worker, None: everything online. name, source: as `machines.get` fills them in.
     """
@@ -147,7 +147,7 @@ class Machine:
         }
 
     def local_cpus(self, node: int | None) -> CpuSet:
-        """What the kernel gives as CPUs local to a device of this node: all that are online for -1."""
+        """Return what the kernel gives as CPUs local to a device of this node: all that are online for -1."""
         if node is None:
             return self.online
         return next((self.online_of(n) for n in self.nodes if n.id == node), CpuSet())
@@ -171,7 +171,7 @@ class Machine:
         )
 
     def topology(self) -> Topology:
-        """The same that reading this machine's sysfs tree gives, without a tree."""
+        """Return what reading this machine's sysfs tree gives, without a tree."""
         ids = [n.id for n in self.nodes]
         distances = {a: dict(zip(ids, row, strict=True)) for a, row in zip(ids, self.distance_rows, strict=True)}
         memory = {n.id: n.memory for n in self.nodes}

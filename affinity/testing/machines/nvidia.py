@@ -217,7 +217,7 @@ def workstation() -> Machine:
 
 
 def laptop() -> Machine:
-    """One node, a GPU for graphics in the processor and another beside it; both say node -1. Shape only."""
+    """One node, a GPU for graphics in the processor and another beside it; both have node -1. Shape only."""
     return Machine(
         nodes=even_nodes(1, cores=8, threads=2, memory=32 * GiB, smt=Smt.ADJACENT),
         threads=2,

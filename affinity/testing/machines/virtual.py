@@ -86,7 +86,7 @@ def aws_g4dn_metal() -> Machine:
 
 
 def aws_g5() -> Machine:
-    """AWS g5.12xlarge: one node, four A10G on the root bus that all say -1. As published: aws/aws-ofi-nccl#466."""
+    """AWS g5.12xlarge: one node, four A10G on the root bus, all with node -1. As published: aws/aws-ofi-nccl#466."""
     return Machine(
         nodes=even_nodes(1, cores=24, threads=2, memory=192 * GiB),
         threads=2,
@@ -96,7 +96,7 @@ def aws_g5() -> Machine:
 
 
 def vm_one_gpu() -> Machine:
-    """A virtual machine with one node and one GPU that says node 0. Shape only."""
+    """A virtual machine with one node and one GPU on node 0. Shape only."""
     return Machine(
         nodes=even_nodes(1, cores=13, threads=2, memory=225 * GiB),
         threads=2,
@@ -105,7 +105,7 @@ def vm_one_gpu() -> Machine:
 
 
 def vm_one_node() -> Machine:
-    """A virtual machine of one node whose two GPUs say -1: there is nothing to know. Shape only."""
+    """A virtual machine of one node whose two GPUs have node -1: there is only one. Shape only."""
     return Machine(
         nodes=even_nodes(1, cores=8, threads=2, memory=64 * GiB, smt=Smt.ADJACENT),
         threads=2,
@@ -115,7 +115,7 @@ def vm_one_node() -> Machine:
 
 
 def vm_two_nodes() -> Machine:
-    """A virtual machine of two nodes whose four GPUs say -1: unknown, and never node 0. Shape only."""
+    """A virtual machine of two nodes whose four GPUs have node -1: unknown, and never node 0. Shape only."""
     return Machine(
         nodes=even_nodes(2, cores=8, threads=2, memory=64 * GiB, packages=2, smt=Smt.ADJACENT),
         threads=2,
@@ -124,8 +124,8 @@ def vm_two_nodes() -> Machine:
     )
 
 
-def vm_bridge_knows() -> Machine:
-    """Two GPUs that say -1 below root ports that know their nodes, 0 and 1. Shape only."""
+def vm_known_bridge() -> Machine:
+    """Two GPUs with node -1 below root ports of known nodes, 0 and 1. Shape only."""
     first, second = gpus_at("41:00.0 81:00.0", (None, None), device=0x20B5, model="NVIDIA A100 80GB PCIe")
     return Machine(
         nodes=even_nodes(2, cores=8, threads=2, memory=64 * GiB, packages=2),
@@ -135,8 +135,8 @@ def vm_bridge_knows() -> Machine:
 
 
 def numa_fake() -> Machine:
-    """A virtual machine of one node that Linux was told to show as four (`numa=fake=4`): all have the same CPUs, each
-    its own memory. Two GPUs say nodes 0 and 2. Shape only."""
+    """A virtual machine of one node that Linux shows as four (`numa=fake=4`): all have the same CPUs, each its own
+    memory. Two GPUs have nodes 0 and 2. Shape only."""
     cpus = CpuSet(range(8))
     return Machine(
         nodes=tuple(MachineNode(i, cpus, 16 * GiB) for i in range(4)),
@@ -155,6 +155,6 @@ MACHINES = (
     vm_one_gpu,
     vm_one_node,
     vm_two_nodes,
-    vm_bridge_knows,
+    vm_known_bridge,
     numa_fake,
 )

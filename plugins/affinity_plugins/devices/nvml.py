@@ -70,11 +70,11 @@ def _unusable(nvml: ModuleType, refused: Any) -> DeviceError:
     remedy = {
         nvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no libnvidia-ml.so.1: install the driver, or give the container its "
         "`utility` capability (NVIDIA_DRIVER_CAPABILITIES)",
-        nvml.NVML_ERROR_DRIVER_NOT_LOADED: "load the kernel module (nvidia-smi tells more)",
+        nvml.NVML_ERROR_DRIVER_NOT_LOADED: "load the kernel module (nvidia-smi shows more)",
         nvml.NVML_ERROR_NO_PERMISSION: "this user may not open /dev/nvidiactl",
         nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the library and the kernel module are of two versions: reboot",
         nvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the driver's library is too old",
-    }.get(refused.value, "nvidia-smi tells more")
+    }.get(refused.value, "nvidia-smi shows more")
     return DeviceError(f"nvml: {refused}; {remedy}; sysfs answers instead")
 
 
@@ -146,7 +146,7 @@ class _Device:
         words, problem = self._ask(function, ids // 64, *scope)
         bits = sum(word << 64 * i for i, word in enumerate(words or ()))
         if not bits:
-            return NodeEvidence(source, problem=problem or "tells nothing")
+            return NodeEvidence(source, problem=problem or "has none")
         if source is NodeSource.NVML_MEMORY:
             return NodeEvidence(source, nodes=NodeSet.from_bits(bits))
         return NodeEvidence(source, cpus=CpuSet.from_bits(bits))
@@ -158,7 +158,7 @@ class _Device:
         """The node that is the GPU's own memory: never the one with its CPUs."""
         node, problem = self._ask("nvmlDeviceGetNumaNodeId")
         if node is None or not 0 <= node < MAX_NODES:
-            return NodeEvidence(NodeSource.GPU_MEMORY, problem=problem or f"tells node {node}")
+            return NodeEvidence(NodeSource.GPU_MEMORY, problem=problem or f"has node {node}")
         return NodeEvidence(NodeSource.GPU_MEMORY, nodes=NodeSet([node]))
 
     def _mig(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def _evidence(device: PciDevice, online: CpuSet) -> tuple[NodeEvidence, ...]:
     found = []
     if device.numa_node is not None:
         found.append(NodeEvidence(NodeSource.PCI_NUMA_NODE, nodes=NodeSet([device.numa_node])))
-    elif device.local_cpus and device.local_cpus != online:  # all CPUs is how the kernel says that it does not know
+    elif device.local_cpus and device.local_cpus != online:  # all CPUs: the kernel has no information
         found.append(NodeEvidence(NodeSource.PCI_LOCAL, cpus=device.local_cpus))
     if device.memory_node is not None:
         found.append(NodeEvidence(NodeSource.GPU_MEMORY, nodes=NodeSet([device.memory_node])))
@@ -57,5 +57,5 @@ def _integrated(device: PciDevice) -> bool:
     here = device.address
     if device.vendor == 0x8086:
         return (here.domain, here.bus) == (0, 0) and (here.device == 2 or device.class_code >> 16 == 0x12)
-    # Device 0 is nobody's: a machine described in one line gives no device ids.
+    # Device 0 does not exist: a machine described in one line gives no device ids.
     return device.vendor == 0x1002 and (0 < device.device < 0x2000 or 0x9600 <= device.device <= 0x99FF)

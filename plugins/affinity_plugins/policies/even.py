@@ -21,7 +21,7 @@ from affinity.policies import (
 class Even(PlacementPolicy):
     """Worker 1 of 4 on `pack:2 core:4` gets cores 2-3; what SGLANG_SET_CPU_AFFINITY=1 asks for.
 
-    Workers are told apart by the launcher's local rank, else by the place of their GPU among all in PCI order.
+    Workers are distinguished by the launcher's local rank, else by the place of their GPU among all in PCI order.
     Cores are counted node by node; the first parts take the remainder.
     """
 
@@ -34,20 +34,20 @@ class Even(PlacementPolicy):
             cores = usable_cores(host.topology.cpu_nodes, observation, least=1)
             return self._on(cores, f"all {len(cores)} usable cores; {own}", observation)
         mine: Sequence[int] = gpu_indices(launch)
-        count, told_by = len(launch.machine_gpus), "the place of its GPU"
+        count, by = len(launch.machine_gpus), "the place of its GPU"
         if launch.local_rank is not None and launch.mode is not LaunchMode.SPAWN:  # there the rank is the parent's
-            mine, count, told_by = [launch.local_rank], launch.local_size or count, "its local rank"
+            mine, count, by = [launch.local_rank], launch.local_size or count, "its local rank"
         if not mine:
-            return Placement(None, None, reason="neither a local rank nor a GPU tells this worker from the others")
+            return Placement(None, None, reason="no local rank and no GPU distinguishes this worker from the others")
         if max(mine) >= count:
             raise PlacementError(
                 f"local rank {max(mine)} was found, but only {count} workers or GPUs are known of: "
-                "let the launcher tell the number of local workers, or choose another policy"
+                "have the launcher set the number of local workers, or choose another policy"
             )
         cores = usable_cores(host.topology.cpu_nodes, observation, least=count)
         shares = split_contiguous(cores, count)
         parts = ", ".join(str(i + 1) for i in mine)
-        reason = f"part {parts} of {count} of the machine's {len(cores)} usable cores, by {told_by}"
+        reason = f"part {parts} of {count} of the machine's {len(cores)} usable cores, by {by}"
         return self._on([shares[i] for i in mine], reason, observation)
 
     def _on(self, parts: Sequence[CpuSet], reason: str, observation: Observation) -> Placement:

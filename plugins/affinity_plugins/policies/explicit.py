@@ -23,7 +23,7 @@ class Explicit(PlacementPolicy):
                 "policy explicit needs a CPU list for each GPU, in PCI order, e.g. 0-15|16-31"
             )
         if not launch.gpus:
-            return Placement(None, None, reason="no GPU tells which group of AFFINITY_CPUS is this worker's")
+            return Placement(None, None, reason="no GPU determines this worker's group of AFFINITY_CPUS")
         places = gpu_indices(launch)
         cpus = CpuSet(cpu for i in places for cpu in settings.cpus[i])
         refused = cpus - host.allowed_cpus

@@ -20,7 +20,7 @@ class TestContract(LauncherContract):
 
 
 def test_a_worker_is_bound_next_to_the_gpu_of_its_rank() -> None:
-    """Through the launcher's entry point: no argument says which GPU."""
+    """Through the launcher's entry point: no argument names a GPU."""
     report = affinity.bind(host=FakeHost("dgx-h100", environ=WORKER).host)
     assert report.launch.launcher == "affinity-example"
     assert report.launch.gpus == (report.launch.machine_gpus[5],)

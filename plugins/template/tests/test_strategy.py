@@ -21,7 +21,7 @@ class TestContract(StrategyContract):
 
 
 def test_it_is_selected_by_its_name() -> None:
-    """Through its entry point, as an operator does, on a machine that nobody here owns."""
+    """Through its entry point, as an operator does, on a machine that is not here."""
     report = affinity.bind(gpu=4, host=FakeHost("dgx-h100").host, settings=NAMED)
     assert report.strategy == "affinity-example"
     assert report.satisfied

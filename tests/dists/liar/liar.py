@@ -1,4 +1,4 @@
-"""A strategy that says it bound and did not; one whose answer is no answer; one that falls over when asked."""
+"""A strategy that states it bound and did not; one whose answer is no answer; one that falls over when asked."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
 """It needs a package that is not installed."""
 
-import hwloc_bindings_that_nobody_has  # noqa: F401
+import hwloc_bindings_that_none_has  # noqa: F401

@@ -1,4 +1,4 @@
-"""One says for no launch mode that it serves it, the other in words of its own."""
+"""One states for no launch mode that it serves it, the other in words of its own."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def confined(
 ) -> Any:
     """What `work` gives (as JSON has it), run in a fork within such a control group.
 
-    user: who it runs as. mask: its CPUs, as taskset or Slurm set them. environ: variables of its own.
+    user: that it runs as. mask: its CPUs, as taskset or Slurm set them. environ: variables of its own.
     """
     with cpuset(cpus, mems) as group:
         read, write = os.pipe()
@@ -51,8 +51,8 @@ def confined(
         if pid == 0:
             _answer(work, group, write, user=user, mask=mask, environ=environ)
         os.close(write)
-        with open(read, encoding="utf-8") as said:
-            answer = json.loads(said.read())
+        with open(read, encoding="utf-8") as printed:
+            answer = json.loads(printed.read())
         os.waitpid(pid, 0)
         if isinstance(answer, dict) and "traceback" in answer:
             raise AssertionError(answer["traceback"])
@@ -72,6 +72,6 @@ def _answer(
         answer = work()
     except BaseException:
         answer = {"traceback": traceback.format_exc()}
-    with open(write, "w", encoding="utf-8") as said:
-        json.dump(answer, said)
+    with open(write, "w", encoding="utf-8") as printed:
+        json.dump(answer, printed)
     os._exit(0)

@@ -70,7 +70,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No flag of whoever runs the tests decides a test, nor does the machine's own name."""
+    """No flag of whatever runs the tests decides a test, nor does the machine's own name."""
     for name in list(os.environ):
         if name.startswith(("AFFINITY_", "SGLANG_")):
             monkeypatch.delenv(name)

@@ -1,6 +1,6 @@
 """Ray in a machine as slow as an emulated one, with a GPU for each of the machine's.
 
-The raylet waits 15 seconds for its agents to tell their ports, by files, and would give up before they have started:
+The raylet waits 15 seconds for its agents to show their ports, by files, and would stop before they have started:
 here the ports are fixed, and their files are written first. The dashboard and the log monitor, each a process of
 Python, are left out. All else is Ray's own: its store, raylet, agents and workers.
 """
@@ -22,7 +22,7 @@ HOST, STORE_PORT, ENV_AGENT_PORT = "127.0.0.1", 20000, 20001
 NODE_ID = "a" * 56
 SESSION = Path("/tmp/ray/session_emulated")
 
-#: No port, as an agent without the dashboard's packages says it.
+#: No port, as an agent without the dashboard's packages states it.
 NONE = -1
 PORTS = {
     "metrics_agent_port": NONE,

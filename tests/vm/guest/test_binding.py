@@ -54,7 +54,7 @@ def test_in_process_every_thread_and_page_moves(strategy: str) -> None:
 
 
 def test_each_launch_mode_that_has_started_the_worker(tmp_path: Path) -> None:
-    """As a launcher's variables tell it; by each strategy that serves it: the mask and the policy, and back."""
+    """As a launcher's variables show it; by each strategy that serves it: the mask and the policy, and back."""
     launchers = {
         "inline": {},
         "torchrun": {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"},
@@ -156,7 +156,7 @@ def test_affinity_run_becomes_the_command_bound() -> None:
 
 def test_four_workers_at_once_for_four_gpus(tmp_path: Path) -> None:
     """Four threads start four workers, by either strategy, spawned and forked: each is born on its GPU's node and
-    knows it."""
+    finds it."""
     script = tmp_path / "server.py"
     script.write_text(
         """

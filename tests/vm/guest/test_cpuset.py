@@ -27,7 +27,7 @@ from .confined import confined
 
 pytestmark = pytest.mark.machine("two-package")
 
-NOBODY = 65534
+UNPRIVILEGED = 65534
 MIGRATE_PAGES = 256  # x86_64
 REQUIRED = Settings(required=True)
 
@@ -46,7 +46,7 @@ def now() -> list[str]:
 
 
 def bound(**arguments: Any) -> dict[str, Any]:
-    """Bind, and tell what came of it."""
+    """Bind, and show what came of it."""
     try:
         report = affinity.bind(**arguments)
     except affinity.BindError as refused:
@@ -55,8 +55,8 @@ def bound(**arguments: Any) -> dict[str, Any]:
         "error": None,
         "strategy": report.strategy,
         "satisfied": report.satisfied,
-        "said": [str(d) for d in report.degradations],
-        "told": str(report),
+        "printed": [str(d) for d in report.degradations],
+        "reported": str(report),
         "share": report.local_share,
         "now": now(),
     }
@@ -69,7 +69,7 @@ def bound(**arguments: Any) -> dict[str, Any]:
     ("asked", "given"), [("3-5", "3-4"), ("0-7", "2-4"), ("2", "2"), ("0-1", "EINVAL"), ("7", "EINVAL")]
 )
 def test_a_mask_partly_outside_is_cut_and_one_wholly_outside_refused(asked: str, given: str) -> None:
-    """Silently: sched_setaffinity says nothing of the CPUs it leaves out."""
+    """Silently: sched_setaffinity states nothing of the CPUs it leaves out."""
 
     def work() -> str:
         return outcome(lambda: THIS_PROCESS.set_affinity(0, CpuSet.parse(asked)) or THIS_PROCESS.get_affinity())
@@ -95,15 +95,15 @@ def test_a_policy_partly_outside_is_cut_and_one_wholly_outside_refused(policy: M
     from affinity.kernel import procfs as kernel
 
     def work() -> list[str]:
-        said = outcome(lambda: THIS_PROCESS.set_mempolicy(policy) or THIS_PROCESS.get_mempolicy())
-        return [said, str(kernel.mempolicy_of_maps())]
+        printed = outcome(lambda: THIS_PROCESS.set_mempolicy(policy) or THIS_PROCESS.get_mempolicy())
+        return [printed, str(kernel.mempolicy_of_maps())]
 
     assert confined(work, mems="1-2") == [kept, "default" if kept == "EINVAL" else kept]
 
 
-@pytest.mark.parametrize(("user", "number"), [(0, "EINVAL"), (NOBODY, "EPERM")])
+@pytest.mark.parametrize(("user", "number"), [(0, "EINVAL"), (UNPRIVILEGED, "EPERM")])
 def test_moving_pages_outside_is_refused(user: int, number: str) -> None:
-    """With one errno for who may move anybody's pages, and another for who may not, as we never do."""
+    """With one errno for that may move anybody's pages, and another for that may not, as we never do."""
 
     def work() -> list[str]:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -116,7 +116,7 @@ def test_moving_pages_outside_is_refused(user: int, number: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["--membind=3", "--preferred=3", "--physcpubind=0"])
-def test_numactl_says_out_of_range(option: str) -> None:
+def test_numactl_states_out_of_range(option: str) -> None:
     """Where the kernel would have cut, numactl refuses: its own words reach the report."""
 
     def work() -> str | None:
@@ -125,7 +125,7 @@ def test_numactl_says_out_of_range(option: str) -> None:
     assert "out of range" in str(confined(work, cpus="2-5", mems="1-2"))
 
 
-def test_numactl_knows_no_preferred_many_without_node_0() -> None:
+def test_numactl_finds_no_preferred_many_without_node_0() -> None:
     """It tries the call with a node that the cpuset lacks, and takes the refusal for an older kernel."""
 
     def work() -> str | None:
@@ -149,37 +149,37 @@ def _loaded() -> None:
 @pytest.mark.parametrize("strategy", ["libnuma", "inherit", "legacy"])
 def test_some_cpus_of_the_node(strategy: str) -> None:
     """Those that are allowed, and the node's memory."""
-    told = confined(lambda: bound(node=1, settings=Settings(strategies=(strategy,), required=True)), cpus="0,2,5-7")
-    assert told["error"] is None
-    assert (told["satisfied"], told["said"], told["now"]) == (True, [], ["2", "preferred:1"])
+    reported = confined(lambda: bound(node=1, settings=Settings(strategies=(strategy,), required=True)), cpus="0,2,5-7")
+    assert reported["error"] is None
+    assert (reported["satisfied"], reported["printed"], reported["now"]) == (True, [], ["2", "preferred:1"])
 
 
 @pytest.mark.parametrize("settings", [Settings(), REQUIRED], ids=["best-effort", "required"])
 def test_no_cpu_of_the_node(settings: Settings) -> None:
-    """Nothing is done, and it is said what is missing; under `required` that is an error."""
-    told = confined(lambda: bound(node=1, settings=settings), cpus="4-7", mems="2-3")
-    said = told["error"] or told["told"]
-    assert "no CPU of node 1 (2-3) is allowed here (allowed: 4-7)" in said
-    assert bool(told["error"]) is settings.required
-    assert told["now"] == ["4-7", "default"]
+    """Nothing is done, and it is printed what is missing; under `required` that is an error."""
+    reported = confined(lambda: bound(node=1, settings=settings), cpus="4-7", mems="2-3")
+    printed = reported["error"] or reported["reported"]
+    assert "no CPU of node 1 (2-3) is allowed here (allowed: 4-7)" in printed
+    assert bool(reported["error"]) is settings.required
+    assert reported["now"] == ["4-7", "default"]
 
 
 def test_the_nodes_cpus_and_the_memory_of_another_node_only() -> None:
-    """CPUs are bound; memory is left to the kernel, which has one node to take it from; all of that is told."""
-    told = confined(lambda: bound(node=1), cpus="2-3", mems="3")
-    assert told["now"] == ["2-3", "default"]
-    assert told["share"] is not None
-    assert told["share"] < 0.5
-    assert "memory of node 1 is not allowed here (allowed: 3)" in told["told"]
+    """CPUs are bound; memory is left to the kernel, which has one node to take it from; all of that is reported."""
+    reported = confined(lambda: bound(node=1), cpus="2-3", mems="3")
+    assert reported["now"] == ["2-3", "default"]
+    assert reported["share"] is not None
+    assert reported["share"] < 0.5
+    assert "memory of node 1 is not allowed here (allowed: 3)" in reported["reported"]
 
 
 @pytest.mark.parametrize("strategy", ["libnuma", "inherit"])
 def test_several_nodes_without_node_0(strategy: str) -> None:
-    """preferred-many is in force where numactl and libnuma believe that the kernel has none."""
+    """preferred-many is in force where numactl and libnuma trust that the kernel has none."""
     gpus = [str(g.address) for g in Host.live().topology.pci_devices if g.numa_node in (1, 3)]
     options = Settings(strategies=(strategy,), required=True)
-    told = confined(lambda: bound(gpu=gpus, settings=options), cpus="2-7", mems="1-3")
-    assert (told["error"], told["now"]) == (None, ["2-3,6-7", "preferred-many:1,3"])
+    reported = confined(lambda: bound(gpu=gpus, settings=options), cpus="2-7", mems="1-3")
+    assert (reported["error"], reported["now"]) == (None, ["2-3,6-7", "preferred-many:1,3"])
 
 
 @pytest.mark.parametrize("strategy", ["numactl", "inherit"])
@@ -202,20 +202,20 @@ def test_a_worker_is_born_within_the_cpuset(strategy: str) -> None:
 
 def test_a_worker_of_a_parent_under_taskset_or_numactl() -> None:
     """A mask set from outside is a limit, on every node; a memory policy set from outside is left alone."""
-    told = confined(lambda: bound(node=1), mask={1, 2})
-    assert told["now"] == ["2", "preferred:1"]
-    told = confined(lambda: bound(node=3), mask={1, 2})
-    assert "no CPU of node 3 (6-7) is allowed here (allowed: 1-2)" in told["told"]
-    assert told["now"] == ["1-2", "default"]
+    reported = confined(lambda: bound(node=1), mask={1, 2})
+    assert reported["now"] == ["2", "preferred:1"]
+    reported = confined(lambda: bound(node=3), mask={1, 2})
+    assert "no CPU of node 3 (6-7) is allowed here (allowed: 1-2)" in reported["reported"]
+    assert reported["now"] == ["1-2", "default"]
 
     def under_membind() -> dict[str, Any]:
         THIS_PROCESS.set_mempolicy(MemoryPolicy(MemoryMode.BIND, NodeSet([0])))
         return bound(node=3)
 
-    told = confined(under_membind)
-    assert told["strategy"] == "noop"
-    assert "already bound from outside: memory policy bind:0 is in force" in told["told"]
-    assert told["now"] == ["0-7", "bind:0"]
+    reported = confined(under_membind)
+    assert reported["strategy"] == "noop"
+    assert "already bound from outside: memory policy bind:0 is in force" in reported["reported"]
+    assert reported["now"] == ["0-7", "bind:0"]
 
 
 @pytest.mark.parametrize(("mask", "node", "cpus"), [({0, 2, 4, 6}, 1, "2"), ({2, 3, 6}, 3, "6"), ({2, 3}, 1, "2-3")])
@@ -237,7 +237,7 @@ def test_a_bound_process_moves_to_another_node_but_never_out_of_its_cpuset() -> 
     def work() -> list[Any]:
         stay = Settings(migrate=False)
         first, second = (bound(node=n, settings=stay)["now"] for n in (1, 3))
-        return [first, second, bound(node=0, settings=stay)["told"]]
+        return [first, second, bound(node=0, settings=stay)["reported"]]
 
     first, second, third = confined(work, cpus="2-7", mems="1-3")
     assert (first, second) == (["2-3", "preferred:1"], ["6-7", "preferred:3"])
@@ -272,18 +272,18 @@ def test_a_cpu_goes_offline_between_plan_and_bind(required: bool) -> None:
         finally:
             online.write_text("1")
 
-    told = confined(work)
-    assert "the kernel shows 2: 3 went offline or out of the cpuset" in (told["error"] or told["told"])
+    reported = confined(work)
+    assert "the kernel shows 2: 3 went offline or out of the cpuset" in (reported["error"] or reported["reported"])
     if required:
-        assert told["now"] == ["0-2,4-7", "default"]
+        assert reported["now"] == ["0-2,4-7", "default"]
     else:
-        assert (told["satisfied"], told["now"]) == (False, ["2", "preferred:1"])
+        assert (reported["satisfied"], reported["now"]) == (False, ["2", "preferred:1"])
     assert set(os.sched_getaffinity(0)) == set(range(8))
 
 
 @pytest.mark.parametrize(("left", "now_"), [("4-7", ["4-7", "default"]), ("2,4-7", ["2", "preferred:1"])])
 def test_a_cpuset_shrinks_between_plan_and_bind(left: str, now_: list[str]) -> None:
-    """Wholly: EINVAL at every step, nothing in force and no exception. Partly: the rest, and it is said."""
+    """Wholly: EINVAL at every step, nothing in force and no exception. Partly: the rest, and it is printed."""
 
     def work() -> dict[str, Any]:
         seen_before = Host.live()
@@ -291,6 +291,7 @@ def test_a_cpuset_shrinks_between_plan_and_bind(left: str, now_: list[str]) -> N
         (group / "cpuset.cpus").write_text(left)
         return bound(node=1, host=seen_before)
 
-    told = confined(work, cpus="2-7")
-    assert (told["error"], told["satisfied"], told["now"]) == (None, False, now_)
-    assert "[EINVAL]" in told["told"] or "the kernel shows 2: 3 went offline or out of the cpuset" in told["told"]
+    reported = confined(work, cpus="2-7")
+    assert (reported["error"], reported["satisfied"], reported["now"]) == (None, False, now_)
+    found = reported["reported"]
+    assert "[EINVAL]" in found or "the kernel shows 2: 3 went offline or out of the cpuset" in found

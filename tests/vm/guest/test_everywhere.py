@@ -47,7 +47,7 @@ def test_each_gpus_worker_binds_itself_and_goes_back(machine: Machine) -> None:
 
 @pytest.mark.machine("grace")
 def test_a_cpu_that_went_offline_after_a_bind_is_no_limit(tmp_path: Path) -> None:
-    """The mask is then not the one that was set, and still nobody has narrowed it."""
+    """The mask is then not the one that was set, and still no one has narrowed it."""
     script = tmp_path / "worker.py"
     script.write_text(
         """

@@ -1,4 +1,4 @@
-"""Each machine is what its declaration says."""
+"""Each machine is what its declaration states."""
 
 from __future__ import annotations
 
@@ -106,12 +106,12 @@ def test_gpus(machine: Machine) -> None:
 
 @with_nodes
 def test_numactl_agrees(machine: Machine) -> None:
-    told = subprocess.run(["numactl", "--hardware"], capture_output=True, text=True, check=True).stdout
+    reported = subprocess.run(["numactl", "--hardware"], capture_output=True, text=True, check=True).stdout
     numbers = [node.number for node in machine.online_nodes]
-    assert f"available: {len(numbers)} nodes ({ranges(numbers)})" in told
+    assert f"available: {len(numbers)} nodes ({ranges(numbers)})" in reported
     cpus = {
         int(match[1]): [int(cpu) for cpu in match[2].split()]
-        for match in re.finditer(r"^node ([0-9]+) cpus:(.*)$", told, re.MULTILINE)
+        for match in re.finditer(r"^node ([0-9]+) cpus:(.*)$", reported, re.MULTILINE)
     }
     assert cpus == {node.number: list(machine.cpus(node)) for node in machine.online_nodes}
 

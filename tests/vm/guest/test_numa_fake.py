@@ -26,7 +26,7 @@ ALL = NodeSet(range(4))
 
 @pytest.fixture(autouse=True)
 def gpus(machine: Machine) -> Iterator[list[str]]:
-    """The addresses of the two GPUs, told to be on nodes 0 and 2."""
+    """The addresses of the two GPUs, reported to be on nodes 0 and 2."""
     addresses = [gpu.address for gpu in machine.visible_gpus]
     files = [Path(f"/sys/bus/pci/devices/{address}/numa_node") for address in addresses]
     before = [file.read_text() for file in files]

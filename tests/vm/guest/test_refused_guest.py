@@ -24,7 +24,7 @@ pytestmark = pytest.mark.machine("two-package")
 
 
 def work(refused: int) -> list[Any]:
-    """64 MiB touched on node 0, then a bind to node 2; what the report says."""
+    """64 MiB touched on node 0, then a bind to node 2; what the report states."""
     if refused:
         seccomp.refuse(refused, ["migrate_pages", "move_pages"])
     os.sched_setaffinity(0, {0, 1})
@@ -32,25 +32,25 @@ def work(refused: int) -> list[Any]:
     ctypes.memset(ctypes.addressof(ctypes.c_char.from_buffer(block)), 1, len(block))
     os.sched_setaffinity(0, set(range(8)))
     report = affinity.bind(node=2)
-    said = [str(d) for d in report.degradations]
+    printed = [str(d) for d in report.degradations]
     now = [str(report.observed.threads[report.observed.caller]), str(report.observed.policy), report.satisfied]
-    return [*now, report.local_share, report.outcome.moved, said]
+    return [*now, report.local_share, report.outcome.moved, printed]
 
 
 @pytest.mark.parametrize("number", ["EPERM", "ENOSYS"])
-def test_pages_that_may_not_be_moved_are_told(number: str) -> None:
-    """Docker with SYS_NICE: policies are allowed, moving pages never. numa_maps tells where they still lie."""
-    *now, share, moved, said = confined(lambda: work(getattr(errno, number)))
+def test_pages_that_may_not_be_moved_are_reported(number: str) -> None:
+    """Docker with SYS_NICE: policies are allowed, moving pages never. numa_maps shows where they still lie."""
+    *now, share, moved, printed = confined(lambda: work(getattr(errno, number)))
     assert (now, moved) == (["4-5", "preferred:2", True], 0)
     assert 0 <= share < 0.3
-    (words,) = said
+    (words,) = printed
     assert words.startswith("move pages touched before: ")
     assert f"in migrate_pages [{number}]" in words
 
 
 def test_without_a_filter_they_are_moved() -> None:
-    """The same work: what the test above sees is the filter's doing. What is left it shares with who forked it."""
-    *now, share, moved, said = confined(lambda: work(0))
-    assert (now, said) == (["4-5", "preferred:2", True], [])
+    """The same work: what the test above sees is the filter's doing. What is left it shares with that forked it."""
+    *now, share, moved, printed = confined(lambda: work(0))
+    assert (now, printed) == (["4-5", "preferred:2", True], [])
     assert share > 0.7
     assert moved >= 64 << 20

@@ -60,7 +60,7 @@ def touch_everywhere(mib: int) -> list[mmap.mmap]:
 def nodes_of(blocks: list[mmap.mmap]) -> dict[str, int]:
     """Pages by node, asked of the kernel page by page: move_pages(2) with no target.
 
-    Each page is read first: automatic NUMA balancing takes pages away to see who wants them, and a page that is
+    Each page is read first: automatic NUMA balancing takes pages away to see that wants them, and a page that is
     away has no node.
     """
     libc = ctypes.CDLL(None, use_errno=True)
@@ -98,7 +98,7 @@ def policy() -> str:
 
 
 def work(mode: str, strategy: str, node: int, mib: int, threads: int = 20) -> dict[str, Any]:
-    """Live a worker's life; what the kernel says at its end. An actor is bound where Ray gave it a GPU."""
+    """Live a worker's life; what the kernel states at its end. An actor is bound where Ray gave it a GPU."""
     stop = threading.Event()
     for _ in range(threads - 1):
         threading.Thread(target=stop.wait, daemon=True).start()

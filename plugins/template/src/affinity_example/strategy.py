@@ -9,9 +9,9 @@ POOL = "OMP_NUM_THREADS"
 
 
 class AffinityExampleStrategy(AffinityStrategy):
-    """Binds the process and everything in it, and tells OpenMP how many cores it has got.
+    """Binds the process and everything in it, and sets the number of OpenMP threads.
 
-    Without being told, libgomp starts a thread for each CPU of the mask, hardware threads included, and two that
+    Without that number, libgomp starts a thread for each CPU of the mask, hardware threads included, and two that
     compute on one core are in each other's way. A number that the operator has set stays.
     """
 
