@@ -381,11 +381,24 @@ def test_pages_are_left_where_they_are_if_asked(migrate: bool) -> None:
     fake.kernel.touch(1 << 20)
     report = affinity.bind(gpu=1, host=fake.host)
     assert fake.kernel.pages_by_node == {int(migrate): 1 << 20}
-    assert report.outcome.moved == migrate << 20
+    assert report.moved == migrate << 20
     assert (report.outcome.seconds > 0) is migrate
     assert ("moved: 1.0 MiB touched before, in 0." in str(report)) is migrate
     assert (serialize.report(report)["move_seconds"] > 0) is migrate
     assert ("migrate_pages" in {call.name for call in fake.kernel.log}) is migrate
+
+
+def test_a_bind_looks_at_pages_before_the_move_and_in_the_report() -> None:
+    """Each look may walk the page tables: a bind that moves nothing looks once, and the end of a block not at all."""
+    looks = lambda: [call.name for call in fake.kernel.log].count("resident")  # noqa: E731
+    fake = FakeHost(MACHINE)
+    fake.kernel.touch(1 << 20)
+    report = affinity.bind(gpu=1, host=fake.host)
+    assert (looks(), report.moved) == (2, 1 << 20)
+    assert (affinity.bind(gpu=1, host=fake.host).moved, looks()) == (0, 3)
+    with affinity.restored(host=fake.host):
+        pass
+    assert looks() == 3
 
 
 def test_pages_in_a_gpus_memory_stay_there() -> None:

@@ -10,9 +10,10 @@ import attrs
 from affinity.degradation import Degradation
 from affinity.errors import ForeignProcError
 from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.pages import ResidentBytes
 from affinity.kernel.protocol import Process
 from affinity.policies.placement import Placement
-from affinity.topology.cpuset import CpuSet
+from affinity.topology.cpuset import CpuSet, NodeSet
 
 
 @attrs.frozen
@@ -27,7 +28,7 @@ class Observed:
     threads: Mapping[int, CpuSet]
     caller: int
     policy: MemoryPolicy | None
-    resident: Mapping[int, int] | None
+    resident: ResidentBytes | None
     unreadable: tuple[Degradation, ...] = ()
     threads_hidden: bool = False
 
@@ -48,7 +49,7 @@ class Observed:
             except ProcessLookupError:
                 continue
         policy: MemoryPolicy | None = None
-        resident: Mapping[int, int] | None = None
+        resident: ResidentBytes | None = None
         try:
             policy = process.get_mempolicy()
         except OSError as refused:
@@ -86,7 +87,12 @@ class Observed:
         )
 
     def local_share(self, placement: Placement) -> float | None:
-        """Share (0 to 1) of the process's own pages on the placement's nodes; None where unknown."""
-        nodes = placement.memory.nodes if placement.memory and placement.memory.nodes else placement.nodes
+        """Share (0 to 1) of the process's own pages on the placement's nodes; None if unknown."""
+        nodes = page_nodes(placement)
         total = sum(self.resident.values()) if self.resident else 0
         return sum(self.resident.get(n, 0) for n in nodes) / total if self.resident and total else None
+
+
+def page_nodes(placement: Placement) -> NodeSet:
+    """Return the nodes that the process's own pages belong on."""
+    return placement.memory.nodes if placement.memory and placement.memory.nodes else placement.nodes

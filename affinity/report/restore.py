@@ -84,20 +84,20 @@ class SavedState:
         with strategies_process.binding_lock:
             return cls(Observed.read(process, pages=False), matching_record(process), _entry(process))
 
-    def restore(self, kernel: Kernel) -> Observed:
-        """Restore the masks, the memory policy, the record and the report, and read them back. Pages stay.
+    def restore(self, kernel: Kernel, *, pages: bool = True) -> Observed:
+        """Restore the masks, the memory policy, the record and the report, and read them back. Pages are not moved.
 
-        Threads started since take the mask that the process had. Raises UsageError from another thread
-        than the one whose state this is, BindError where the kernel shows something else afterwards.
+        pages: whether to read where pages lie. Threads started since take the mask that the process had. Raises
+        UsageError in another thread than the one whose state this is, BindError if the kernel shows another state.
         """
         me = self.observed.caller
         if kernel.thread_id() != me:
             raise UsageError(f"thread {me} was bound, thread {kernel.thread_id()} cannot undo it: a memory policy "
                              "belongs to its thread; call it there")  # fmt: skip
         with strategies_process.binding_lock:
-            return self._restore(kernel)
+            return self._restore(kernel, pages=pages)
 
-    def _restore(self, kernel: Kernel) -> Observed:
+    def _restore(self, kernel: Kernel, *, pages: bool) -> Observed:
         me = self.observed.caller
         bound, mine, policy = kernel.get_affinity(), self.observed.threads[me], self.observed.policy
         main = self.observed.threads.get(kernel.pid, mine)  # the process's: the calling thread may be a pinned one
@@ -116,7 +116,7 @@ class SavedState:
             record(kernel, attrs.evolve(self.record, allowed=allowed))
         if _entry(kernel) is not self.in_force:
             put_in_force(kernel, *(self.in_force[1:] if self.in_force is not None else (None, None)))
-        now = Observed.read(kernel)
+        now = Observed.read(kernel, pages=pages)
         if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
             why = "".join(f"; {reason}" for reason in refused)
             raise BindError(f"undo: CPUs {now.threads[me]} and memory policy {now.policy} are in force, expected "
@@ -126,7 +126,7 @@ class SavedState:
     def restore_or_degrade(self, kernel: Kernel) -> tuple[Degradation, ...]:
         """Restore after a refused bind. Errors while restoring are appended to the original error."""
         try:
-            self.restore(kernel)
+            self.restore(kernel, pages=False)
         except BindError as refused:
             return (Degradation.of("put back", refused),)
         return ()
@@ -144,4 +144,4 @@ def restored(*, host: Host | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        before.restore(kernel)
+        before.restore(kernel, pages=False)

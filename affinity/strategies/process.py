@@ -181,12 +181,11 @@ def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome) -> 
     elsewhere = (host.topology.memory_nodes & host.topology.cpu_nodes & host.allowed_nodes) - target
     if not target or not elsewhere:
         return outcome
-    start = time.perf_counter()
     try:
         before = host.kernel.resident_bytes()
+        start = time.perf_counter()
         left = host.kernel.migrate_pages(elsewhere, target)
-        after = host.kernel.resident_bytes()
+        seconds = time.perf_counter() - start
     except OSError as refused:
         return attrs.evolve(outcome, errors=(*outcome.errors, refused))
-    moved = sum(after.get(n, 0) - before.get(n, 0) for n in target)
-    return attrs.evolve(outcome, moved=max(moved, 0), unmoved=left * mmap.PAGESIZE, seconds=time.perf_counter() - start)
+    return attrs.evolve(outcome, resident_before=before, unmoved=left * mmap.PAGESIZE, seconds=seconds)
