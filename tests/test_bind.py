@@ -501,6 +501,23 @@ def test_a_pinned_thread_that_binds_does_not_take_the_process_onto_its_cpu(pytho
     assert out == ["True", "True True", "True True"]
 
 
+@TWO_CPUS
+def test_a_thread_that_is_pinned_where_the_calling_thread_is_stays_there(python) -> None:  # type: ignore[no-untyped-def]
+    """The calling thread's own mask is not the process's, so it does not show which threads to bind."""
+    out = child(
+        python,
+        """
+        os.sched_setaffinity(threads[3].native_id, {LAST})
+        def work():
+            os.sched_setaffinity(0, {LAST})
+            report = affinity.bind(settings=to(FIRST))
+            print(mask(threads[3].native_id) == str(LAST), report.outcome.bound, report.outcome.skipped)
+        t = threading.Thread(target=work); t.start(); t.join()
+        """,
+    )
+    assert out == ["True 9 1"]
+
+
 @pytest.mark.parametrize("strategy", ["libnuma", "inherit"])
 def test_the_flags_of_a_memory_policy_come_back(python, strategy: str) -> None:  # type: ignore[no-untyped-def]
     """MPOL_F_STATIC_NODES, by undo and by a start that lends the thread another policy."""

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from affinity.policies import Placement
 from affinity.render import serialize
 from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection
-from affinity.strategies import AffinityStrategy, Launch, LaunchMode, Observation, WorkerStart
+from affinity.strategies import AffinityStrategy, Launch, LaunchMode, Observation, WorkerStart, thread_placed
 from affinity.testing import FakeHost
 
 #: Two packages of one node each, CPUs 0-3 and 4-7; the worker's GPU is on node 1.
@@ -380,11 +381,24 @@ def test_pages_are_left_where_they_are_if_asked(migrate: bool) -> None:
     fake.kernel.touch(1 << 20)
     report = affinity.bind(gpu=1, host=fake.host)
     assert fake.kernel.pages_by_node == {int(migrate): 1 << 20}
-    assert report.outcome.moved == migrate << 20
+    assert report.moved == migrate << 20
     assert (report.outcome.seconds > 0) is migrate
     assert ("moved: 1.0 MiB touched before, in 0." in str(report)) is migrate
     assert (serialize.report(report)["move_seconds"] > 0) is migrate
     assert ("migrate_pages" in {call.name for call in fake.kernel.log}) is migrate
+
+
+def test_a_bind_looks_at_pages_before_the_move_and_in_the_report() -> None:
+    """Each look may walk the page tables: a bind that moves nothing looks once, and the end of a block not at all."""
+    looks = lambda: [call.name for call in fake.kernel.log].count("resident")  # noqa: E731
+    fake = FakeHost(MACHINE)
+    fake.kernel.touch(1 << 20)
+    report = affinity.bind(gpu=1, host=fake.host)
+    assert (looks(), report.moved) == (2, 1 << 20)
+    assert (affinity.bind(gpu=1, host=fake.host).moved, looks()) == (0, 3)
+    with affinity.restored(host=fake.host):
+        pass
+    assert looks() == 3
 
 
 def test_pages_in_a_gpus_memory_stay_there() -> None:
@@ -454,3 +468,59 @@ _, status = os.waitpid(pid, 0); leave.set(); reading.join()
 print(os.waitstatus_to_exitcode(status))
 """
     assert python(text).stdout == "0\n"
+
+
+# ---------------------------------------------------------------- a thread that starts a worker meanwhile
+
+
+@contextmanager
+def starting_a_worker(fake: FakeHost, leave: threading.Event) -> Iterator[None]:
+    """Within the block, another thread has the CPUs of a worker that it starts, until `leave` is set."""
+    inside = threading.Event()
+    tid = fake.kernel.start_thread()
+
+    def start() -> None:
+        with fake.kernel.acting_as(tid), thread_placed(Placement(CpuSet([0]), None), fake.kernel):
+            inside.set()
+            assert leave.wait(60)
+
+    starter = threading.Thread(target=start)
+    starter.start()
+    assert inside.wait(60)
+    yield
+    starter.join()
+
+
+def meanwhile(act: Callable[[], object], leave: threading.Event) -> None:
+    """Act in a thread, let it come as far as it can, and set `leave` then."""
+    acting = threading.Thread(target=act)
+    acting.start()
+    acting.join(0.2)
+    leave.set()
+    acting.join()
+
+
+def test_an_undo_gives_a_thread_that_starts_a_worker_its_own_mask_back() -> None:
+    """It is bound as all others; the CPUs that it has for the worker are not its own."""
+    fake = FakeHost(MACHINE, threads=3)
+    report = affinity.bind(gpu=1, host=fake.host)
+    leave = threading.Event()
+    with starting_a_worker(fake, leave):
+        meanwhile(report.undo, leave)
+    assert masks(fake) == {"0-7"}
+
+
+def test_a_state_that_is_saved_while_a_thread_starts_a_worker_has_its_own_mask() -> None:
+    """Whatever saved it: a `restored()` block, or a bind."""
+    fake = FakeHost(MACHINE, threads=3)
+    leave = threading.Event()
+
+    def bind_for_a_while() -> None:
+        with affinity.restored(host=fake.host):
+            affinity.bind(gpu=1, host=fake.host)
+            bound.append(masks(fake))
+
+    bound: list[set[str]] = []
+    with starting_a_worker(fake, leave):
+        meanwhile(bind_for_a_while, leave)
+    assert (bound, masks(fake)) == ([{"4-7"}], {"0-7"})

@@ -243,6 +243,16 @@ def in_namespace(text: str, *options: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def choosing_pids(text: str, *options: str) -> list[str]:
+    """Do the same for a program that chooses the PIDs of its children."""
+    try:
+        return in_namespace(text, *options)
+    except AssertionError as refused:
+        if "ns_last_pid" in str(refused):
+            pytest.skip("this kernel lets no one choose a PID (CONFIG_CHECKPOINT_RESTORE)")
+        raise
+
+
 def test_a_pid_that_was_given_to_another_process_is_not_touched() -> None:
     """The kernel is made to give it again, in a PID namespace of its own."""
     text = """
@@ -267,13 +277,7 @@ for call in (lambda: process.set_affinity(0, CpuSet([mask.first()])), process.ge
 print(THIS_PROCESS.process(500).get_affinity() == mask, process.identity() == THIS_PROCESS.process(500).identity())
 second.kill()
 """
-    try:
-        lines = in_namespace(text, *NAMESPACE)
-    except AssertionError as refused:
-        if "ns_last_pid" in str(refused):
-            pytest.skip("this kernel lets no one choose a PID (CONFIG_CHECKPOINT_RESTORE)")
-        raise
-    assert lines == [*["the PID belongs to another process now"] * 5, "True False"]
+    assert choosing_pids(text, *NAMESPACE) == [*["the PID belongs to another process now"] * 5, "True False"]
 
 
 def test_under_a_foreign_proc_no_process_is_found() -> None:
@@ -290,24 +294,41 @@ print(THIS_PROCESS.parent())
     assert in_namespace(text, *NAMESPACE[:-1]) == [*[expected] * 3, "None"]
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: every mask is the same")
 def test_under_a_foreign_proc_the_calling_thread_alone_is_bound() -> None:
-    """A thread of another process has the number that /proc shows; it keeps its mask, and the report has a warning."""
+    """Processes whose PIDs here are the numbers that /proc has for the threads keep their masks; `required` raises."""
     text = """
-import os, threading, affinity
+import os, subprocess, threading, affinity
 from affinity import CpuSet, Settings
-from affinity.kernel.linux import THIS_PROCESS
-first, every = min(os.sched_getaffinity(0)), os.sched_getaffinity(0)
-ready, stop = threading.Event(), threading.Event()
-other = threading.Thread(target=lambda: (ready.set(), stop.wait())); other.start(); ready.wait()
-settings = Settings(policy="explicit", cpus=(CpuSet([first]),), nodes=(0,), devices=("pci",))
-report = affinity.bind(settings=settings)
-print(os.sched_getaffinity(0) == {first}, os.sched_getaffinity(other.native_id) == every, report.satisfied)
+other = threading.Thread(target=threading.Event().wait, daemon=True)
+other.start()
+numbers = [int(tid) for tid in os.listdir("/proc/self/task")]
+victims = []
+for number in numbers:
+    with open("/proc/sys/kernel/ns_last_pid", "w") as last: last.write(str(number - 1))
+    victims.append(subprocess.Popen(["sleep", "60"]))
+assert [victim.pid for victim in victims] == numbers
+every = os.sched_getaffinity(0)
+one = CpuSet([min(every)])
+def untouched(): return all(os.sched_getaffinity(tid) == every for tid in [*numbers, other.native_id])
+def settings(**more): return Settings(policy="explicit", cpus=(one,), nodes=(0,), devices=("pci",), **more)
+report = affinity.bind(settings=settings())
+print(os.sched_getaffinity(0) == set(one), untouched(), report.satisfied)
 print([(d.action, d.errno) for d in report.degradations])
 report.undo()
-print(os.sched_getaffinity(0) == every)
-stop.set()
+print(os.sched_getaffinity(0) == every, untouched())
+try: affinity.bind(settings=settings(required=True))
+except affinity.BindError as refused: print("unshare --mount-proc" in str(refused))
+print(os.sched_getaffinity(0) == every, untouched())
+for victim in victims: victim.kill()
 """
-    assert in_namespace(text, *NAMESPACE[:-1]) == ["True True False", "[('bind every thread', 'ENOTSUP')]", "True"]
+    assert choosing_pids(text, *NAMESPACE[:-1]) == [
+        "True True False",
+        "[('bind every thread', 'ENOTSUP')]",
+        "True True",
+        "True",
+        "True True",
+    ]
 
 
 def test_this_process_by_its_pid_is_itself() -> None:

@@ -103,11 +103,15 @@ def audit(address: str, timeout: float, as_json: bool) -> None:
 
 
 def _row(actor: ActorAudit) -> tuple[object, ...]:
+    from affinity.kernel.pages import share_error
+
     requested = actor.report["requested"] or {}
     gpus = ", ".join(gpu["name"] for gpu in actor.report["gpus"])
     local = None if actor.local_share is None else f"{actor.local_share:.0%}"
-    return (actor.name, actor.host, actor.pid, gpus, requested.get("cpus"), actor.threads, actor.threads_outside, local,
-            actor.in_force, actor.error)  # fmt: skip
+    if local and actor.resident_sampled:
+        local += f" ±{share_error(actor.resident_sampled):.0%}"
+    return (actor.name or actor.actor, actor.host, actor.pid, gpus, requested.get("cpus"), actor.threads,
+            actor.threads_outside, local, actor.in_force, actor.error)  # fmt: skip
 
 
 def _node_shape(node: NodeSurvey) -> dict[str, Any]:

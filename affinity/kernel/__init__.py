@@ -3,5 +3,6 @@
 from affinity.kernel.mempolicy import MemoryFlag as MemoryFlag
 from affinity.kernel.mempolicy import MemoryMode as MemoryMode
 from affinity.kernel.mempolicy import MemoryPolicy as MemoryPolicy
+from affinity.kernel.pages import ResidentBytes as ResidentBytes
 from affinity.kernel.protocol import Kernel as Kernel
 from affinity.kernel.protocol import Process as Process

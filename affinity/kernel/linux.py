@@ -15,9 +15,9 @@ from typing import NoReturn
 
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.pages import ResidentBytes, resident_bytes
 from affinity.kernel.procfs import (
     allowed_nodes,
-    anonymous_bytes,
     identity_text,
     mempolicy_of_maps,
     online_cpus,
@@ -137,9 +137,9 @@ class LinuxKernel:
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
         return syscalls.migrate_pages(0, origin, target)
 
-    def resident_bytes(self) -> Mapping[int, int]:
-        with own_files(), open("/proc/self/numa_maps", encoding="utf-8", errors="replace") as maps:
-            return anonymous_bytes(maps)
+    def resident_bytes(self) -> ResidentBytes:
+        with own_files():
+            return resident_bytes("/proc/self", 0)
 
     def age(self) -> float:
         with own_files():

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.pages import ResidentBytes, resident_bytes
 from affinity.kernel.procfs import (
     FLAGS,
     KERNEL_THREAD,
     PARENT,
     START_TIME,
     allowed_nodes,
-    anonymous_bytes,
     identity_text,
     mempolicy_of_maps,
     online_cpus,
@@ -100,9 +100,9 @@ class LinuxProcess:
         with self._reading(tid or self._pid) as directory:
             return mempolicy_of_maps(directory)
 
-    def resident_bytes(self) -> Mapping[int, int]:
-        with self._reading() as directory, open(f"{directory}/numa_maps", encoding="utf-8", errors="replace") as maps:
-            return anonymous_bytes(maps)
+    def resident_bytes(self) -> ResidentBytes:
+        with self._reading() as directory:
+            return resident_bytes(directory, self._pid)
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
         self._check()

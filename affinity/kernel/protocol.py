@@ -10,6 +10,7 @@ from typing import NoReturn, Protocol
 
 from affinity.errors import ForeignProcError
 from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.pages import ResidentBytes
 from affinity.topology.cpuset import CpuSet, NodeSet
 
 
@@ -63,8 +64,8 @@ class Process(Protocol):
     def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
         """Return a thread's memory policy; if the call is refused or the thread another, as numa_maps shows it."""
 
-    def resident_bytes(self) -> Mapping[int, int]:
-        """Return the bytes of its own (anonymous) pages by node, from numa_maps."""
+    def resident_bytes(self) -> ResidentBytes:
+        """Return the bytes of its own (anonymous) pages by node: counted, or estimated if a count would stall it."""
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
         """Move its pages from `origin` to `target`; return the number of pages left behind."""

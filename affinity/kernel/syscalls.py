@@ -1,6 +1,6 @@
 """System calls on a thread or process, by id: what `LinuxKernel` and `LinuxProcess` share.
 
-Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2).
+Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2), move_pages(2).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ctypes
 import errno
 import functools
 import os
+from collections.abc import Sequence
 
 from affinity.kernel.capability import SYS_NICE, capability_dropped
 from affinity.kernel.mempolicy import MemoryFlag, MemoryMode, MemoryPolicy
@@ -27,9 +28,9 @@ _FLAGS = {MemoryFlag.STATIC_NODES: 0x8000, MemoryFlag.RELATIVE_NODES: 0x4000, Me
 
 # Numbers from the kernel's own tables of each architecture.
 _NUMBERS = {
-    "x86_64": {"set_mempolicy": 238, "get_mempolicy": 239, "migrate_pages": 256},
-    "aarch64": {"set_mempolicy": 237, "get_mempolicy": 236, "migrate_pages": 238},
-    "ppc64le": {"set_mempolicy": 261, "get_mempolicy": 260, "migrate_pages": 258},
+    "x86_64": {"set_mempolicy": 238, "get_mempolicy": 239, "migrate_pages": 256, "move_pages": 279},
+    "aarch64": {"set_mempolicy": 237, "get_mempolicy": 236, "migrate_pages": 238, "move_pages": 239},
+    "ppc64le": {"set_mempolicy": 261, "get_mempolicy": 260, "migrate_pages": 258, "move_pages": 301},
 }
 
 _NODE_BITS = 1024  # the largest CONFIG_NODES_SHIFT; the kernel refuses a shorter mask in get_mempolicy
@@ -100,6 +101,15 @@ def migrate_pages(pid: int, origin: NodeSet, target: NodeSet) -> int:
     new = type(old)(*(target.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(len(old))))
     with capability_dropped(SYS_NICE):
         return _call("migrate_pages", ctypes.c_int(pid), bits, old, new)
+
+
+def page_nodes(pid: int, addresses: Sequence[int]) -> list[int]:
+    """Return the node of the page at each address of a process, 0 for the calling one; below 0 if there is none."""
+    count = len(addresses)
+    nodes = (ctypes.c_int * count)()
+    pages = (ctypes.c_void_p * count)(*addresses)
+    _call("move_pages", ctypes.c_int(pid), ctypes.c_ulong(count), pages, None, nodes, ctypes.c_int(0))
+    return list(nodes)
 
 
 def _call(name: str, *args: object) -> int:

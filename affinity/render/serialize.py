@@ -218,9 +218,10 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
             "threads_within": None if requested is None else sum(mask <= requested for mask in now.threads.values()),
             "masks": masks(now),
             "resident": None if now.resident is None else {str(n): size for n, size in sorted(now.resident.items())},
+            "resident_sampled": None if now.resident is None else now.resident.sampled,
             "local_share": now.local_share(bound.requested) if bound.requested else None,
         },
-        "moved": bound.outcome.moved,
+        "moved": bound.moved,
         "move_seconds": bound.outcome.seconds,
         "left": bound.outcome.unmoved,
         "degradations": [

@@ -10,55 +10,56 @@ import attrs
 from affinity.degradation import Degradation
 from affinity.errors import ForeignProcError
 from affinity.kernel.mempolicy import MemoryPolicy
-from affinity.kernel.protocol import Kernel
+from affinity.kernel.pages import ResidentBytes
+from affinity.kernel.protocol import Process
 from affinity.policies.placement import Placement
-from affinity.topology.cpuset import CpuSet
+from affinity.topology.cpuset import CpuSet, NodeSet
 
 
 @attrs.frozen
 class Observed:
     """State of a process as read from the kernel.
 
-    threads: each thread's CPUs. policy: of the calling thread, None if it could not be read (`unreadable` has the
-    reason). resident: bytes of the process's own pages by node, None if unreadable. threads_hidden: /proc does not show
-    the other threads.
+    threads: each thread's CPUs. caller: the calling thread; of another process, its main one. policy: that thread's,
+    None if unreadable. resident: bytes of its own pages by node, None if unreadable. unreadable: what, and why.
+    threads_hidden: whether /proc shows no thread, so that `threads` has the calling one alone.
     """
 
     threads: Mapping[int, CpuSet]
     caller: int
     policy: MemoryPolicy | None
-    resident: Mapping[int, int] | None
+    resident: ResidentBytes | None
     unreadable: tuple[Degradation, ...] = ()
     threads_hidden: bool = False
 
     @classmethod
-    def read(cls, kernel: Kernel, *, pages: bool = True) -> Observed:
-        """Ask the kernel. pages: False leaves out where pages lie, which costs a walk of the address space."""
+    def read(cls, process: Process, *, pages: bool = True) -> Observed:
+        """Read the state of a process. pages: whether to read where its pages lie."""
         threads: dict[int, CpuSet] = {}
         unread = []
         hidden = False
         try:
-            listed = kernel.threads()
+            listed = process.threads()
         except ForeignProcError as refused:
-            listed, hidden = (kernel.thread_id(),), True
+            listed, hidden = (process.thread_id(),), True
             unread.append(Degradation.of("bind every thread", refused))
         for tid in listed:
             try:
-                threads[tid] = kernel.get_affinity(tid)
+                threads[tid] = process.get_affinity(tid)
             except ProcessLookupError:
                 continue
         policy: MemoryPolicy | None = None
-        resident: Mapping[int, int] | None = None
+        resident: ResidentBytes | None = None
         try:
-            policy = kernel.get_mempolicy()
+            policy = process.get_mempolicy()
         except OSError as refused:
             unread.append(Degradation.of("read back the memory policy", refused))
         try:
-            resident = kernel.resident_bytes() if pages else None
+            resident = process.resident_bytes() if pages else None
         except OSError as refused:  # a kernel without NUMA has no numa_maps: there is nothing to read
             if refused.errno != errno.ENOENT:
                 unread.append(Degradation.of("read where pages lie", refused))
-        return cls(threads, kernel.thread_id(), policy, resident, tuple(unread), hidden)
+        return cls(threads, process.thread_id(), policy, resident, tuple(unread), hidden)
 
     def conflicts_with(self, placement: Placement) -> bool:
         """Return whether something that could be read is not as placed; what was not read is no conflict."""
@@ -88,7 +89,12 @@ class Observed:
         )
 
     def local_share(self, placement: Placement) -> float | None:
-        """Share (0 to 1) of the process's own pages on the placement's nodes; None where unknown."""
-        nodes = placement.memory.nodes if placement.memory and placement.memory.nodes else placement.nodes
+        """Share (0 to 1) of the process's own pages on the placement's nodes; None if unknown."""
+        nodes = page_nodes(placement)
         total = sum(self.resident.values()) if self.resident else 0
         return sum(self.resident.get(n, 0) for n in nodes) / total if self.resident and total else None
+
+
+def page_nodes(placement: Placement) -> NodeSet:
+    """Return the nodes that the process's own pages belong on."""
+    return placement.memory.nodes if placement.memory and placement.memory.nodes else placement.nodes

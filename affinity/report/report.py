@@ -13,7 +13,7 @@ from affinity.kernel.mempolicy import MemoryMode
 from affinity.kernel.protocol import Kernel
 from affinity.launchers.launch import Launch
 from affinity.policies.placement import Placement
-from affinity.report.observed import Observed
+from affinity.report.observed import Observed, page_nodes
 from affinity.selection.fallback import Applied
 from affinity.selection.rules import Selection
 from affinity.strategies.strategy import Outcome
@@ -60,6 +60,14 @@ class BindReport:
         return self.observed.local_share(self.requested) if self.requested else None
 
     @property
+    def moved(self) -> int:
+        """Bytes of its own pages that came to its nodes by the move, as far as the kernel shows them there."""
+        before, after = self.outcome.resident_before, self.observed.resident
+        if self.requested is None or before is None or after is None:
+            return 0
+        return max(sum(after.get(node, 0) - before.get(node, 0) for node in page_nodes(self.requested)), 0)
+
+    @property
     def summary(self) -> str:
         """For a log: which strategy put which GPU's worker where."""
         if self.requested is None or (self.strategy == "noop" and not self.degradations):
@@ -82,8 +90,8 @@ class BindReport:
             lines.append(f"requested: {self.requested.summary} ({self.requested.reason})")
         mask = self.observed.threads.get(self.observed.caller)
         lines.append(f"in force: CPUs {mask}, memory policy {self.observed.policy or 'unknown'}")
-        if self.outcome.moved:
-            lines.append(f"moved: {self.outcome.moved / 2**20:.1f} MiB touched before, in {self.outcome.seconds:.2f} s")
+        if self.moved:
+            lines.append(f"moved: {self.moved / 2**20:.1f} MiB touched before, in {self.outcome.seconds:.2f} s")
         if outside := self.unbound_threads:
             lines.append(f"left alone: {outside} of {len(self.observed.threads)} threads may run elsewhere")
         lines += [f"degraded: {d}" for d in self.degradations]

@@ -18,9 +18,10 @@ from affinity.errors import BindError, UsageError
 from affinity.handoff import Handoff, matching_record, record
 from affinity.host import Host
 from affinity.kernel.linux import THIS_PROCESS
-from affinity.kernel.protocol import Kernel, visible_threads
+from affinity.kernel.protocol import Kernel, Process
 from affinity.report.observed import Observed
 from affinity.report.report import BindReport
+from affinity.strategies import process as strategies_process
 
 if TYPE_CHECKING:
     from affinity.launchers.launcher import Launcher
@@ -34,13 +35,13 @@ class InForce(NamedTuple):
     launcher: Launcher | None
 
 
-_in_force: weakref.WeakKeyDictionary[Kernel, InForce] = weakref.WeakKeyDictionary()
+_in_force: weakref.WeakKeyDictionary[Process, InForce] = weakref.WeakKeyDictionary()
 
 
-def _entry(kernel: Kernel) -> InForce | None:
-    """Return the report in force in this process, not that of the process that this one was forked from."""
-    entry = _in_force.get(kernel)
-    return entry if entry is not None and entry.pid == kernel.pid else None
+def _entry(process: Process) -> InForce | None:
+    """Return the report in force in a process, not that of the process that it was forked from."""
+    entry = _in_force.get(process)
+    return entry if entry is not None and entry.pid == process.pid else None
 
 
 def current_report(*, host: Host | None = None) -> BindReport | None:
@@ -78,38 +79,32 @@ class SavedState:
     in_force: InForce | None = None
 
     @classmethod
-    def of(cls, kernel: Kernel) -> SavedState:
-        return cls(Observed.read(kernel, pages=False), matching_record(kernel), _entry(kernel))
+    def of(cls, process: Process) -> SavedState:
+        """Read the state of a process while no thread of it has the mask of a worker that it starts."""
+        with strategies_process.binding_lock:
+            return cls(Observed.read(process, pages=False), matching_record(process), _entry(process))
 
-    def restore(self, kernel: Kernel) -> Observed:
-        """Put it back, and read back that it is. Pages stay where they are.
+    def restore(self, kernel: Kernel, *, pages: bool = True) -> Observed:
+        """Restore the masks, the memory policy, the record and the report, and read them back. Pages are not moved.
 
-        Threads started since take the mask that the process had. Raises UsageError from another thread
-        than the one whose state this is, BindError where the kernel shows something else afterwards.
+        pages: whether to read where pages lie. Threads started since take the mask that the process had. Raises
+        UsageError in another thread than the one whose state this is, BindError if the kernel shows another state.
         """
         me = self.observed.caller
         if kernel.thread_id() != me:
             raise UsageError(f"thread {me} was bound, thread {kernel.thread_id()} cannot undo it: a memory policy "
                              "belongs to its thread; call it there")  # fmt: skip
+        with strategies_process.binding_lock:
+            return self._restore(kernel, pages=pages)
+
+    def _restore(self, kernel: Kernel, *, pages: bool) -> Observed:
+        me = self.observed.caller
         bound, mine, policy = kernel.get_affinity(), self.observed.threads[me], self.observed.policy
         main = self.observed.threads.get(kernel.pid, mine)  # the process's: the calling thread may be a pinned one
-        refused: dict[str, None] = {}
-        seen: set[int] = set()
-        changed = True
-        while changed:  # a thread not yet put back may start another meanwhile
-            changed = False
-            for tid in set(visible_threads(kernel)) - seen:
-                seen.add(tid)
-                try:
-                    mask = kernel.get_affinity(tid)
-                    old = self.observed.threads.get(tid, main if mask == bound else mask)
-                    if mask != old:
-                        kernel.set_affinity(tid, old)
-                        changed = True
-                except ProcessLookupError:
-                    continue
-                except OSError as error:  # the other threads and the policy can still go back
-                    refused[str(Degradation.of("CPUs", error))] = None
+        _, errors = strategies_process.change_masks(
+            kernel, lambda tid, mask: self.observed.threads.get(tid, main if mask == bound else mask)
+        )
+        refused = dict.fromkeys(str(Degradation.of("CPUs", error)) for error in errors)
         try:
             if policy is not None and kernel.get_mempolicy() != policy:
                 kernel.set_mempolicy(policy)
@@ -121,7 +116,7 @@ class SavedState:
             record(kernel, attrs.evolve(self.record, allowed=allowed))
         if _entry(kernel) is not self.in_force:
             put_in_force(kernel, *(self.in_force[1:] if self.in_force is not None else (None, None)))
-        now = Observed.read(kernel)
+        now = Observed.read(kernel, pages=pages)
         if refused or now.threads[me] != mine or (policy is not None and now.policy != policy):
             why = "".join(f"; {reason}" for reason in refused)
             raise BindError(f"undo: CPUs {now.threads[me]} and memory policy {now.policy} are in force, expected "
@@ -131,7 +126,7 @@ class SavedState:
     def restore_or_degrade(self, kernel: Kernel) -> tuple[Degradation, ...]:
         """Restore after a refused bind. Errors while restoring are appended to the original error."""
         try:
-            self.restore(kernel)
+            self.restore(kernel, pages=False)
         except BindError as refused:
             return (Degradation.of("put back", refused),)
         return ()
@@ -149,4 +144,4 @@ def restored(*, host: Host | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        before.restore(kernel)
+        before.restore(kernel, pages=False)

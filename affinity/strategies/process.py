@@ -20,7 +20,7 @@ from affinity.errors import BindError
 from affinity.handoff import mask_lent, matching_record, process_mask
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.kernel.protocol import Kernel, visible_threads
+from affinity.kernel.protocol import Kernel, Process, visible_threads
 from affinity.policies.placement import Placement
 from affinity.strategies.strategy import Outcome
 from affinity.topology.cpuset import CpuSet
@@ -57,44 +57,59 @@ def bind_process(
     return migrate_to_placement(placement, host, outcome) if placement.migrate else outcome
 
 
-def bind_threads(cpus: CpuSet, kernel: Kernel) -> Outcome:
+def bind_threads(cpus: CpuSet, process: Process) -> Outcome:
     """Give the mask to the calling thread and to every thread that has the process's old mask.
 
-    A thread with another mask was pinned by its owner, and is skipped. A thread not yet bound may start others
-    meanwhile, so the list is read again until no new thread on it has an old mask. The kernel refuses to move some
-    threads (io_uring's): an error of the outcome, and the others are bound. If /proc is of another PID namespace, the
-    calling thread alone is bound. Raises OSError if the calling thread itself is refused.
+    A thread with another mask was pinned by its owner, and is skipped. The kernel refuses to move some threads
+    (io_uring's): an error of the outcome, and the others are bound. If /proc is of another PID namespace, the calling
+    thread alone is bound. Raises OSError, with no thread changed, if the calling thread itself is refused.
     """
-    me = kernel.thread_id()
-    old = [process_mask(kernel)]  # a list: a mask met again is found by identity, unhashed
-    known = matching_record(kernel)
+    me = process.thread_id()
+    old = [process_mask(process)]  # a list: a mask met again is found by identity, unhashed
+    known = matching_record(process)
     if known is not None:
         old += [known.cpus, known.allowed]
-    old = [mask for mask in old if mask != cpus]
-    bound = others = 0
+    skipped = 0
+
+    def wanted(tid: int, mask: CpuSet) -> CpuSet:
+        nonlocal skipped
+        if tid == me or mask in old:
+            return cpus
+        skipped += mask != cpus
+        return mask
+
+    bound = process.get_affinity(me) != cpus
+    if bound:
+        process.set_affinity(me, cpus)
+    changed, refused = change_masks(process, wanted)
+    return Outcome(bound=bound + changed, skipped=skipped + len(refused), errors=refused)
+
+
+def change_masks(process: Process, wanted: Callable[[int, CpuSet], CpuSet]) -> tuple[int, tuple[OSError, ...]]:
+    """Give each thread the mask `wanted(tid, mask)`; return how many were changed, and the refusals.
+
+    A thread not yet changed may start others meanwhile, so the list is read again until no new thread is changed.
+    """
+    changed = 0
     refused: list[OSError] = []
     seen: set[int] = set()
     while True:
-        new = [tid for tid in visible_threads(kernel) if tid not in seen]
+        before = changed
+        new = [tid for tid in visible_threads(process) if tid not in seen]
         seen.update(new)
-        before = bound
         for tid in new:
             try:
-                mask = kernel.get_affinity(tid)
-                if mask in old or (tid == me and mask != cpus):
-                    kernel.set_affinity(tid, cpus)
-                    bound += 1
-                elif mask != cpus:
-                    others += 1
+                mask = process.get_affinity(tid)
+                cpus = wanted(tid, mask)
+                if cpus != mask:
+                    process.set_affinity(tid, cpus)
+                    changed += 1
             except ProcessLookupError:
                 continue  # it ended between the listing and the call
             except OSError as error:
-                if tid == me:
-                    raise
-                others += 1
                 refused.append(error)
-        if bound == before or new == [me]:  # new threads were started by bound threads, or there is a single thread
-            return Outcome(bound=bound, skipped=others, errors=tuple(refused))
+        if changed == before or len(seen) == 1:  # new threads were started by changed threads, or there is only one
+            return changed, tuple(refused)
 
 
 @contextmanager
@@ -166,12 +181,11 @@ def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome) -> 
     elsewhere = (host.topology.memory_nodes & host.topology.cpu_nodes & host.allowed_nodes) - target
     if not target or not elsewhere:
         return outcome
-    start = time.perf_counter()
     try:
         before = host.kernel.resident_bytes()
+        start = time.perf_counter()
         left = host.kernel.migrate_pages(elsewhere, target)
-        after = host.kernel.resident_bytes()
+        seconds = time.perf_counter() - start
     except OSError as refused:
         return attrs.evolve(outcome, errors=(*outcome.errors, refused))
-    moved = sum(after.get(n, 0) - before.get(n, 0) for n in target)
-    return attrs.evolve(outcome, moved=max(moved, 0), unmoved=left * mmap.PAGESIZE, seconds=time.perf_counter() - start)
+    return attrs.evolve(outcome, resident_before=before, unmoved=left * mmap.PAGESIZE, seconds=seconds)

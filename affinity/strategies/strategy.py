@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -33,13 +33,14 @@ class Outcome:
     """What a strategy reports beyond what the kernel shows.
 
     bound, skipped: threads given the mask, and threads left alone because their owner pinned them.
-    moved, unmoved: bytes of pages migrated, and of pages that could not be. seconds: the time the move took.
+    resident_before: bytes of pages by node before pages were moved, None if none were. unmoved: bytes that could not be
+    moved. seconds: the time the move took.
     errors: calls that failed without failing the bind.
     """
 
     bound: int = 0
     skipped: int = 0
-    moved: int = 0
+    resident_before: Mapping[int, int] | None = None
     unmoved: int = 0
     seconds: float = 0.0
     errors: tuple[OSError, ...] = ()

@@ -17,7 +17,7 @@ from typing import NoReturn
 import attrs
 
 from affinity import BindError, CpuSet, NodeSet
-from affinity.kernel import MemoryMode, MemoryPolicy, Process
+from affinity.kernel import MemoryMode, MemoryPolicy, Process, ResidentBytes
 from affinity.testing import programs
 from affinity.topology import Topology
 
@@ -427,9 +427,9 @@ class SimulatedKernel:
                     raise _error(errno.ENOMEM, "migrate_pages")
             return 0
 
-    def resident_bytes(self) -> Mapping[int, int]:
+    def resident_bytes(self) -> ResidentBytes:
         with self._call("resident"):
-            return self.pages_by_node
+            return ResidentBytes(self.pages_by_node)
 
     def age(self) -> float:
         with self._call("age"):

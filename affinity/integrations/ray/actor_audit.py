@@ -7,7 +7,6 @@ record to the cluster's key-value store; the audit looks at its process from a t
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,8 +26,9 @@ class ActorAudit:
     actor: Ray's id. name: its own, else its class's, else "" (it was bound outside its methods). node, host, pid: where
     it runs. report: what it found when it bound, in the shape of docs/reference/json.md. threads: those it has now, and
     threads_outside: how many of them may run on CPUs that were not placed. resident: bytes of its own pages by node
-    now, None if unreadable. in_force: what was to be done was (nothing, if it was placed nowhere), and no more threads
-    are outside than were then. error: why nothing could be learnt, "" if it could.
+    now, None if unreadable. resident_sampled: pages that this is estimated from, 0 if all were counted. in_force: what
+    was requested was put in force (nothing, if it was placed nowhere), and no more threads are outside than were then.
+    error: why nothing could be read, "" if it could.
     """
 
     actor: str
@@ -40,12 +40,13 @@ class ActorAudit:
     threads: int = 0
     threads_outside: int = 0
     resident: dict[int, int] | None = None
+    resident_sampled: int = 0
     in_force: bool = False
     error: str = ""
 
     @property
     def local_share(self) -> float | None:
-        """Share (0 to 1) of its own pages on the nodes it was placed on; None where unknown."""
+        """Share (0 to 1) of its own pages on the nodes it was placed on; None if unknown."""
         placed = (self.report["requested"] or {}).get("nodes", [])
         total = sum(self.resident.values()) if self.resident else 0
         return sum(self.resident.get(n, 0) for n in placed) / total if self.resident and total and placed else None
@@ -62,7 +63,7 @@ def audit(*, timeout: float = 60) -> Iterator[ActorAudit]:
     for actor, value in _records():
         try:
             record = parse_record(value)
-        except (ValueError, TypeError) as wrong:
+        except ValueError as wrong:
             unread: dict[str, Any] = {"requested": None, "satisfied": False, "gpus": []}
             yield ActorAudit(actor, "", "", "", 0, unread, error=f"its record cannot be read: {wrong}")
             continue
@@ -96,8 +97,9 @@ def _delete(actor: str, record: dict[str, Any]) -> None:
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get
 
     value = _internal_kv_get(actor.encode(), namespace=STORE)
-    if value is not None and json.loads(value) == record:
-        _internal_kv_del(actor.encode(), namespace=STORE)
+    with contextlib.suppress(ValueError):
+        if value is not None and parse_record(value) == record:
+            _internal_kv_del(actor.encode(), namespace=STORE)
 
 
 def _inspect(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any] | None]:
@@ -128,9 +130,12 @@ def _state(process: Process, record: dict[str, Any]) -> dict[str, Any]:
     requested = record["report"]["requested"]
     cpus = CpuSet.parse(requested["cpus"]) if requested and requested["cpus"] is not None else None
     outside = sum(not mask <= cpus for mask in masks) if cpus is not None else 0
+    found = {"threads": len(masks), "threads_outside": outside}
+    found["in_force"] = record["report"]["satisfied"] and outside <= record["left_alone"]
     try:
-        resident = dict(process.resident_bytes())
-    except PermissionError as refused:  # another user's process
-        return {"error": str(refused)}
-    in_force = record["report"]["satisfied"] and outside <= record["left_alone"]
-    return {"threads": len(masks), "threads_outside": outside, "resident": resident, "in_force": in_force}
+        resident = process.resident_bytes()
+    except ProcessLookupError:
+        raise
+    except OSError:  # another user's process, a kernel without NUMA, or a large process whose pages may not be sampled
+        return found
+    return {**found, "resident": dict(resident), "resident_sampled": resident.sampled}

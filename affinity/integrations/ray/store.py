@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from affinity.kernel.linux import THIS_PROCESS
+from affinity.topology.cpuset import CpuSet, NodeSet
 
 if TYPE_CHECKING:
     from affinity.report.report import BindReport
@@ -49,11 +50,19 @@ def parse_record(value: bytes) -> dict[str, Any]:
     import json
 
     record = json.loads(value)
-    missing = [name for name, kind in FIELDS.items() if not isinstance(dict(record).get(name), kind)]
-    missing += [f"report.{name}" for name in ("requested", "satisfied", "gpus") if name not in record.get("report", ())]
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON object was expected, not {record!r:.40}")
+    missing = [name for name, kind in FIELDS.items() if not isinstance(record.get(name), kind)]
     if missing:
         raise ValueError(f"its {', '.join(missing)} is missing or of another kind")
-    return dict(record)
+    report = record["report"]
+    try:
+        requested = report["requested"] or {"cpus": None, "nodes": []}
+        _ = CpuSet.parse(requested["cpus"] or ""), NodeSet(requested["nodes"])
+        _ = report["satisfied"], [gpu["name"] for gpu in report["gpus"]]
+    except (KeyError, TypeError, AttributeError, ValueError) as wrong:
+        raise ValueError(f"its report is of another kind ({type(wrong).__name__}: {wrong})") from wrong
+    return record
 
 
 FIELDS = {

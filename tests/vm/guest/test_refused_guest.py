@@ -34,7 +34,7 @@ def work(refused: int) -> list[Any]:
     report = affinity.bind(node=2)
     printed = [str(d) for d in report.degradations]
     now = [str(report.observed.threads[report.observed.caller]), str(report.observed.policy), report.satisfied]
-    return [*now, report.local_share, report.outcome.moved, printed]
+    return [*now, report.local_share, report.moved, printed]
 
 
 @pytest.mark.parametrize("number", ["EPERM", "ENOSYS"])

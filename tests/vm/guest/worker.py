@@ -122,7 +122,7 @@ def work(mode: str, strategy: str, node: int, mib: int, threads: int = 20) -> di
         "already": report.already_bound if report else False,
         "satisfied": report.satisfied if report else False,
         "share": report.local_share if report else None,
-        "moved": report.outcome.moved if report else 0,
+        "moved": report.moved if report else 0,
         "seconds": report.outcome.seconds if report else 0,
         "degradations": [str(d) for d in report.degradations] if report else [],
     }

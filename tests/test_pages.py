@@ -1,0 +1,101 @@
+"""Where the pages of a process lie: counted in a small one, sampled in a large one, for which `longest=0` stands."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import pickle
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from affinity.kernel import ResidentBytes
+from affinity.kernel.pages import resident_bytes, share_error
+from affinity.kernel.syscalls import page_nodes
+
+MIB = 1 << 20
+SELF = "/proc/self"
+MAP_NORESERVE = 0x4000  # mmap(2); the module has it from Python 3.13 on
+
+
+@pytest.fixture(autouse=True)
+def pages() -> Iterator[mmap.mmap]:
+    """256 MiB in pages of the smallest size."""
+    block = mmap.mmap(-1, 256 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block.madvise(mmap.MADV_NOHUGEPAGE)
+    for offset in range(0, len(block), mmap.PAGESIZE):
+        block[offset] = 1
+    yield block
+    block.close()
+
+
+def test_a_sample_finds_what_a_count_finds() -> None:
+    """The sum within some percent: a count and a sample see the stacks and the holes of the address space otherwise."""
+    counted = resident_bytes(SELF, 0)
+    sampled = resident_bytes(SELF, 0, longest=0)
+    assert counted.sampled == 0
+    assert sampled.sampled >= 500
+    assert counted.keys() == sampled.keys()
+    assert sum(sampled.values()) == pytest.approx(sum(counted.values()), rel=0.1)
+
+
+def test_the_shares_of_a_sample_are_right_within_its_error() -> None:
+    """Of four nodes, which have an eighth, three, and four eighths of the pages; the last none."""
+
+    def dealt(pid: int, addresses: Sequence[int]) -> list[int]:
+        nodes = [0, 1, 1, 1, 2, 2, 2, 2]
+        there = page_nodes(pid, addresses)
+        return [nodes[a // mmap.PAGESIZE % 8] if node >= 0 else node for a, node in zip(addresses, there, strict=True)]
+
+    found = resident_bytes(SELF, 0, longest=0, nodes_of=dealt)
+    total = sum(found.values())
+    assert list(found) == [0, 1, 2]
+    for node, share in enumerate((1 / 8, 3 / 8, 4 / 8)):
+        assert found[node] / total == pytest.approx(share, abs=2 * share_error(found.sampled))
+
+
+def test_every_page_of_a_sample_is_the_processes_own(pages: mmap.mmap) -> None:
+    """In a mapping of no file, at a whole page; no call is for more than 1,000, however sparse the addresses are."""
+    with mmap.mmap(-1, 1 << 34, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE):
+        calls = []
+
+        def watched(pid: int, addresses: Sequence[int]) -> list[int]:
+            calls.append(addresses)
+            return page_nodes(pid, addresses)
+
+        found = resident_bytes(SELF, 0, longest=0, nodes_of=watched)
+        ranges = []
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                if line.split()[4] == "0":
+                    ranges.append([int(address, 16) for address in line.split()[0].split("-")])
+    assert len(calls) == 20
+    assert max(map(len, calls)) == 1000
+    assert 0 < found.sampled < 1000
+    for address in (a for addresses in calls for a in addresses):
+        assert address % mmap.PAGESIZE == 0
+        assert any(start <= address < end for start, end in ranges)
+
+
+def test_a_small_process_is_not_sampled_and_a_large_one_not_counted() -> None:
+    """A sample that is refused is an error that states why there was no count."""
+
+    def refused(pid: int, addresses: Sequence[int]) -> list[int]:
+        raise OSError(errno.EPERM, "Operation not permitted", "move_pages")
+
+    assert resident_bytes(SELF, 0, nodes_of=refused)
+    with pytest.raises(
+        OSError, match=r"not permitted; to count its pages would stall the process for about 0\.00"
+    ) as why:
+        resident_bytes(SELF, 0, longest=0, nodes_of=refused)
+    assert (why.value.errno, why.value.filename) == (errno.EPERM, "move_pages")
+
+
+def test_resident_bytes_are_a_mapping_that_can_be_sent() -> None:
+    """As a report is, from an actor to its creator."""
+    found = ResidentBytes({0: 4096, 2: 8192}, sampled=3)
+    sent = pickle.loads(pickle.dumps(found))
+    assert sent == found == {0: 4096, 2: 8192}
+    assert sent.sampled == 3
+    assert share_error(0) == 0
+    assert share_error(10_000) == 0.01
