@@ -162,7 +162,7 @@ def test_a_strategy_that_lies_is_caught(monkeypatch: pytest.MonkeyPatch) -> None
     assert report.strategy == "liar"
     assert not report.satisfied
     assert report.observed.threads == {fake.kernel.thread_id(): CpuSet.parse("0-7")}
-    assert [(d.action, d.remedy) for d in report.degradations] == [("strategy liar", "show its author")]
+    assert [(d.action, d.remedy) for d in report.degradations] == [("strategy liar", "report it to its author")]
     assert "reported success at CPUs 4-7" in str(report)
     assert "the kernel shows CPUs 0-7 and memory policy default" in str(report)
 

@@ -16,6 +16,9 @@ from typing import NoReturn
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.kernel.pages import ResidentBytes, resident_bytes
+
+# Not in the methods: a process that has changed its user may be unable to import.
+from affinity.kernel.process import LinuxProcess, process_of
 from affinity.kernel.procfs import (
     allowed_nodes,
     identity_text,
@@ -70,18 +73,12 @@ class LinuxKernel:
         return True
 
     def parent(self) -> Process | None:
-        from affinity.kernel.process import process_of
-
         return process_of(os.getppid())
 
     def process(self, pid: int) -> Process:
-        from affinity.kernel.process import LinuxProcess
-
         return self if pid == os.getpid() else LinuxProcess(pid)
 
     def processes(self) -> Iterator[Process]:
-        from affinity.kernel.process import process_of
-
         require_own_proc()
         for name in os.listdir("/proc"):
             process = process_of(int(name)) if name.isdecimal() else None
@@ -108,8 +105,6 @@ class LinuxKernel:
 
     def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
         if tid not in (0, self.thread_id()):
-            from affinity.kernel.process import LinuxProcess
-
             return LinuxProcess(self.pid).get_mempolicy(tid)
         try:
             return syscalls.get_mempolicy()
