@@ -113,11 +113,12 @@ def bind(
 
     with process.binding_lock:
         plugins = Plugins()
-        observation = observe(plugins, gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host)
+        where: Any = {"gpu": gpu, "node": node, "launch_mode": launch_mode, "settings": settings, "host": host}
+        observation = observe(plugins, running=True, **where)
         observation.host.require_this_machine()
         if observation.launch.mode is LaunchMode.COMMAND:
             raise UsageError("launch mode command is for `affinity run`; a process that binds itself is inline")
-        planned = make_plan(_started_by(observation, ""), plugins)
+        planned = make_plan(observation, plugins)
         before = SavedState.of(observation.host.kernel)
         step = _apply(planned, before)
         report = verify(
@@ -292,7 +293,9 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
         return None
     if _in_force(before.observed, placement, host):
         if before.record is not None:  # started bound: its own workers, which inherit the mask, learn the one before it
-            record(kernel, before.record)
+            gpus = _portable_references(observation)
+            nodes = None if gpus else observation.launch.gpu_nodes
+            record(kernel, attrs.evolve(before.record, gpus=gpus, nodes=nodes))
         return None
     if observation.settings.required and placement.memory is not None and before.observed.policy is None:
         why = "; ".join(map(str, before.observed.unreadable))
@@ -320,9 +323,9 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
         raise
     if step.placement is None:
         step = attrs.evolve(step, degradations=(*step.degradations, *before.restore_or_degrade(kernel)))
-    elif step.placement.cpus is not None:
-        shown = kernel.get_affinity()
-        lost = step.placement.cpus - shown if shown <= step.placement.cpus else CpuSet()  # to a cpuset since then
+    elif step.strategy != "noop":
+        shown, placed = kernel.get_affinity(), step.placement.cpus
+        lost = placed - shown if placed is not None and shown <= placed else CpuSet()  # to a cpuset since then
         made = _handoff(observation, step)
         record(kernel, attrs.evolve(made, cpus=shown, allowed=made.allowed - lost))
     return step

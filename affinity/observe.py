@@ -43,8 +43,12 @@ def observe(
     launch_mode: LaunchMode | str | None = None,
     settings: Settings | None = None,
     host: Host | None = None,
+    running: bool = False,
 ) -> Observation:
-    """Read the machine, the launch and the settings; resolve which GPUs are this worker's."""
+    """Read the machine, the launch and the settings; resolve which GPUs are this worker's.
+
+    running: the worker is this process, whatever mode is given.
+    """
     if gpu is not None and node is not None:
         raise UsageError(f"gpu={gpu!r} and node={node!r} were given: use either gpu=… or node=…, not both")
     host = host or Host.live()
@@ -57,8 +61,10 @@ def observe(
     if ignored and settings.required:
         raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
     launch, launcher = _launch(launch_mode, host, plugins, started_bound=received is not None)
+    if running:
+        launch = attrs.evolve(launch, start_method="")
     nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
-    known = None if host.is_foreign else received or own_record(host.kernel)
+    known = None if host.is_foreign else own_record(host.kernel) or received
     if gpu is None and nodes is None and launch.start_method == "" and known is not None and not launch.assigned:
         gpu, nodes = known.gpus or None, known.nodes
     launch = attrs.evolve(launch, nodes=nodes or None, notes=(*launch.notes, *ignored))

@@ -269,7 +269,7 @@ def test_the_operators_nodes_are_over_all_detection() -> None:
 def test_the_operators_nodes_stand_in_for_gpus_where_there_are_none() -> None:
     """Ordinals work as CUDA's would."""
     found = listed("pack:2 core:4", {"CUDA_VISIBLE_DEVICES": "2,0"}, nodes=(0, 0, 1))
-    assert [str(g) for g in found.machine] == ["stand-in 0", "stand-in 1", "stand-in 2"]
+    assert [str(g) for g in found.machine] == ["placeholder 0", "placeholder 1", "placeholder 2"]
     assert [g.node for g in resolve("all", found)] == [1, 0]
     assert resolve("0", found) == resolve("phys:2", found)
 
@@ -446,4 +446,4 @@ def test_two_values_of_one_device_are_equal_whatever_is_known_of_them() -> None:
     address = PciAddress(0, 1, 0, 0)
     assert Gpu(address, "nvidia", uuid="GPU-1", node=1) == Gpu(address, "nvidia")
     assert Gpu(address, "nvidia") != Gpu(attrs.evolve(address, bus=2), "nvidia")
-    assert len({Gpu(None, "none", label="stand-in 0"), Gpu(None, "none", label="stand-in 1")}) == 2
+    assert len({Gpu(None, "none", label="placeholder 0"), Gpu(None, "none", label="placeholder 1")}) == 2

@@ -117,7 +117,7 @@ def test_a_gpu_that_is_not_among_the_machines_is_an_error_for_a_split() -> None:
 
 
 def test_stand_ins_split_as_gpus_do() -> None:
-    """A machine without GPUs can be tried out: stand-ins are reported apart by their labels."""
+    """A machine without GPUs can be tried out: placeholders are reported apart by their labels."""
     everyone = (placeholder_gpu(0, 1), placeholder_gpu(1, 1))
     assert all_placed("exclusive", host(FOUR_NODES), everyone) == ["4-5,20-21", "6-7,22-23"]
 

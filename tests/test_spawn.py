@@ -475,3 +475,94 @@ def test_under_ignored_sigchld_a_worker_is_started_by_what_works(
     )
     assert done.stdout == f"{strategy}\n"
     assert (tmp_path / "reported").read_text() == "preferred:0"
+
+
+def again(queue: object, cpu: int) -> None:
+    """A worker that moves itself, and then calls `bind()` once more, also with its true launch mode."""
+    from affinity.kernel.linux import THIS_PROCESS
+
+    last = affinity.CpuSet([cpu])
+    moved = Settings(policy="explicit", cpus=(last, last), nodes=(0, 0), devices=("pci",))
+    seen = []
+    for arguments in ({"gpu": 1, "settings": moved}, {"settings": moved}, {"settings": moved, "launch_mode": "spawn"}):
+        report = affinity.bind(**arguments)  # type: ignore[arg-type]
+        seen.append((str(THIS_PROCESS.get_affinity()), [str(gpu) for gpu in report.launch.gpus]))
+    queue.put(seen)  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_binds_elsewhere_stays_there() -> None:
+    """Its own bind has precedence over what its parent passed to it, and the mode it names changes nothing."""
+    first = affinity.CpuSet([min(HERE)])
+    placed = Settings(policy="explicit", cpus=(first, first), nodes=(0, 0), devices=("pci",))
+    queue = spawn.SimpleQueue()
+    worker = affinity.get_context("spawn", gpu=0, settings=placed).Process(target=again, args=(queue, max(HERE)))
+    worker.start()
+    seen = queue.get()
+    worker.join(20)
+    assert seen == [(str(max(HERE)), ["placeholder 1"])] * 3
+
+
+class Starts:
+    """An argument whose pickling starts another, plain process."""
+
+    def __getstate__(self) -> dict[str, object]:
+        queue = spawn.SimpleQueue()
+        plain = spawn.Process(target=put_mask, args=(queue,))
+        plain.start()
+        PLAIN.append(queue.get())
+        plain.join(20)
+        return {}
+
+
+PLAIN: list[str] = []
+
+
+def put_mask(queue: object, _: object = None) -> None:
+    from affinity.kernel.linux import THIS_PROCESS
+
+    queue.put(str(THIS_PROCESS.get_affinity()))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("strategy", ["numactl", "inherit"])
+def test_a_process_that_is_started_while_a_worker_is_pickled_is_not_the_worker(strategy: str) -> None:
+    """It starts as it is, and the worker bound."""
+    first = affinity.CpuSet([min(HERE)])
+    where: dict[str, object] = {"policy": "explicit", "cpus": (first,), "nodes": (0,), "devices": ("pci",)}
+    context = affinity.get_context("spawn", settings=Settings(strategies=(strategy,), **where))  # type: ignore[arg-type]
+    queue = context.SimpleQueue()
+    worker = context.Process(target=put_mask, args=(queue, Starts()))
+    worker.start()
+    assert (queue.get(), PLAIN.pop()) == (str(first), str(affinity.CpuSet(HERE)))
+    worker.join(20)
+
+
+def test_a_context_of_another_method_and_one_inside_a_block_keep_their_placement() -> None:
+    """`get_context(method)` of a bound context is bound as well, and a block around it changes nothing."""
+    first, last = affinity.CpuSet([min(HERE)]), affinity.CpuSet([max(HERE)])
+    where: dict[str, object] = {"policy": "explicit", "nodes": (0,), "devices": ("pci",)}
+    for cpus, names in ((first, ()), (affinity.CpuSet(HERE), ("noop",))):
+        settings = Settings(cpus=(first,), strategies=names, **where)  # type: ignore[arg-type]
+        context = affinity.get_context("spawn", settings=settings)
+        for method in ("spawn", "fork"):
+            inner = context.get_context(method)
+            queue = inner.SimpleQueue()
+            worker = inner.Process(target=put_mask, args=(queue,))
+            with affinity.spawning(settings=Settings(cpus=(last,), **where)):  # type: ignore[arg-type]
+                worker.start()
+            assert queue.get() == str(cpus)
+            worker.join(20)
+
+
+def test_a_policy_that_cannot_be_put_back_does_not_keep_the_mask() -> None:
+    """Each part of the starting thread's state is restored by itself."""
+    import errno
+
+    from affinity.kernel import MemoryMode, MemoryPolicy
+    from affinity.strategies import thread_placed
+    from affinity.testing import FakeHost
+
+    kernel = FakeHost("pack:2 core:4").kernel
+    there = Placement(affinity.CpuSet.parse("4-7"), MemoryPolicy(MemoryMode.PREFERRED, affinity.NodeSet([1])))
+    with thread_placed(there, kernel):
+        kernel.refuse("set_mempolicy", errno.EPERM)
+    assert {str(mask) for mask in kernel.masks.values()} == {"0-7"}

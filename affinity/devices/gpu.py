@@ -61,7 +61,7 @@ class NodeEvidence:
 class Gpu:
     """One device. Two values are equal where they are the same device, whatever is known of it.
 
-    pci: its identity; None only for a stand-in and for a GPU that its driver cannot reach: then `label` is.
+    pci: its identity; None only for a placeholder and for a GPU that its driver cannot reach: then `label` is.
     vendor: "nvidia", "amd", "intel" or "none". device_id: the PCI device id (what model it is), 0 where not known.
     uuid: of its driver, with its prefix ("GPU-…"). model: the marketing name or "".
     mig_uuids: UUIDs of its MIG devices ("MIG-…"). error: a fault that its driver reports.

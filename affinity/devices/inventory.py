@@ -259,7 +259,9 @@ class Inventory:
 
 def placeholder_gpu(index: int, node: int | None = None) -> Gpu:
     """In place of a GPU, on a machine without one."""
-    return Gpu(None, "none", label=f"stand-in {index}", node=node, node_reason="a stand-in" if node is not None else "")
+    return Gpu(
+        None, "none", label=f"placeholder {index}", node=node, node_reason="a placeholder" if node is not None else ""
+    )
 
 
 def count_nvidia_devices(dev: str = "/dev") -> int:

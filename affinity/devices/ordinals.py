@@ -326,7 +326,7 @@ SELECTORS = frozenset(
     }
 )
 
-#: By vendor; on a machine with several, an ordinal counts among the GPUs of the first that is there. "none": stand-ins.
+#: By vendor; on a machine with several, an ordinal counts among the GPUs of the first. "none": placeholder GPUs.
 NUMBERINGS: Mapping[str, Runtime] = {"nvidia": cuda, "amd": hip, "intel": level_zero, "none": cuda}
 
 

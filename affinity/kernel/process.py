@@ -74,8 +74,11 @@ class LinuxProcess:
         return self._pid
 
     def parent(self) -> LinuxProcess | None:
-        with self._reading() as directory:
-            return process_of(int(read_stat(directory)[PARENT]))
+        try:
+            with self._reading() as directory:
+                return process_of(int(read_stat(directory)[PARENT]))
+        except ProcessLookupError:
+            return None
 
     def threads(self) -> Sequence[int]:
         with self._reading() as directory:

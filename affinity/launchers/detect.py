@@ -30,7 +30,11 @@ def detect(process: Process, launchers: Registry[Launcher], named: str = "") -> 
     environ = own_variables(process, starter)
     for name, launcher in asked.items():
         launch = _answer(notes, name, launcher.detect, environ, process)
-        if launch is not None:
+        if launch is not None and not isinstance(launch, Launch):
+            notes.append(
+                f"launcher {name} returned {launch!r:.40}; a Launch or None was expected: report it to its author"
+            )
+        elif launch is not None:
             return attrs.evolve(launch, launcher=name, notes=(*notes, *launch.notes)), launcher
     if named:
         reason = f"launcher {named} was named; it does not recognise this process"

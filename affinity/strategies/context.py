@@ -26,6 +26,10 @@ class BoundContext(context.BaseContext):
         self._prepare = prepare
         install_hooks()
 
+    def get_context(self, method: str | None = None) -> Any:
+        """Return this context, or one of another start method with the same placement."""
+        return self if method in (None, self._name) else BoundContext(str(method), self._prepare)
+
     def Process(self, *args: Any, **kwargs: Any) -> Any:
         worker = _PROCESSES[self._name](*args, **kwargs)
         worker._affinity_prepare = self._prepare

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import attrs
 
@@ -132,16 +133,19 @@ def _placed(placement: Placement, kernel: Kernel) -> Iterator[None]:
         if placement.memory is not None:
             set_mempolicy_verified(placement.memory, kernel, kernel.set_mempolicy)
         yield
-    finally:
-        try:  # only what has changed: a call that was refused above is refused here too
-            if policy is not None and kernel.get_mempolicy() != policy:
-                kernel.set_mempolicy(policy)
-            if kernel.get_affinity() != mask:
-                kernel.set_affinity(kernel.thread_id(), mask)
-        except OSError as refused:  # the worker may have been started: an exception would lose it
-            _log.warning(
-                "affinity: the thread that started a worker keeps its CPUs %s: %s", kernel.get_affinity(), refused
-            )
+    finally:  # each by itself, and only what has changed: a call that was refused above is refused here too
+        _put_back("CPUs", mask, kernel.get_affinity, lambda: kernel.set_affinity(kernel.thread_id(), mask))
+        if policy is not None:
+            _put_back("memory policy", policy, kernel.get_mempolicy, partial(kernel.set_mempolicy, policy))
+
+
+def _put_back(what: str, before: object, read: Callable[[], object], write: Callable[[], None]) -> None:
+    """Restore one part of the calling thread's state. An error is a warning: a raised one would lose the worker."""
+    try:
+        if read() != before:
+            write()
+    except OSError as refused:
+        _log.warning("affinity: a thread that started a worker does not have its %s %s back: %s", what, before, refused)
 
 
 def set_mempolicy_verified(policy: MemoryPolicy, kernel: Kernel, set_memory: Callable[[MemoryPolicy], None]) -> None:

@@ -125,11 +125,15 @@ def install_hooks() -> None:
 
 def _start(worker: Any) -> None:
     """Stand in for `BaseProcess.start`."""
-    block = current_block()
-    if block is None:
-        block = _pool_block(worker)
-    if block is None:
+    if "_affinity_prepare" in worker.__dict__:  # of `get_context()`, which has precedence over a block
         return _original_start(worker)
+    block = current_block() or _pool_block(worker)
+    if block is None:
+        outer, _thread.starting = _thread.starting, None  # of a worker whose pickling starts this one
+        try:
+            return _original_start(worker)
+        finally:
+            _thread.starting = outer
     _keep_for_pool(worker, block)
     return start_prepared(worker, block.prepare, _original_start)
 

@@ -2,7 +2,7 @@
 
 Whole processes with their children, in turn; medians of processor time, since neighbours decide the wall's. gpurun
 (PyPI package gpurun-numa, installed into a folder of its own for this) answers the same question, `gpurun -g 0,…,15
---dry-run`; its nvidia-smi is a stand-in that prints the table at once, so the driver's own time is in neither.
+--dry-run`; its nvidia-smi is a placeholder that prints the table at once, so the driver's own time is in neither.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS = 9
 
 
 def nvidia_smi(machine: Machine, directory: Path) -> None:
-    """A stand-in that finds `-L` and `topo -m`."""
+    """A placeholder that finds `-L` and `topo -m`."""
     listed = "".join(f"GPU {i}: {g.model} (UUID: {g.uuid})\\n" for i, g in enumerate(machine.gpus))
     table = "\\tGPU0\\tCPU Affinity\\tNUMA Affinity\\tGPU NUMA ID\\n" + "".join(
         f"GPU{i}\\tX\\t{machine.local_cpus(g.node)}\\t{g.node}\\tN/A\\n" for i, g in enumerate(machine.gpus)

@@ -16,7 +16,7 @@ except ImportError:
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[None]:
-    """Ray on this machine, with eight stand-in GPUs."""
+    """Ray on this machine, with eight placeholder GPUs."""
     with running(**STAND_INS):
         yield
 

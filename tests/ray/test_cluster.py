@@ -36,7 +36,7 @@ ON_ODD = affinity.Settings(policy="explicit", cpus=(affinity.CpuSet([ODD]),), no
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Three raylets on this machine, each with its own stand-in GPUs."""
+    """Three raylets on this machine, each with its own placeholder GPUs."""
     with environment(**RAY):
         made = Cluster(shutdown_at_exit=False)
         for count in GPUS:

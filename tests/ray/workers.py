@@ -1,6 +1,6 @@
 """What the tests of Ray and the workers they start both use.
 
-GPUs are stand-ins: even ones on one CPU, odd ones on another, so that a binding can be reported from none.
+GPUs are placeholders: even ones on one CPU, odd ones on another, so that a binding can be reported from none.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def running(**variables: str) -> Iterator[None]:
 
 
 def cpu_of(gpu: str) -> int:
-    """The CPU beside a stand-in GPU."""
+    """The CPU beside a placeholder GPU."""
     return ODD if int(gpu) % 2 else EVEN
 
 
