@@ -126,11 +126,12 @@ def run_pytest(directory: Path, text: str, *options: str) -> subprocess.Complete
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
 
 
+@pytest.mark.timeout(320)  # a pytest of its own with every case, on a loaded machine
 def test_every_broken_strategy_is_noticed_by_the_case_that_is_meant_for_it(tmp_path: Path) -> None:
     """A contract that nothing can fail would promise nothing."""
     text = HEAD
