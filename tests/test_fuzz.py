@@ -29,7 +29,6 @@ from affinity.topology import synthetic
 
 EXAMPLES = 120
 
-pytestmark = pytest.mark.timeout(60)
 limits = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
