@@ -171,4 +171,5 @@ def _enough_domains(on: Host, everyone: Sequence[Gpu], settings: Settings) -> bo
         for core in cores_of(on, node)[settings.reserve :]:
             domains[node].update(on.topology.cpus[i].l3 for i in core & on.allowed_cpus)
     known = [gpu.node for gpu in everyone if gpu.node is not None]
-    return all(known.count(node) <= len(domains.get(node, ())) for node in set(known))
+    sharing = {node: on.topology.sharing_nodes(node) for node in known}
+    return all(sum(other in sharing[node] for other in known) <= len(domains.get(node, ())) for node in sharing)

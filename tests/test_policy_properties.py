@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 from placing import POLICIES, Core, check_promises, cores_of, gpus, host, placed, worker
@@ -67,8 +67,16 @@ def situations(draw: st.DrawFn) -> Situation:
     return Situation(on, everyone, options)
 
 
+def sharing_nodes_with(*l3: int) -> Situation:
+    """A GPU on each of two nodes that share their CPUs, one in each of these L3 domains."""
+    cores = [Core((i,), 0, l3=domain, package=0) for i, domain in enumerate(l3)]
+    return Situation(host(cores, twins={13: 0}), gpus(0, 13), Settings())
+
+
 @pytest.mark.parametrize("policy", POLICIES.names())
 @limits(max_examples=EXAMPLES, deadline=None)
+@example(situation=sharing_nodes_with(0))
+@example(situation=sharing_nodes_with(0, 1))
 @given(situation=situations())
 def test_no_machine_breaks_a_promise(policy: str, situation: Situation) -> None:
     """Allowed CPUs only, never none, whole cores, options obeyed, disjoint where promised, the same on every call."""
