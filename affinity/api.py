@@ -25,7 +25,7 @@ from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection, select
 from affinity.settings import Settings
 from affinity.strategies.strategy import WorkerStart
-from affinity.topology.cpuset import CpuSet
+from affinity.topology.cpuset import CpuSet, NodeSet
 
 if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: what only `bind` needs, it imports
     from multiprocessing.context import BaseContext
@@ -113,8 +113,9 @@ def bind(
 
     with process.binding_lock:
         plugins = Plugins()
-        where: Any = {"gpu": gpu, "node": node, "launch_mode": launch_mode, "settings": settings, "host": host}
-        observation = observe(plugins, running=True, **where)
+        observation = observe(
+            plugins, gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host, running=True
+        )
         observation.host.require_this_machine()
         if observation.launch.mode is LaunchMode.COMMAND:
             raise UsageError("launch mode command is for `affinity run`; a process that binds itself is inline")
@@ -197,7 +198,7 @@ def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
     start = step.result or WorkerStart()
     environ = dict(kernel.environ)
     if step.strategy != "noop":
-        environ[VARIABLE] = str(attrs.evolve(_handoff(observation, step), by=kernel.identity(), settings={}))
+        environ[VARIABLE] = str(attrs.evolve(_handoff(observation, step), by=kernel.identity()))
     with start.around():
         kernel.exec([*start.prefix, *argv], environ)
 
@@ -217,26 +218,30 @@ def _prepare_starts(
     from affinity.strategies.start import PreparedStart  # if no file can be opened, `observe` has raised why
 
     planned = make_plan(_started_by(observation, method), plugins)
+    step = _apply_start(planned)  # an error is raised before anything is started
 
     @functools.cache
-    def step_of(method: str) -> Applied[WorkerStart]:
-        seen = _started_by(observation, method)
-        selection = select(seen, planned.placement, plugins.strategies, planned.problem)
-        return _apply_start(attrs.evolve(planned, observation=seen, selection=selection))
+    def prepare(other: str) -> PreparedStart:
+        made = step if other == method else _apply_start(_with_method(planned, other))
+        log_degradations(made.degradations)
+        kernel = observation.host.kernel
+        settings = observation.settings.differences(kernel.environ)
+        passed = attrs.evolve(_handoff(observation, made), by=kernel.identity(), settings=settings)
+        return PreparedStart(made.result or WorkerStart(), str(passed))
 
-    @functools.cache
-    def prepare(method: str) -> PreparedStart:
-        step = step_of(method)
-        log_degradations(step.degradations)
-        return PreparedStart(step.result or WorkerStart(), str(_handoff(observation, step)))
-
-    step = step_of(method)  # an error is raised before anything is started
     selection = planned.selection.with_result(step.strategy, step.degradations)
     return attrs.evolve(planned, selection=selection), prepare
 
 
 def _started_by(observation: Observation, method: str) -> Observation:
     return attrs.evolve(observation, launch=attrs.evolve(observation.launch, start_method=method))
+
+
+def _with_method(planned: Plan, method: str) -> Plan:
+    """Return the plan for a worker started by another method: the same placement, by the strategy that serves it."""
+    observation = _started_by(planned.observation, method)
+    selection = select(observation, planned.placement, planned._plugins.strategies, planned.problem)
+    return attrs.evolve(planned, observation=observation, selection=selection)
 
 
 def _apply_start(planned: Plan) -> Applied[WorkerStart]:
@@ -247,7 +252,7 @@ def _apply_start(planned: Plan) -> Applied[WorkerStart]:
         remedy = "call affinity.bind() in the worker, or start it through affinity.get_context('spawn', …)"
         return Applied("noop", None, None, (Degradation(f"start by {launch.start_method}", "", why, remedy),))
     return apply(
-        lambda strategy, rung: strategy.start(rung, planned.observation),
+        lambda strategy, tried: strategy.start(tried, planned.observation),
         planned.placement or _NO_PLACEMENT,
         selection,
         planned._plugins.strategies,
@@ -293,17 +298,16 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
         return None
     if _in_force(before.observed, placement, host):
         if before.record is not None:  # started bound: its own workers, which inherit the mask, learn the one before it
-            gpus = _portable_references(observation)
-            nodes = None if gpus else observation.launch.gpu_nodes
+            gpus, nodes = _own_gpus(observation)
             record(kernel, attrs.evolve(before.record, gpus=gpus, nodes=nodes))
         return None
     if observation.settings.required and placement.memory is not None and before.observed.policy is None:
         why = "; ".join(map(str, before.observed.unreadable))
         raise BindError(f"required, but no memory policy could be verified or undone here: {why}")
 
-    def attempt(strategy: AffinityStrategy, rung: Placement) -> Outcome:
+    def attempt(strategy: AffinityStrategy, tried: Placement) -> Outcome:
         try:
-            return strategy.bind(rung, observation)
+            return strategy.bind(tried, observation)
         except (OSError, BindError):
             before.restore_or_degrade(kernel)  # the next attempt must find the threads as this one did
             raise
@@ -332,38 +336,39 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
 
 
 def _in_force(now: Observed, placement: Placement, host: Host) -> bool:
-    """The caller is there, and no thread still has all that is allowed, where that is more than was placed."""
+    """Return whether the placement needs no change: the calling thread has it, and no other thread is unplaced.
+
+    A thread that has every allowed CPU was not placed, unless the placement is all of these.
+    """
     return now.matches(placement) and (
         placement.cpus in (None, host.allowed_cpus) or host.allowed_cpus not in now.threads.values()
     )
 
 
 def _handoff(observation: Observation, step: Applied[Any]) -> Handoff:
-    """Return what a worker is passed, or a process records: what was put in force, the mask before it, its GPUs."""
-    kernel, launch = observation.host.kernel, observation.launch
+    """Return what was put in force, the mask before it, and whose GPUs: to pass to a worker, or to record."""
+    kernel = observation.host.kernel
     placement = step.placement if step.strategy != "noop" and step.placement is not None else _NO_PLACEMENT
     memory = placement.memory if placement.memory != MemoryPolicy() else None
-    gpus = _portable_references(observation)
+    gpus, nodes = _own_gpus(observation)
     return Handoff(
         cpus=placement.cpus if placement.cpus is not None else kernel.get_affinity(),
         allowed=observation.host.allowed_cpus,
         memory=str(memory or ""),
         gpus=gpus,
-        nodes=None if gpus else launch.gpu_nodes,
+        nodes=nodes,
         strategy=step.strategy,
-        by=kernel.identity(),
-        settings=observation.settings.differences(kernel.environ),
     )
 
 
-def _portable_references(observation: Observation) -> tuple[str, ...]:
-    """Return references to the worker's GPUs that mean the same in every process: never a visible ordinal."""
+def _own_gpus(observation: Observation) -> tuple[tuple[str, ...], NodeSet | None]:
+    """Return the worker's GPUs as every process can refer to them, never by visible ordinal; else its nodes."""
     gpus = observation.launch.gpus
     if gpus and all(g.pci is not None for g in gpus):
-        return tuple(str(g.pci) for g in gpus)
-    if observation.settings.nodes is not None:  # placeholder GPUs, which the same setting gives the worker
-        return tuple(f"phys:{observation.launch.machine_gpus.index(g)}" for g in gpus)
-    return ()
+        return tuple(str(g.pci) for g in gpus), None
+    if gpus and observation.settings.nodes is not None:  # placeholder GPUs, which the same setting gives the worker
+        return tuple(f"phys:{observation.launch.machine_gpus.index(g)}" for g in gpus), None
+    return (), observation.launch.gpu_nodes
 
 
 __all__ = ["Plan", "bind", "exec_command", "get_context", "plan", "plan_each", "spawning"]

@@ -15,7 +15,6 @@ between. Elsewhere the mask is a limit.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +23,10 @@ import attrs
 
 from affinity.errors import ListFormatError
 from affinity.kernel.mempolicy import MemoryPolicy
-from affinity.kernel.protocol import Kernel, Process
+from affinity.kernel.protocol import Kernel, Process, ancestors, multiprocessing_parent
 from affinity.topology.cpuset import CpuSet, NodeSet
 
 VARIABLE = "AFFINITY_BOUND"
-
-_MAX_ANCESTORS = 64
 
 
 @attrs.frozen
@@ -111,9 +108,9 @@ def record(kernel: Kernel, made: Handoff | None) -> Handoff | None:
     if made is None:
         kernel.environ.pop(VARIABLE, None)
     else:
-        made = attrs.evolve(made, by=kernel.identity())
+        made = attrs.evolve(made, by=kernel.identity(), settings={})
         _records[kernel] = made
-        kernel.environ[VARIABLE] = str(attrs.evolve(made, settings={}))
+        kernel.environ[VARIABLE] = str(made)
     return before
 
 
@@ -164,7 +161,10 @@ def inherited_mask_note(process: Process) -> str:
 
 @contextmanager
 def mask_lent(kernel: Kernel) -> Iterator[None]:
-    """Within the block, the calling thread's mask is one for a worker that it starts; `process_mask` ignores it."""
+    """Within the block, the calling thread may have the mask of a worker that it starts.
+
+    For `process_mask` it keeps the mask that it has at the start of the block.
+    """
     lent = _lent.setdefault(kernel, {})
     tid = kernel.thread_id()
     if tid in lent:  # a signal handler that starts a worker while the thread starts one
@@ -201,18 +201,4 @@ def _counts(left: Handoff, process: Process) -> bool:
     """Return whether a record in the environment explains the mask of this process."""
     if left.by == process.identity():
         return True
-    if not process.is_this_process or not _started_by_multiprocessing():
-        return False
-    ancestor = process.parent()
-    for _ in range(_MAX_ANCESTORS):
-        if ancestor is None:
-            return False
-        if ancestor.identity() == left.by:
-            return True
-        ancestor = ancestor.parent()
-    return False
-
-
-def _started_by_multiprocessing() -> bool:
-    module = sys.modules.get("multiprocessing.process")
-    return module is not None and module.parent_process() is not None
+    return multiprocessing_parent(process) is not None and any(a.identity() == left.by for a in ancestors(process))

@@ -45,7 +45,7 @@ class Host:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the machine's files lack, and their records that could not be used, as far as they were read."""
+        """What the files of the machine read so far lack, and which of their records could not be used."""
         return (*self.capture_notes, *self.topology.notes)
 
     @classmethod

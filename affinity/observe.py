@@ -11,7 +11,7 @@ import attrs
 from affinity.errors import SettingsError, UsageError
 from affinity.handoff import Handoff, matching_record, own_record
 from affinity.host import Host
-from affinity.launchers.detect import detect, own_variables
+from affinity.launchers.detect import Detected, detect
 from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observation import Observation
 from affinity.plugins import Plugins
@@ -22,7 +22,6 @@ from affinity.variables import describe_unknown
 if TYPE_CHECKING:
     from affinity.devices.gpu import Gpu
     from affinity.devices.inventory import Inventory
-    from affinity.launchers.launcher import Launcher
 
 #: What a caller may give as a GPU: a reference (see affinity.devices.references.resolve), or several.
 GpuReference = str | int | Sequence[str | int] | None
@@ -60,9 +59,8 @@ def observe(
     ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
     if ignored and settings.required:
         raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
-    launch, launcher = _launch(launch_mode, host, plugins, started_bound=received is not None)
-    if running:
-        launch = attrs.evolve(launch, start_method="")
+    detected = _launch(launch_mode, host, plugins, started_bound=received is not None, running=running)
+    launch, launcher = detected.launch, detected.launcher
     nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
     known = None if host.is_foreign else own_record(host.kernel) or received
     if gpu is None and nodes is None and launch.start_method == "" and known is not None and not launch.assigned:
@@ -73,7 +71,7 @@ def observe(
     from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
-    parent = _parents_record(host, launcher) if gpu is None else None
+    parent = _parents_record(host, detected) if gpu is None else None
     if parent is None:
         gpus, why = _worker_gpus(gpu, launch, found, required=settings.required)
     else:
@@ -86,27 +84,28 @@ def observe(
 
 
 def _launch(
-    launch_mode: LaunchMode | str | None, host: Host, plugins: Plugins, *, started_bound: bool
-) -> tuple[Launch, Launcher | None]:
-    """Return how this worker was started, and the launcher that recognises it; `launch_mode` has precedence.
+    launch_mode: LaunchMode | str | None, host: Host, plugins: Plugins, *, started_bound: bool, running: bool
+) -> Detected:
+    """Return how this worker was or will be started; `launch_mode` has precedence over what is detected.
 
     started_bound: it has a handoff of `spawning()`, and no launcher is loaded.
     """
     mode, named = _parse_mode(launch_mode, plugins)
-    launcher = None
     if named and host.is_foreign:
-        launch = Launch(plugins.launchers.get(named).mode, f"launcher {named} was named", named)
+        found = Detected(Launch(plugins.launchers.get(named).mode, f"launcher {named} was named", named))
     elif host.is_foreign:
-        launch = Launch(LaunchMode.INLINE, "no process runs on this machine")
+        found = Detected(Launch(LaunchMode.INLINE, "no process runs on this machine"))
     elif started_bound and not named:
-        launch = Launch(LaunchMode.SPAWN, "a child process of multiprocessing")
+        found = Detected(Launch(LaunchMode.SPAWN, "a child process of multiprocessing"))
     else:
-        launch, launcher = detect(host.kernel, plugins.launchers, named)
+        found = detect(host.kernel, plugins.launchers, named)
+    launch = found.launch
     if mode is not None and mode is not launch.mode:
         launch = attrs.evolve(
             launch, mode=mode, reason="assumed for another machine" if host.is_foreign else "given by the caller"
         )
-    return attrs.evolve(launch, start_method=_START_METHODS.get(mode, "") if mode is not None else ""), launcher
+    start_method = "" if mode is None or running else _START_METHODS.get(mode, "")
+    return found._replace(launch=attrs.evolve(launch, start_method=start_method))
 
 
 def _parse_mode(text: LaunchMode | str | None, plugins: Plugins) -> tuple[LaunchMode | None, str]:
@@ -121,7 +120,7 @@ def _parse_mode(text: LaunchMode | str | None, plugins: Plugins) -> tuple[Launch
         raise UsageError(f"{unknown}, or a launcher: {', '.join(plugins.launchers.names())}") from None
 
 
-def _parents_record(host: Host, launcher: Launcher | None) -> Handoff | None:
+def _parents_record(host: Host, detected: Detected) -> Handoff | None:
     """Return the bind of a parent in whose place this child of multiprocessing stays, None if it has its own.
 
     A data loader has the mask and the memory policy of its rank, and no variable that names the rank's GPU. A child
@@ -129,15 +128,13 @@ def _parents_record(host: Host, launcher: Launcher | None) -> Handoff | None:
     """
     from affinity.devices.ordinals import SELECTORS
 
-    if launcher is None or launcher.mode is not LaunchMode.SPAWN:
-        return None
-    if own_variables(host.kernel, launcher.starter(host.kernel)).keys() & SELECTORS:
+    if detected.launcher is None or detected.launcher.mode is not LaunchMode.SPAWN or detected.own.keys() & SELECTORS:
         return None
     return matching_record(host.kernel)
 
 
 def parse_index(value: object, name: str) -> int:
-    """A whole number of any library's; UsageError for anything else."""
+    """Return a whole number, of any library's integer type. Raises UsageError for anything else."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -160,7 +157,7 @@ def _multi_node_note(gpus: Sequence[Gpu], whose: str) -> str:
 
 def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory, *, required: bool) -> tuple[tuple[Gpu, ...], str]:
     """Return this worker's GPUs and a note: those named, else those assigned, else by local rank, else all visible."""
-    from affinity.devices.references import resolve
+    from affinity.devices.references import resolve_all
 
     if gpu is None and launch.assigned is not None:
         return _assigned_gpus(launch.launcher, launch.assigned, found, required=required)
@@ -170,7 +167,7 @@ def _worker_gpus(gpu: GpuReference, launch: Launch, found: Inventory, *, require
         return found.visible, _multi_node_note(found.visible, "no GPU was named: all visible ones are this worker's,")
     named = gpu if isinstance(gpu, Iterable) and not isinstance(gpu, str | bytes) else [gpu]
     references = [r if isinstance(r, str) else parse_index(r, "gpu") for r in named]
-    return tuple(dict.fromkeys(g for r in references for g in resolve(r, found))), ""
+    return resolve_all(references, found), ""
 
 
 def _gpus_of_rank(rank: int, size: int | None, found: Inventory) -> tuple[tuple[Gpu, ...], str]:
@@ -200,13 +197,13 @@ def _assigned_gpus(
     launcher: str, assigned: Sequence[str], found: Inventory, *, required: bool
 ) -> tuple[tuple[Gpu, ...], str]:
     """Return the GPUs that the launcher assigned, and a note. A GPU that is not here is an error if `required`."""
-    from affinity.devices.references import resolve
+    from affinity.devices.references import resolve_all
     from affinity.errors import UnknownGpuError
 
     if not assigned:
         return (), f"launcher {launcher} assigned no GPU to this worker: request one from it, or name it (gpu=…)"
     try:
-        gpus = tuple(dict.fromkeys(g for reference in assigned for g in resolve(reference, found)))
+        gpus = resolve_all(assigned, found)
     except UnknownGpuError as unknown:
         problem = f"launcher {launcher} assigned GPU {', '.join(assigned)}, which is not here ({unknown})"
         if required:

@@ -49,10 +49,11 @@ def test_the_closest_launcher_wins(
     environ: dict[str, str], mode: LaunchMode, launcher: str, rank: int | None, size: int | None
 ) -> None:
     """torchrun inside a Slurm step is torchrun; a lone LOCAL_RANK belongs to no launcher."""
-    launch, found = detect(process(**environ), Plugins().launchers)
+    found = detect(process(**environ), Plugins().launchers)
+    launch = found.launch
     assert (launch.mode, launch.launcher, launch.local_rank, launch.local_size) == (mode, launcher, rank, size)
     assert launch.reason
-    assert (found is None) == (launcher == "")
+    assert (found.launcher is None) == (launcher == "")
 
 
 def test_a_rank_that_is_no_number_is_refused_naming_the_variable() -> None:
@@ -111,6 +112,18 @@ class Broken(Launcher):
         raise LookupError("no starter")
 
 
+class Pool(Launcher):
+    """Children that a pool of another library forks; it fails to find the process that did."""
+
+    mode, distance = LaunchMode.SPAWN, 6
+
+    def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
+        return Launch(self.mode, "POOL_CHILD") if "POOL_CHILD" in environ else None
+
+    def starter(self, process: Process) -> Process | None:
+        raise LookupError("no pool")
+
+
 class Modeless(Flux):
     mode = "inline"  # type: ignore[assignment]
 
@@ -125,7 +138,14 @@ def installed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     info = tmp_path / "acme-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-    names = {"flux": "Flux", "wreck": "Broken", "modeless": "Modeless", "distant": "Distant", "absent": "Absent"}
+    names = {
+        "flux": "Flux",
+        "pool": "Pool",
+        "wreck": "Broken",
+        "modeless": "Modeless",
+        "distant": "Distant",
+        "absent": "Absent",
+    }
     lines = [f"{name} = {__name__}:{cls}" for name, cls in names.items()]
     (info / "entry_points.txt").write_text("\n".join(["[affinity.launchers]", *lines, ""]))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -143,6 +163,16 @@ def test_a_third_partys_launcher_is_found_and_broken_ones_are_notes() -> None:
     assert "its mode is 'inline', expected a LaunchMode" in reported
     assert "its distance is 'far', expected a whole number" in reported
     assert "there is no 'Absent' in module" in reported
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_launcher_that_recognises_a_child_and_finds_no_starter_is_a_note() -> None:
+    """The child is placed as if its starter were unknown."""
+    launch = affinity.plan(host=FakeHost("dgx-h100", environ={"POOL_CHILD": "1"}).host).launch
+    assert (launch.launcher, launch.mode, launch.gpus) == ("pool", LaunchMode.SPAWN, launch.machine_gpus)
+    assert [n for n in launch.notes if n.startswith("launcher pool")] == [
+        "launcher pool raised LookupError: no pool; report it to its author"
+    ]
 
 
 @pytest.mark.usefixtures("installed")

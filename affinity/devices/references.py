@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from affinity.devices.ordinals import PhysicalOrdinal, VisibleOrdinal
@@ -26,7 +27,7 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
     if text == "all":
         return among.visible
     if "," in text:
-        return tuple(dict.fromkeys(gpu for part in text.split(",") for gpu in resolve(part, among)))
+        return resolve_all(text.split(","), among)
     address = PciAddress.try_parse(text)
     if address is not None:
         return _one(text, [g for g in among.machine if g.pci == address], among)
@@ -42,6 +43,11 @@ def resolve(reference: str | int, among: Inventory) -> tuple[Gpu, ...]:
         entry = among.visible_order.at(visible)
         return _one(text, [among.gpu_of(entry)] if entry is not None else [], among)
     return _by_uuid(text, among)
+
+
+def resolve_all(references: Iterable[str | int], among: Inventory) -> tuple[Gpu, ...]:
+    """Return the GPUs that several references name, each once. Raises as `resolve`."""
+    return tuple(dict.fromkeys(gpu for reference in references for gpu in resolve(reference, among)))
 
 
 def _by_uuid(text: str, among: Inventory) -> tuple[Gpu, ...]:

@@ -151,5 +151,5 @@ class LinuxKernel:
         os.execvpe(argv[0], list(argv), dict(environ))
 
 
-#: This process's kernel. One object, so that what was remembered of a binding is found again.
+#: This process's kernel. One object: the record and the report of a bind are kept by it.
 THIS_PROCESS = LinuxKernel()

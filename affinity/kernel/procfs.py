@@ -109,12 +109,6 @@ def start_time(directory: str) -> str:
     return read_stat(directory)[START_TIME]
 
 
-def process_identity(directory: str) -> list[str]:
-    """Return PID namespace and start time: with the PID, one process and no other. Errors as `start_time`."""
-    started = start_time(directory)  # first: it recognises a zombie
-    return [os.readlink(f"{directory}/ns/pid"), started]
-
-
 def identity_text(pid: int, started: str) -> str:
     """Return PID, start time and boot of a process as one text."""
     # By UTF-8, whose codec is loaded already: a process that changed its user may be unable to import another one.

@@ -5,6 +5,7 @@ Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import NoReturn, Protocol
 
@@ -72,6 +73,29 @@ class Process(Protocol):
 
     def age(self) -> float:
         """Return the seconds since it started."""
+
+
+_MAX_ANCESTORS = 64
+
+
+def ancestors(process: Process) -> Iterator[Process]:
+    """Yield the process that started this one, the one that started that, and so on, as far as they can be seen."""
+    above = process.parent()
+    for _ in range(_MAX_ANCESTORS):
+        if above is None:
+            return
+        yield above
+        above = above.parent()
+
+
+def multiprocessing_parent(process: Process) -> int | None:
+    """Return the PID of the process whose `Process.start()` started this one, None if `multiprocessing` did not.
+
+    It may not be the parent: a fork server is between them. Known of this very process alone.
+    """
+    module = sys.modules.get("multiprocessing.process") if process.is_this_process else None
+    parent = module.parent_process() if module is not None else None
+    return parent.pid if parent is not None else None
 
 
 def visible_threads(process: Process) -> Sequence[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import attrs
 
@@ -16,8 +17,16 @@ from affinity.registry import Registry
 T = TypeVar("T")
 
 
-def detect(process: Process, launchers: Registry[Launcher], named: str = "") -> tuple[Launch, Launcher | None]:
-    """Return the launch, and the launcher that recognises the process with the smallest distance, None for none.
+class Detected(NamedTuple):
+    """launcher: the one that recognises the process, None for none. own: `own_variables`, where one does."""
+
+    launch: Launch
+    launcher: Launcher | None = None
+    own: Mapping[str, str] = MappingProxyType({})
+
+
+def detect(process: Process, launchers: Registry[Launcher], named: str = "") -> Detected:
+    """Ask the launchers; of several that recognise the process, the one with the smallest distance holds.
 
     named: the only launcher to ask; its mode holds even if it does not recognise the process. A broken launcher is a
     note. Raises UsageError for a variable of a launcher that does not parse, PluginError if `named` is broken.
@@ -35,11 +44,12 @@ def detect(process: Process, launchers: Registry[Launcher], named: str = "") -> 
                 f"launcher {name} returned {launch!r:.40}; a Launch or None was expected: report it to its author"
             )
         elif launch is not None:
-            return attrs.evolve(launch, launcher=name, notes=(*notes, *launch.notes)), launcher
+            launch = attrs.evolve(launch, launcher=name, notes=(*notes, *launch.notes))
+            return Detected(launch, launcher, environ)
     if named:
         reason = f"launcher {named} was named; it does not recognise this process"
-        return Launch(asked[named].mode, reason, named, notes=tuple(notes)), asked[named]
-    return Launch(LaunchMode.INLINE, "no launcher recognises this process", notes=tuple(notes)), None
+        return Detected(Launch(asked[named].mode, reason, named, notes=tuple(notes)), asked[named], environ)
+    return Detected(Launch(LaunchMode.INLINE, "no launcher recognises this process", notes=tuple(notes)))
 
 
 def own_variables(process: Process, starter: Process | None) -> Mapping[str, str]:

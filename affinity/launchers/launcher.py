@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from affinity.errors import UsageError
-from affinity.kernel.protocol import Process
+from affinity.kernel.protocol import Process, ancestors
 from affinity.launchers.launch import Launch, LaunchMode
 
 if TYPE_CHECKING:
@@ -89,7 +89,4 @@ def parse_rank(environ: Mapping[str, str], name: str) -> int | None:
 
 def ancestor(process: Process, pid: int) -> Process | None:
     """Return the process of this PID among the parents of `process` and theirs, None if it is not there."""
-    above = process.parent()
-    while above is not None and above.pid != pid:
-        above = above.parent()
-    return above
+    return next((above for above in ancestors(process) if above.pid == pid), None)

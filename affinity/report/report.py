@@ -23,8 +23,8 @@ from affinity.strategies.strategy import Outcome
 class BindReport:
     """What `affinity.bind()` found and did.
 
-    strategy, reason: which one acted and why it was chosen. requested: where the worker was to go; None where
-    there was nowhere. observed: what the kernel shows now. already: it was in force before, nothing was done.
+    strategy, reason: which one acted and why it was chosen. requested: the placement; None if none was possible.
+    observed: what the kernel shows now. already_bound: it was in force before, and nothing was done.
     degradations: what is not in force, each with errno and remedy. satisfied: the kernel shows what was requested.
     outcome: threads and pages moved. age: seconds from the start of the process to the end of the bind.
     """
@@ -56,7 +56,7 @@ class BindReport:
 
     @property
     def local_share(self) -> float | None:
-        """Share (0 to 1) of the process's own pages on its nodes; None where unknown."""
+        """Share (0 to 1) of the process's own pages on its nodes; None if unknown."""
         return self.observed.local_share(self.requested) if self.requested else None
 
     @property
@@ -77,10 +77,10 @@ class BindReport:
         return f"{done} by strategy {self.strategy}: {self.requested.summary}, for {gpus}"
 
     def undo(self) -> Observed:
-        """Put every thread's mask and the calling thread's memory policy back; gives what is in force then.
+        """Put every thread's mask and the calling thread's memory policy back; return what is in force then.
 
-        Must be called by the thread that bound. Pages stay where they are. Raises BindError where the kernel
-        does not show the state before.
+        Must be called by the thread that bound. Pages stay where they are. Raises BindError if the kernel does not
+        show the state before.
         """
         return self._undo()
 
@@ -116,8 +116,8 @@ def verify(
 ) -> BindReport:
     """Return the report, from what the kernel shows and nothing else.
 
-    step: how the ladder was left, None where nothing was done. Under `required` an incomplete binding is undone
-    and raised as BindError.
+    step: what was put in force, and what was refused before it; None if nothing was done. Under `required` an
+    incomplete binding is undone and raised as BindError.
     """
     observed = Observed.read(kernel)
     degradations = list(step.degradations) if step else []
