@@ -1,4 +1,4 @@
-"""Plugins, found through entry points; the only import of stevedore.
+"""Plugins, found through entry points; the only import of stevedore, which loads those of others.
 
 stevedore 5.10's own cache can miss a plugin installed a second ago and drops the distribution's name, so the entry
 points come from importlib.metadata; of two plugins with one name it lets either win, so doubles are found first; a
@@ -179,7 +179,8 @@ class Registry(Generic[P]):
         if not EntryPoint.pattern.match(found.point.value):
             raise broken(f"expected `module:Class` in its entry point; reinstall or uninstall {found.distribution}")
         try:
-            loaded = _load(found.point)
+            # Our own need not pay the import of stevedore, a tenth of a bind.
+            loaded = found.point.load() if found.distribution == BUILTIN else _load(found.point)
         except (Exception, SystemExit) as error:
             raise broken(_load_failure(error, found)) from error
         problem = self._problem(loaded, found)

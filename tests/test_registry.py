@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -197,11 +198,18 @@ def test_the_groups_hold_what_the_distribution_declares() -> None:
     assert groups == {"affinity.strategies", "affinity.policies", "affinity.devices", "affinity.launchers"}
 
 
-def test_stevedore_is_loaded_for_a_plugin_and_not_for_a_name() -> None:
+def test_stevedore_loads_the_plugins_of_others_and_a_bind_needs_none(install: Install) -> None:
     """Its import costs more than reading the names."""
-    program = "import sys, affinity.plugins as p; p.Plugins().strategies.names(); print('stevedore' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "False\n"
+    site = install("acme", "[affinity.strategies]\ngood = acme:Good\n").parent
+    program = (
+        "import sys, affinity; from affinity.plugins import Plugins\n"
+        "affinity.bind(node=0); print('stevedore' in sys.modules)\n"
+        "Plugins().strategies.get('good'); print('stevedore' in sys.modules)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(site), "AFFINITY_STRATEGY": "libnuma"}
+    run = [sys.executable, "-c", program]
+    done = subprocess.run(run, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "False\nTrue\n", done.stderr
 
 
 def stale(site: Path, name: str, version: str, *, entries: str | None, record: str | None) -> Path:
