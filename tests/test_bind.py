@@ -78,7 +78,7 @@ def test_a_policy_that_other_threads_cannot_be_given_is_reported(python, memory:
         print(again.outcome.bound, [d.error for d in again.degradations])
         """,
     )
-    printed = "a thread can set no policy but its own: 8 that ran before the bind take pages beside their CPUs"
+    printed = "a thread can set only its own policy: 8 started before the bind allocate next to their CPUs"
     reported = [printed] if memory in ("BIND", "INTERLEAVE") else []
     assert out == [f"True {reported}", f"0 {reported}"], "also where every mask was right before"
 
@@ -92,7 +92,7 @@ def test_threads_pinned_by_another_else_are_left_alone(python) -> None:  # type:
         os.sched_setaffinity(threads[3].native_id, {LAST})
         report = affinity.bind(settings=to(FIRST))
         print(report.outcome.bound, report.outcome.skipped, report.unbound_threads)
-        print("left alone: 1 of 9 threads may run elsewhere" in str(report))
+        print("unchanged: 1 of 9 threads may run on other CPUs" in str(report))
         print(sorted(masks()) == [str(FIRST), str(LAST)])
         """,
     )

@@ -49,7 +49,7 @@ def test_a_cpu_goes_offline_between_plan_and_bind() -> None:
     assert not report.satisfied
     assert report.unbound_threads == 0
     assert [d.error for d in report.degradations] == [
-        "the kernel shows 4-6: 7 went offline or out of the cpuset, or were never asked for"
+        "the kernel shows 4-6: 7 went offline or out of the cpuset, or the strategy did not set them"
     ]
 
 

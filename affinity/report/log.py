@@ -1,6 +1,6 @@
-"""Reports to the standard `logging`: logger `affinity`, INFO for a bind, WARNING for what is not in force.
+"""Reports to the standard `logging`: logger `affinity`, INFO for a bind, WARNING for a degradation.
 
-No handler is installed: if no program configured logging, warnings reach stderr by logging's handler of last resort.
+No handler is installed. If logging is not configured, its handler of last resort writes warnings to stderr.
 """
 
 from __future__ import annotations
@@ -25,6 +25,6 @@ def log_report(report: BindReport) -> None:
 
 
 def log_degradations(degradations: Iterable[Degradation]) -> None:
-    """Log one line for each."""
+    """Log one line for each degradation."""
     for degradation in degradations:
         _log.warning("affinity: degraded: %s", degradation)

@@ -21,8 +21,8 @@ class Observed:
     """State of a process as read from the kernel.
 
     threads: each thread's CPUs. caller: the calling thread; of another process, its main one. policy: that thread's,
-    None if unreadable. resident: bytes of its own pages by node, None if unreadable. unreadable: what, and why.
-    threads_hidden: whether /proc shows no thread, so that `threads` has the calling one alone.
+    None if it could not be read. resident: bytes of the process's own pages by node, None if they could not be read.
+    unreadable: the errors of these readings. threads_hidden: /proc shows no thread, so `threads` has the caller alone.
     """
 
     threads: Mapping[int, CpuSet]
@@ -34,15 +34,15 @@ class Observed:
 
     @classmethod
     def read(cls, process: Process, *, pages: bool = True) -> Observed:
-        """Read the state of a process. pages: whether to read where its pages lie."""
+        """Read the state of a process. pages: whether to read the nodes of its pages."""
         threads: dict[int, CpuSet] = {}
-        unread = []
+        unreadable = []
         hidden = False
         try:
             listed = process.threads()
         except ForeignProcError as refused:
             listed, hidden = (process.thread_id(),), True
-            unread.append(Degradation.of("bind every thread", refused))
+            unreadable.append(Degradation.of("bind every thread", refused))
         for tid in listed:
             try:
                 threads[tid] = process.get_affinity(tid)
@@ -52,28 +52,29 @@ class Observed:
         resident: ResidentBytes | None = None
         try:
             policy = process.get_mempolicy()
-        except OSError as refused:
-            unread.append(Degradation.of("read back the memory policy", refused))
+        except OSError as error:
+            unreadable.append(Degradation.of("read back the memory policy", error))
         try:
             resident = process.resident_bytes() if pages else None
-        except OSError as refused:  # a kernel without NUMA has no numa_maps: there is nothing to read
-            if refused.errno != errno.ENOENT:
-                unread.append(Degradation.of("read where pages lie", refused))
-        return cls(threads, process.thread_id(), policy, resident, tuple(unread), hidden)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # a kernel without NUMA has no numa_maps
+                unreadable.append(Degradation.of("read the nodes of pages", error))
+        return cls(threads, process.thread_id(), policy, resident, tuple(unreadable), hidden)
 
     def conflicts_with(self, placement: Placement) -> bool:
-        """Return whether something that could be read is not as placed; what was not read is no conflict."""
+        """Return whether a value that could be read differs from the placement."""
         return not self.matches(attrs.evolve(placement, memory=placement.memory if self.policy else None))
 
     def mismatch(self, strategy: str, placement: Placement) -> Degradation:
-        """Return how the state that the kernel shows differs from the one that a strategy reported."""
+        """Describe how the observed state differs from the one that the strategy reported."""
         shown = self.threads[self.caller]
         if placement.cpus is not None and shown != placement.cpus and shown <= placement.cpus:
             lost = placement.cpus - shown
-            error = f"the kernel shows {shown}: {lost} went offline or out of the cpuset, or were never asked for"
-            return Degradation(
-                f"strategy {strategy}: CPUs {placement.cpus}", "", error, "bind again or report it to its author"
+            error = (
+                f"the kernel shows {shown}: {lost} went offline or out of the cpuset, or the strategy did not set them"
             )
+            remedy = "bind again, or report it to its author"
+            return Degradation(f"strategy {strategy}: CPUs {placement.cpus}", "", error, remedy)
         return Degradation(
             f"strategy {strategy}",
             "",
@@ -83,13 +84,13 @@ class Observed:
         )
 
     def matches(self, placement: Placement) -> bool:
-        """Return whether the calling thread is on the placement."""
+        """Return whether the calling thread has the CPUs and the memory policy of the placement."""
         return (placement.cpus is None or self.threads.get(self.caller) == placement.cpus) and (
             placement.memory is None or self.policy == placement.memory
         )
 
     def local_share(self, placement: Placement) -> float | None:
-        """Share (0 to 1) of the process's own pages on the placement's nodes; None if unknown."""
+        """Return the share (0 to 1) of the process's own pages on the placement's nodes, None if unknown."""
         nodes = page_nodes(placement)
         total = sum(self.resident.values()) if self.resident else 0
         return sum(self.resident.get(n, 0) for n in nodes) / total if self.resident and total else None

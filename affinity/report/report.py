@@ -1,4 +1,4 @@
-"""`BindReport`: what is in force now, read back from the kernel, and what is not."""
+"""`BindReport`: the binding in force, as read from the kernel, and its degradations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from affinity.strategies.strategy import Outcome
 
 @attrs.frozen
 class BindReport:
-    """What `affinity.bind()` found and did.
+    """Result of `affinity.bind()`.
 
-    strategy, reason: which one acted and why it was chosen. requested: the placement; None if none was possible.
-    observed: what the kernel shows now. already_bound: it was in force before, and nothing was done.
-    degradations: what is not in force, each with errno and remedy. satisfied: the kernel shows what was requested.
-    outcome: threads and pages moved. age: seconds from the start of the process to the end of the bind.
+    strategy, reason: the one that acted, and why it was chosen. requested: the placement of the worker, None if there
+    is none. observed: the state of the process after the bind. already_bound: the placement was in force before, and
+    nothing was changed. degradations: what is not in force, each with errno and remedy. satisfied: the kernel shows
+    what was requested. outcome: threads and pages moved. age: seconds from the start of the process to the end of the
+    bind.
     """
 
     strategy: str
@@ -43,20 +44,20 @@ class BindReport:
     _undo: Callable[[], Observed] = attrs.field(repr=False, eq=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the report without its undo: in another process it can be read, and undo nothing."""
+        """Pickle without `undo`, which is possible only in the process that bound."""
         *values, _ = attrs.astuple(self, recurse=False)
         return type(self), (*values, _undo_elsewhere)
 
     @property
     def unbound_threads(self) -> int:
-        """Threads whose CPUs are not within the placement's."""
+        """Number of threads whose CPUs are not within the placement's."""
         if self.requested is None or self.requested.cpus is None:
             return 0
         return sum(not mask <= self.requested.cpus for mask in self.observed.threads.values())
 
     @property
     def local_share(self) -> float | None:
-        """Share (0 to 1) of the process's own pages on its nodes; None if unknown."""
+        """Share (0 to 1) of the process's own pages that are on its nodes; None if unknown."""
         return self.observed.local_share(self.requested) if self.requested else None
 
     @property
@@ -69,18 +70,18 @@ class BindReport:
 
     @property
     def summary(self) -> str:
-        """For a log: which strategy put which GPU's worker where."""
+        """One line for a log: strategy, placement and GPUs."""
         if self.requested is None or (self.strategy == "noop" and not self.degradations):
             return f"CPUs and memory unchanged: {self.reason}"
         gpus = ", ".join(map(str, self.launch.gpus)) or f"node {self.requested.nodes}"
-        done = "already in force" if self.already_bound else "bound" if self.satisfied else "requested"
-        return f"{done} by strategy {self.strategy}: {self.requested.summary}, for {gpus}"
+        state = "already in force" if self.already_bound else "bound" if self.satisfied else "requested"
+        return f"{state} by strategy {self.strategy}: {self.requested.summary}, for {gpus}"
 
     def undo(self) -> Observed:
-        """Put every thread's mask and the calling thread's memory policy back; return what is in force then.
+        """Restore every thread's mask and the calling thread's memory policy, and return the state after that.
 
-        Must be called by the thread that bound. Pages stay where they are. Raises BindError if the kernel does not
-        show the state before.
+        Must be called by the thread that bound. Pages are not moved. Raise BindError if the kernel does not show the
+        state before the bind.
         """
         return self._undo()
 
@@ -93,14 +94,14 @@ class BindReport:
         if self.moved:
             lines.append(f"moved: {self.moved / 2**20:.1f} MiB touched before, in {self.outcome.seconds:.2f} s")
         if outside := self.unbound_threads:
-            lines.append(f"left alone: {outside} of {len(self.observed.threads)} threads may run elsewhere")
+            lines.append(f"unchanged: {outside} of {len(self.observed.threads)} threads may run on other CPUs")
         lines += [f"degraded: {d}" for d in self.degradations]
         lines += [f"note: {n}" for n in self.launch.notes]
         return "\n".join(lines)
 
 
 def _undo_elsewhere() -> Observed:
-    raise UsageError("this report was made in another process: only there, in the thread that bound, can it be undone")
+    raise UsageError("this report was made in another process: call undo() there, in the thread that bound")
 
 
 def verify(
@@ -114,18 +115,18 @@ def verify(
     required: bool,
     undo: Callable[[], Observed],
 ) -> BindReport:
-    """Return the report, from what the kernel shows and nothing else.
+    """Return the report of a bind, from the state that the kernel shows.
 
-    step: what was put in force, and what was refused before it; None if nothing was done. Under `required` an
-    incomplete binding is undone and raised as BindError.
+    step: the result of `apply`, None if nothing was changed. If `required`, an incomplete binding is undone and
+    BindError is raised.
     """
     observed = Observed.read(kernel)
     degradations = list(step.degradations) if step else []
     outcome = step.result if step and step.result else Outcome()
-    unmoved = [refused for refused in outcome.errors if refused.filename == "sched_setaffinity"]
-    for refused in outcome.errors:
-        what = "bind every thread" if refused in unmoved else "move pages touched before"
-        degradations.append(Degradation.of(what, refused))
+    unbound = [error for error in outcome.errors if error.filename == "sched_setaffinity"]
+    for error in outcome.errors:
+        action = "bind every thread" if error in unbound else "move pages touched before"
+        degradations.append(Degradation.of(action, error))
     degradations += observed.unreadable
     if problem:
         degradations.append(Degradation("place", "", problem, ""))
@@ -134,13 +135,13 @@ def verify(
             degradations.append(observed.mismatch(step.strategy, step.placement))
         degradations += _other_threads_memory(step.placement, len(observed.threads) - 1)
     acted = step is not None or selection.strategy != "noop"
-    incomplete = acted and (bool(unmoved) or observed.threads_hidden)
+    incomplete = acted and (bool(unbound) or observed.threads_hidden)
     satisfied = not problem and not incomplete and (requested is None or observed.matches(requested) or not acted)
     if required and not satisfied:
         try:
             undo()
         except BindError as refused:
-            degradations.append(Degradation.of("put back", refused))
+            degradations.append(Degradation.of("restore the previous state", refused))
         raise BindError("required, but not in force: " + "; ".join(map(str, degradations)))
     received = Handoff.received(kernel) if step is None and acted else None
     return BindReport(
@@ -160,9 +161,10 @@ def verify(
 
 
 def _other_threads_memory(placement: Placement, others: int) -> list[Degradation]:
-    """What the memory policy does not do for threads that ran before the bind: each can only set its own.
+    """Return a degradation if threads that ran before the bind do not have the memory policy.
 
-    They keep first touch on the CPUs they are now bound to, which is what `preferred` beside them asks for.
+    A thread can set only its own policy (set_mempolicy(2)). The others allocate on first touch, on the node of the CPUs
+    that they are bound to, which for `preferred` on these nodes is the same.
     """
     memory = placement.memory
     if others < 1 or memory is None or memory.mode in (MemoryMode.LOCAL, MemoryMode.DEFAULT):
@@ -173,7 +175,7 @@ def _other_threads_memory(placement: Placement, others: int) -> list[Degradation
         Degradation(
             f"memory {memory} for every thread",
             "",
-            f"a thread can set no policy but its own: {others} that ran before the bind take pages beside their CPUs",
-            "bind before other threads start, or have the worker started bound",
+            f"a thread can set only its own policy: {others} started before the bind allocate next to their CPUs",
+            "bind before other threads start, or start the worker bound",
         )
     ]
