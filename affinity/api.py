@@ -27,7 +27,7 @@ from affinity.settings import Settings
 from affinity.strategies.strategy import WorkerStart
 from affinity.topology.cpuset import CpuSet, NodeSet
 
-if TYPE_CHECKING:  # `affinity run` and `plan` bind nothing in this process: what only `bind` needs, it imports
+if TYPE_CHECKING:  # `affinity run` and `plan` do not bind this process: `bind` imports what it needs alone
     from multiprocessing.context import BaseContext
 
     from affinity.report.observed import Observed
@@ -41,7 +41,7 @@ _NO_PLACEMENT = Placement(None, None)
 
 @attrs.frozen
 class Plan:
-    """What would be done for one worker, and why.
+    """What `bind` or `spawning` would do for one worker, with reasons.
 
     placement: None if there is none, and `problem` is the reason. selection: the strategy, with each rule's verdict.
     """
@@ -65,11 +65,11 @@ def plan(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> Plan:
-    """Return what `bind` or `spawning` would do, changing nothing.
+    """Return what `bind` or `spawning` would do, without changing anything.
 
-    gpu: a reference (ordinal, UUID, PCI address, …) or several; default: this worker's own. node: in place of a
+    gpu: a reference (ordinal, UUID, PCI address, …) or several; default: this worker's own. node: a node instead of a
     GPU. launch_mode: default: detected. settings: default: from the environment. host: default: this machine.
-    Raises UnknownGpuError, SettingsError, PluginError, TopologyError; BindError under `required`.
+    Raise UnknownGpuError, SettingsError, PluginError or TopologyError; BindError under `required`.
     """
     plugins = Plugins()
     return make_plan(
@@ -84,7 +84,7 @@ def plan_each(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> list[Plan]:
-    """Return a plan for each of the GPUs, as for one worker a GPU; the machine is read once. Arguments as `plan`."""
+    """Return a plan for each GPU, for one worker per GPU; the machine is read once. Arguments as for `plan`."""
     plugins = Plugins()
     observation = observe(plugins, gpu=gpu, launch_mode=launch_mode, settings=settings, host=host)
     return [
@@ -101,11 +101,11 @@ def bind(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> BindReport:
-    """Put this process where its GPU is. Call it in the worker, before it builds its scheduler.
+    """Bind this process to the CPUs and memory next to its GPU. Call it in the worker, before it builds its scheduler.
 
-    Arguments and errors as `plan`. Binding twice is the same as binding once. By default the best that can be
-    had is put in force and the report lists the degradations; under `AFFINITY_ENFORCE=required` (settings.required)
-    anything less than what was asked for is undone and raises BindError.
+    Arguments and errors as for `plan`. Binding twice is the same as binding once. By default the strongest placement
+    that the system accepts is put in force, and the report lists the degradations. Under `AFFINITY_ENFORCE=required`
+    (settings.required) an incomplete binding is undone and BindError is raised.
     """
     from affinity.report.report import verify
     from affinity.report.restore import SavedState, put_in_force
@@ -118,7 +118,7 @@ def bind(
         )
         observation.host.require_this_machine()
         if observation.launch.mode is LaunchMode.COMMAND:
-            raise UsageError("launch mode command is for `affinity run`; a process that binds itself is inline")
+            raise UsageError("launch mode command is for `affinity run`: use inline for a process that binds itself")
         planned = make_plan(observation, plugins)
         before = SavedState.of(observation.host.kernel)
         step = _apply(planned, before)
@@ -145,15 +145,15 @@ def spawning(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> Iterator[Plan]:
-    """Start the `multiprocessing` workers of a block where their GPU is, from their first instruction.
+    """Start the `multiprocessing` workers of a block next to their GPU, bound from their first instruction.
 
         with affinity.spawning(gpu=3):
             process.start()
 
-    For starts of this context (PEP 567: this thread, this asyncio task); a pool whose first workers are started in
-    the block starts its later ones so too. In the worker, `affinity.bind()` then finds its GPU and confirms what is
-    in force. A worker whose start method cannot be bound starts unbound, with a warning, and its `bind()` acts.
-    Arguments and errors as `plan`. Yields the plan, whose selection names the strategy for start method spawn.
+    The block applies to starts in this context (PEP 567: this thread, this asyncio task), and to later workers of a
+    pool whose first workers are started in the block. In the worker, `affinity.bind()` finds its GPU and confirms what
+    is in force. A worker whose start method cannot be bound starts unbound, with a warning, and its `bind()` acts.
+    Arguments and errors as for `plan`. Yield the plan, whose selection names the strategy for start method spawn.
     """
     planned, prepare = _prepare_starts(gpu=gpu, node=node, settings=settings, host=host)
     from affinity.strategies.start import open_block
@@ -170,14 +170,14 @@ def get_context(
     settings: Settings | None = None,
     host: Host | None = None,
 ) -> BaseContext:
-    """Return a `multiprocessing` context whose every process starts where its GPU is.
+    """Return a `multiprocessing` context that starts every process bound next to its GPU.
 
         context = affinity.get_context("spawn", gpu=3)
         pool = ProcessPoolExecutor(mp_context=context)
 
-    Started from any thread at any time: `context.Process`, `context.Pool`, an executor, and the workers that these
-    start later from their own threads. method: as of `multiprocessing.get_context`. Other arguments and errors as
-    `plan`; ValueError for an unknown method; BindError under `required` if its workers cannot be bound.
+    This applies to `context.Process`, `context.Pool`, an executor, and the workers that these start later from their
+    own threads. method: as for `multiprocessing.get_context`. Other arguments and errors as for `plan`; ValueError for
+    an unknown method; BindError under `required` if its workers cannot be bound.
     """
     import multiprocessing
 
@@ -189,7 +189,7 @@ def get_context(
 
 
 def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
-    """Replace this process with `argv`, bound as planned (launch mode `command`). Raises OSError if that fails."""
+    """Replace this process with `argv`, bound as planned (launch mode `command`). Raise OSError if that fails."""
     observation = planned.observation
     observation.host.require_this_machine()
     kernel = observation.host.kernel
@@ -211,11 +211,11 @@ def _prepare_starts(
     host: Host | None,
     method: str = "spawn",
 ) -> tuple[Plan, Callable[[str], PreparedStart]]:
-    """Return the plan of a worker to be started, and what prepares its start by a method: once, when first used."""
+    """Return the plan of a worker, and a function that prepares its start by a method, once, when first called."""
     plugins = Plugins()
     observation = observe(plugins, gpu=gpu, node=node, launch_mode=LaunchMode.SPAWN, settings=settings, host=host)
     observation.host.require_this_machine()
-    from affinity.strategies.start import PreparedStart  # if no file can be opened, `observe` has raised why
+    from affinity.strategies.start import PreparedStart  # after `observe`, whose error has a remedy if no file opens
 
     planned = make_plan(_started_by(observation, method), plugins)
     step = _apply_start(planned)  # an error is raised before anything is started
@@ -245,12 +245,12 @@ def _with_method(planned: Plan, method: str) -> Plan:
 
 
 def _apply_start(planned: Plan) -> Applied[WorkerStart]:
-    """Prepare the start of a worker: by the chosen strategy, or what is left of it."""
+    """Prepare the start of a worker: try each weaker placement with the chosen strategy and its fallbacks."""
     selection, launch = planned.selection, planned.launch
     if selection.strategy == "noop" and selection.skipped:
-        why = "; ".join(f"{name}: {reason}" for name, reason in selection.skipped)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in selection.skipped)
         remedy = "call affinity.bind() in the worker, or start it through affinity.get_context('spawn', …)"
-        return Applied("noop", None, None, (Degradation(f"start by {launch.start_method}", "", why, remedy),))
+        return Applied("noop", None, None, (Degradation(f"start by {launch.start_method}", "", reasons, remedy),))
     return apply(
         lambda strategy, tried: strategy.start(tried, planned.observation),
         planned.placement or _NO_PLACEMENT,
@@ -261,7 +261,7 @@ def _apply_start(planned: Plan) -> Applied[WorkerStart]:
 
 
 def make_plan(observation: Observation, plugins: Plugins) -> Plan:
-    """Place and select. A placement that is impossible is a plan to do nothing, or BindError where required."""
+    """Place and select. If no placement is possible, return a plan without one, or raise BindError if required."""
     placement, problem = None, ""
     try:
         policy = plugins.policies.get(observation.settings.policy)
@@ -280,7 +280,7 @@ def make_plan(observation: Observation, plugins: Plugins) -> Plan:
 
 
 def _holds_our_mempolicy(host: Host) -> bool:
-    """Whether an earlier bind gave this process its memory policy: to leave memory alone then means to take it back."""
+    """Return whether an earlier bind set the memory policy, so that unchanged memory means to reset the policy."""
     if host.is_foreign:
         return False
     try:
@@ -291,25 +291,28 @@ def _holds_our_mempolicy(host: Host) -> bool:
 
 
 def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
-    """Try each weaker placement in this process; None if there is nothing to do. A refused bind leaves no trace."""
+    """Try each weaker placement in this process; return None if nothing is to be changed.
+
+    If all are refused, or on an error, the state before is restored.
+    """
     observation, placement = planned.observation, planned.placement
     host, kernel = observation.host, observation.host.kernel
     if placement is None or planned.selection.strategy == "noop":
         return None
     if _in_force(before.observed, placement, host):
-        if before.record is not None:  # started bound: its own workers, which inherit the mask, learn the one before it
+        if before.record is not None:  # started bound: its own workers inherit the mask and need the one before it
             gpus, nodes = _own_gpus(observation)
             record(kernel, attrs.evolve(before.record, gpus=gpus, nodes=nodes))
         return None
     if observation.settings.required and placement.memory is not None and before.observed.policy is None:
-        why = "; ".join(map(str, before.observed.unreadable))
-        raise BindError(f"required, but no memory policy could be verified or undone here: {why}")
+        errors = "; ".join(map(str, before.observed.unreadable))
+        raise BindError(f"required, but no memory policy could be verified or undone here: {errors}")
 
     def attempt(strategy: AffinityStrategy, tried: Placement) -> Outcome:
         try:
             return strategy.bind(tried, observation)
         except (OSError, BindError):
-            before.restore_or_degrade(kernel)  # the next attempt must find the threads as this one did
+            before.restore_or_degrade(kernel)  # each attempt starts from the same state
             raise
 
     try:
@@ -321,32 +324,29 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
             required=observation.settings.required,
         )
     except BaseException as refused:
-        left = before.restore_or_degrade(kernel)
-        if left and isinstance(refused, BindError):
-            raise BindError(f"{refused}; {left[0]}") from refused
+        not_restored = before.restore_or_degrade(kernel)
+        if not_restored and isinstance(refused, BindError):
+            raise BindError(f"{refused}; {not_restored[0]}") from refused
         raise
     if step.placement is None:
         step = attrs.evolve(step, degradations=(*step.degradations, *before.restore_or_degrade(kernel)))
     elif step.strategy != "noop":
         shown, placed = kernel.get_affinity(), step.placement.cpus
-        lost = placed - shown if placed is not None and shown <= placed else CpuSet()  # to a cpuset since then
-        made = _handoff(observation, step)
-        record(kernel, attrs.evolve(made, cpus=shown, allowed=made.allowed - lost))
+        lost = placed - shown if placed is not None and shown <= placed else CpuSet()  # cpuset narrowed since then
+        handoff = _handoff(observation, step)
+        record(kernel, attrs.evolve(handoff, cpus=shown, allowed=handoff.allowed - lost))
     return step
 
 
 def _in_force(now: Observed, placement: Placement, host: Host) -> bool:
-    """Return whether the placement needs no change: the calling thread has it, and no other thread is unplaced.
-
-    A thread that has every allowed CPU was not placed, unless the placement is all of these.
-    """
+    """Return whether the caller has the placement, and no thread still has the wider mask of all allowed CPUs."""
     return now.matches(placement) and (
         placement.cpus in (None, host.allowed_cpus) or host.allowed_cpus not in now.threads.values()
     )
 
 
 def _handoff(observation: Observation, step: Applied[Any]) -> Handoff:
-    """Return what was put in force, the mask before it, and whose GPUs: to pass to a worker, or to record."""
+    """Return the handoff to a worker, or the record of a bind: placement in force, mask before it, GPUs or nodes."""
     kernel = observation.host.kernel
     placement = step.placement if step.strategy != "noop" and step.placement is not None else _NO_PLACEMENT
     memory = placement.memory if placement.memory != MemoryPolicy() else None

@@ -37,26 +37,28 @@ class PlacementPolicy(ABC):
 
 
 def memory_for(cpus: CpuSet, observation: Observation, nodes: NodeSet | None = None) -> MemoryPolicy | None:
-    """Return the memory policy that follows the CPUs: their nodes, as far as they have memory and are allowed.
+    """Return the memory policy for these CPUs: on their nodes that have memory and are allowed.
 
-    nodes: of nodes that share CPUs (`numa=fake`), the ones that are meant; default: the worker's own.
-    None if the operator wants none or none of those nodes can give memory: the kernel's first touch then takes the
-    nearest node that can.
+    nodes: if nodes share CPUs (`numa=fake`), the ones to use; default: the worker's own.
+    Return None if AFFINITY_MEMORY is `none` or if there is no such node. The kernel then allocates on first touch, from
+    the nearest node with memory.
     """
     host, settings = observation.host, observation.settings
     if settings.memory is None:
         return None
     if settings.memory is MemoryMode.LOCAL:
         return MemoryPolicy(MemoryMode.LOCAL)
-    meant = observation.launch.gpu_nodes if nodes is None else nodes
-    found = host.topology.nodes_of(cpus, meant) & host.topology.memory_nodes & host.allowed_nodes
-    if not found:
+    own = observation.launch.gpu_nodes if nodes is None else nodes
+    usable = host.topology.nodes_of(cpus, own) & host.topology.memory_nodes & host.allowed_nodes
+    if not usable:
         return None
-    return preferred_policy(found) if settings.memory is MemoryMode.PREFERRED else MemoryPolicy(settings.memory, found)
+    if settings.memory is MemoryMode.PREFERRED:
+        return preferred_policy(usable)
+    return MemoryPolicy(settings.memory, usable)
 
 
 def missing_memory_reason(placement: Placement, observation: Observation) -> str:
-    """Return why CPUs got no memory though the operator wants some (it is outside the cpuset), else ""."""
+    """Return the reason if the placement has no memory policy because of the cpuset, "" otherwise."""
     host = observation.host
     if placement.cpus is None or placement.memory is not None or observation.settings.memory is None:
         return ""

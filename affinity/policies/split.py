@@ -1,7 +1,7 @@
-"""Divide a machine's cores among its GPUs: what the split policies have in common, also for third parties' policies.
+"""Base class and helpers of the policies that divide CPUs among GPUs, for built-in and third-party policies.
 
-Every function works from one worker's view: the shares of all GPUs are computed, the worker's own is taken, so
-that workers agree without communication. A worker whose launcher gave it a mask of its own takes that mask whole.
+A policy computes the shares of all GPUs and returns the worker's own, so workers agree without communication. A worker
+whose launcher gave it a mask of its own takes that mask whole.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from affinity.topology.model import Topology
 
 
 class SplitPolicy(PlacementPolicy):
-    """A policy that divides the CPUs of a node among the GPUs next to it: implement `split`.
+    """A policy that divides the CPUs of a node among the GPUs of that node: implement `split`.
 
-    A worker with several GPUs gets the shares of all of them; one whose operator named a node instead of a GPU
-    gets the whole node, since the node's other workers are unknown.
+    A worker with several GPUs gets the shares of all of them. A worker with a node instead of a GPU gets the whole
+    node, because the number of its workers is unknown.
     """
 
     #: Name of one GPU's share in messages: "a contiguous share of the cores".
@@ -34,7 +34,7 @@ class SplitPolicy(PlacementPolicy):
 
     @abstractmethod
     def split(self, node: int, count: int, observation: Observation) -> Sequence[CpuSet]:
-        """Return the shares of `count` GPUs next to `node`, in PCI order. Raises PlacementError if it cannot."""
+        """Return the shares of the `count` GPUs of `node`, in PCI order. Raise PlacementError if that is impossible."""
 
     @final
     def place(self, observation: Observation) -> Placement:
@@ -48,10 +48,10 @@ class SplitPolicy(PlacementPolicy):
             if node is None:
                 continue
             sharing = host.topology.sharing_nodes(node)
-            there = [i for i, gpu in enumerate(gpus) if gpu.node in sharing and (not own or gpu in launch.gpus)]
-            mine = there.index(index)
-            cpus |= self.split(node, len(there), observation)[mine]
-            shares.append(f"{self.share_name} of node {node} ({_position_text(mine, len(there))})")
+            on_node = [i for i, gpu in enumerate(gpus) if gpu.node in sharing and (not own or gpu in launch.gpus)]
+            position = on_node.index(index)
+            cpus |= self.split(node, len(on_node), observation)[position]
+            shares.append(f"{self.share_name} of node {node} ({_position_text(position, len(on_node))})")
         if not shares:
             return Placement(None, None, reason="no GPU's node is known")
         reason = "; ".join([*shares, *([own] if own else [])]) + _options(observation.settings)
@@ -71,19 +71,19 @@ def _position_text(position: int, count: int) -> str:
 
 
 def place_on_nodes(nodes: NodeSet, observation: Observation) -> Placement:
-    """Return the placement on all usable CPUs of these nodes. Raises PlacementError if there is none."""
+    """Return the placement on all usable CPUs of these nodes. Raise PlacementError if there is none."""
     cpus = usable_cpus(nodes, observation)
     reason = f"all allowed CPUs of node {nodes}{_options(observation.settings)}"
     return Placement(cpus, memory_for(cpus, observation, nodes), nodes, reason)
 
 
 def own_mask_reason(observation: Observation) -> str:
-    """Return why the allowed CPUs are this worker's alone, so that nothing is left to divide; "" if they are not.
+    """Return the reason if the allowed CPUs are this worker's share already, "" otherwise.
 
-    A launcher that binds its workers gives each of them its share. The mask alone does not show it, since a container's
-    workers all have the container's. So the launcher must be such a one, and the machine must have room for a mask of
-    this size for each local worker: some launchers bind several workers to each node. Without a number of local
-    workers, each is assumed to have as many GPUs as this one.
+    A launcher that binds its workers gives each of them its share. The mask alone does not show that, because all
+    workers of a container have the container's mask. So the launcher must bind its workers, and the machine must have
+    a mask of this size for each local worker: some launchers bind several workers to each node. If the number of local
+    workers is unknown, each is assumed to have as many GPUs as this one.
     """
     host, launch = observation.host, observation.launch
     online, allowed = len(host.topology.online), len(host.allowed_cpus)
@@ -98,9 +98,9 @@ def own_mask_reason(observation: Observation) -> str:
 
 
 def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
-    """Return the allowed CPUs of these nodes, less what AFFINITY_RESERVE and AFFINITY_SMT take away.
+    """Return the allowed CPUs of these nodes that AFFINITY_RESERVE and AFFINITY_SMT leave.
 
-    Raises PlacementError, with the numbers, if none is left.
+    Raise PlacementError, with the numbers, if none is left.
     """
     host, settings = observation.host, observation.settings
     allowed = allowed_cpus_of(nodes, host)
@@ -114,9 +114,9 @@ def usable_cpus(nodes: NodeSet, observation: Observation) -> CpuSet:
 
 
 def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tuple[CpuSet, ...]:
-    """Return the usable physical cores of these nodes, node by node, each by its lowest CPU number.
+    """Return the usable physical cores of these nodes, node by node, in the order of their lowest CPU number.
 
-    Raises PlacementError, with the numbers, if there are fewer than `least`.
+    Raise PlacementError, with the numbers, if there are fewer than `least`.
     """
     cpus, host = usable_cpus(nodes, observation), observation.host
     cores = _cores_by_node(nodes, cpus, host)
@@ -130,46 +130,46 @@ def usable_cores(nodes: NodeSet, observation: Observation, *, least: int) -> tup
 
 
 def physical_cores(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
-    """Return these CPUs by physical core, the core with the lowest number first; a core may be there in part."""
+    """Return these CPUs grouped by physical core, lowest CPU number first; a core may be incomplete."""
     return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].core))
 
 
 def l3_domains(cpus: CpuSet, host: Host) -> tuple[CpuSet, ...]:
-    """Return these CPUs by shared L3 cache, the domain with the lowest number first; a domain may be there in part."""
+    """Return these CPUs grouped by shared L3 cache, lowest CPU number first; a domain may be incomplete."""
     return tuple(_grouped(cpus, lambda cpu: host.topology.cpus[cpu].l3))
 
 
 def split_contiguous(cores: Sequence[CpuSet], count: int) -> tuple[CpuSet, ...]:
-    """Return `count` runs of neighbouring cores of equal length; the first ones take one more of the remainder."""
-    length, over = divmod(len(cores), count)
-    starts = [i * length + min(i, over) for i in range(count + 1)]
+    """Return `count` runs of adjacent cores; the first ones have one core more if the division has a remainder."""
+    length, remainder = divmod(len(cores), count)
+    starts = [i * length + min(i, remainder) for i in range(count + 1)]
     return tuple(_union(cores[a:b]) for a, b in pairwise(starts))
 
 
 def add_package_cores(cores: Sequence[CpuSet], observation: Observation) -> Sequence[CpuSet]:
-    """Return the cores of one node, with AFFINITY_SCOPE=socket each together with cores of nodes without a GPU.
+    """Return the cores of one node, each with further cores of its package if AFFINITY_SCOPE is `socket`.
 
-    The package's cores on nodes without a GPU are added, in turn, to its cores on nodes with one, which then
-    move as a unit. So a DGX A100, where only half of the nodes have GPUs, is used whole, and each GPU keeps its
-    own node's cores. Source: NVIDIA's gpu_affinity, scope SOCKET.
+    The package's cores on nodes without a GPU are assigned in turn to its cores on nodes with a GPU. So all cores of a
+    DGX A100, where only half of the nodes have GPUs, are used, and each GPU keeps its own node's cores. Source:
+    NVIDIA's gpu_affinity, scope SOCKET.
     """
     host, launch, settings = observation.host, observation.launch, observation.settings
     if settings.scope != "socket":
         return cores
     topology = host.topology
-    here = topology.nodes_of(_union(cores))
-    package = package_nodes(here, topology)
+    own = topology.nodes_of(_union(cores))
+    package = package_nodes(own, topology)
     of_gpus = NodeSet(gpu.node for gpu in launch.machine_gpus if gpu.node is not None)
-    with_gpu = (here | topology.nodes_of(topology.cpus_of(of_gpus))) & package
+    with_gpu = (own | topology.nodes_of(topology.cpus_of(of_gpus))) & package
     near = sorted(_cores_by_node(with_gpu, _usable(with_gpu, host, settings), host), key=CpuSet.first)
-    bring = {core: core for core in near}
+    units = {core: core for core in near}
     for i, core in enumerate(physical_cores(_usable(package - with_gpu, host, settings), host)):
-        bring[near[i % len(near)]] |= core
-    return [bring[core] for core in cores]
+        units[near[i % len(near)]] |= core
+    return [units[core] for core in cores]
 
 
 def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
-    """Return all nodes whose CPUs are on the packages (sockets) that the CPUs of these nodes are on."""
+    """Return all nodes with CPUs on the packages (sockets) of these nodes."""
     packages = {topology.cpus[cpu].package for cpu in topology.cpus_of(nodes)}
     return NodeSet(n.id for n in topology.nodes if any(topology.cpus[cpu].package in packages for cpu in n.cpus))
 
@@ -193,19 +193,19 @@ def _union(sets: Iterable[CpuSet]) -> CpuSet:
 
 
 def _cores_by_node(nodes: NodeSet, cpus: CpuSet, host: Host) -> list[CpuSet]:
-    """Return the cores of these CPUs, node by node; those of nodes that share CPUs once."""
+    """Return the cores of these CPUs, node by node, and each core once if nodes share CPUs."""
     cores: list[CpuSet] = []
     for node in nodes:
-        here = cpus & host.topology.cpus_of(NodeSet([node]))
-        cores += physical_cores(here, host)
-        cpus -= here
+        on_node = cpus & host.topology.cpus_of(NodeSet([node]))
+        cores += physical_cores(on_node, host)
+        cpus -= on_node
     return cores
 
 
 def _usable(nodes: NodeSet, host: Host, settings: Settings) -> CpuSet:
     cpus = host.topology.cpus_of(nodes) & host.allowed_cpus
     if settings.reserve:
-        # The lowest cores of the node, allowed or not: all workers of the machine then leave the same ones free.
+        # The lowest cores of the node, allowed or not, so that all workers of the machine leave the same cores free.
         for node in nodes:
             cpus -= _union(physical_cores(host.topology.cpus_of(NodeSet([node])), host)[: settings.reserve])
     if settings.smt == "one":
