@@ -23,7 +23,7 @@ BROKEN = {
         except (OSError, BindError):
             return Outcome()
     """,
-        "test_a_refused_call_is_an_error_never_a_silence",
+        "test_a_refused_call_raises_an_error",
     ),
     "Widens": (
         """
@@ -42,7 +42,7 @@ BROKEN = {
                 observation.host.kernel.set_affinity(tid, placement.cpus)
         return bind_process(placement, observation.host)
     """,
-        "test_bind_leaves_threads_that_another_owner_pinned",
+        "test_bind_skips_threads_with_a_mask_of_their_own",
     ),
     "BindsItsParent": (
         """
@@ -51,7 +51,7 @@ BROKEN = {
         observation.host.kernel.set_affinity(0, placement.cpus)
         return WorkerStart()
     """,
-        "test_a_started_worker_ends_bound_and_its_parent_is_as_it_was",
+        "test_a_started_worker_is_bound_and_its_parent_is_unchanged",
     ),
     "ForgetsOnError": (
         """
@@ -66,7 +66,7 @@ BROKEN = {
             kernel.set_affinity(0, before)
         return WorkerStart(around=around)
     """,
-        "test_a_start_that_fails_leaves_the_parent_as_it_was",
+        "test_a_start_that_fails_leaves_the_parent_unchanged",
     ),
     "KeepsOnePlacement": (
         """
@@ -90,11 +90,11 @@ BROKEN = {
     def start(self, placement, observation):
         return WorkerStart(prefix=("taskset", "-c", str(placement.cpus), "sh", "-c"))
     """,
-        "test_a_command_is_executed_as_it_is_and_bound",
+        "test_a_command_is_executed_unchanged_and_bound",
     ),
     "Raises": (
         "def supports(self, observation): raise RuntimeError('no')",
-        "test_supports_answers_with_a_reason_and_changes_nothing",
+        "test_supports_returns_a_reason_and_changes_nothing",
     ),
 }
 
@@ -148,13 +148,13 @@ def test_every_broken_strategy_is_noticed_by_the_case_that_is_meant_for_it(tmp_p
 def test_every_broken_policy_is_noticed(tmp_path: Path) -> None:
     """One that ignores what is allowed, one that remembers, one that asks the kernel, one that shares."""
     bodies = {
-        "Wide": ("Placement(host.topology.online, None, reason='all')", "test_a_cut_of_the_cpuset_is_respected"),
+        "Wide": ("Placement(host.topology.online, None, reason='all')", "test_a_narrow_cpuset_is_respected"),
         "Empty": ("Placement(CpuSet(), None, reason='none')", "test_every_gpu_gets_allowed_cpus"),
         "Asks": ("Placement(host.kernel.get_affinity(), None, reason='mine')", "test_it_is_pure"),
         "Shares": ("Placement(host.allowed_cpus, None, reason='all')", "test_shares_do_not_overlap"),
         "Remembers": (
             "calls.append(1) or Placement(CpuSet([list(host.allowed_cpus)[len(calls) % 2]]), None, reason='next')",
-            "test_one_rank_alone_finds",
+            "test_the_placement_does_not_depend",
         ),
     }
     text = HEAD + "calls = []\n"

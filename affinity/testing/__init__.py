@@ -1,9 +1,9 @@
-"""Try strategies, policies and engines on machines that are not here.
+"""Tests of strategies, policies and engines on simulated machines.
 
     trees      write a machine's sysfs tree into a directory
     machines   named machines: `machines.load("dgx-h100")`
-    fakehost   `FakeHost`: a topology with a simulated kernel that looks like Linux to a strategy
-    contract   `StrategyContract`, `PolicyContract`, `LauncherContract`: inherit one, get the full set of cases
+    fakehost   `FakeHost`: a topology with a simulated kernel that behaves like Linux
+    contract   `StrategyContract`, `PolicyContract`, `LauncherContract`: test classes to inherit
 
 A pytest plugin (fixtures `machine` and `fake_host`) comes with the package. Names are loaded when first used.
 """

@@ -1,11 +1,11 @@
-"""`StrategyContract` and `PolicyContract`: what every plugin must do, as test classes to inherit.
+"""`StrategyContract` and `PolicyContract`: requirements of every plugin, as test classes to inherit.
 
     class TestMine(StrategyContract):
         def make(self):
             return MyStrategy()
 
-pytest then runs every case on the machines of the class's `affinity_machines` marker; built-in plugins pass the same
-ones. The version of the contract is that of the interface (`AffinityStrategy`: 1, `PlacementPolicy`: 1).
+pytest then runs every case on the machines of the class's `affinity_machines` marker. Built-in plugins pass the same
+cases. The version of the contract is that of the interface (`AffinityStrategy`: 1, `PlacementPolicy`: 1).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from affinity.testing.fakehost import FakeHost
 from affinity.testing.machines import Machine
 from affinity.testing.simkernel import Executed
 
-#: Two packages, many nodes, nodes without CPUs, sparse numbers, a container that cuts: enough to catch a shortcut.
+#: Two packages, many nodes, nodes without CPUs, sparse node numbers, a container with a narrow cpuset, one node.
 MACHINES = ("dgx-h100", "dgx-a100", "gb200", "power9-ac922", "container-without-gpu-node", "vm-one-node")
 
 _REFUSALS = [
@@ -50,12 +50,12 @@ _REFUSALS = [
 ]
 
 
-#: A case that not every plugin has carries `applies`; for other plugins it is not collected (see pytest_plugin).
+#: A case that is not for every plugin has `applies`; it is not collected for other plugins (see pytest_plugin).
 Case = TypeVar("Case", bound=Callable[..., None])
 
 
 def _for(*modes: LaunchMode) -> Callable[[Case], Case]:
-    """A case of the strategies that serve one of these modes."""
+    """Mark a case of the strategies that serve one of these modes."""
 
     def mark(case: Case) -> Case:
         case.applies = lambda contract: bool(contract().make().launch_modes & set(modes))  # type: ignore[attr-defined]
@@ -65,27 +65,27 @@ def _for(*modes: LaunchMode) -> Callable[[Case], Case]:
 
 
 def _where_promised(case: Case) -> Case:
-    """A case of the policies that promise each GPU CPUs of its own."""
+    """Mark a case of the policies whose shares are disjoint."""
     case.applies = lambda contract: contract.disjoint  # type: ignore[attr-defined]
     return case
 
 
 @pytest.mark.affinity_machines(*MACHINES)
 class StrategyContract(ABC):
-    """The cases of a strategy. Each moment is tried that its `launch_modes` call for.
+    """Test cases of a strategy, selected by its `launch_modes`.
 
-    acts: False for a strategy that leaves a worker as it is; then every case expects exactly that.
+    acts: False for a strategy that leaves a worker unchanged; then every case expects that nothing changes.
     """
 
     acts: ClassVar[bool] = True
 
     @abstractmethod
     def make(self) -> AffinityStrategy:
-        """A new strategy."""
+        """Return a new strategy."""
 
     @pytest.fixture(autouse=True)
-    def _this_process_is_left_alone(self) -> Iterator[None]:
-        """All contact with the system goes through `host.kernel`: this very process must not notice."""
+    def _this_process_is_unchanged(self) -> Iterator[None]:
+        """Check that all contact with the system goes through `host.kernel`, so this process is not changed."""
         from affinity.kernel.linux import THIS_PROCESS as kernel
 
         before = kernel.get_affinity(), kernel.get_mempolicy()
@@ -94,12 +94,12 @@ class StrategyContract(ABC):
 
     @pytest.fixture
     def usable(self, fake_host: FakeHost) -> FakeHost:
-        """A fake host on which this strategy can act; skipped, with its reason, if it cannot."""
+        """Return a fake host on which this strategy can act; skip the test, with the reason, if it cannot."""
         strategy = self.make()
         launch = Launch(min(strategy.launch_modes, key=lambda mode: mode.value))
-        answer = strategy.supports(Observation(fake_host.host, launch))
-        if not answer.ok:
-            pytest.skip(f"it cannot act here: {answer.reason}")
+        support = strategy.supports(Observation(fake_host.host, launch))
+        if not support.ok:
+            pytest.skip(f"it cannot act here: {support.reason}")
         return fake_host
 
     def test_it_declares_what_it_serves(self) -> None:
@@ -110,18 +110,18 @@ class StrategyContract(ABC):
         assert all(isinstance(mode, LaunchMode) for mode in modes)
 
     @pytest.mark.parametrize("path", ["/usr/bin:/bin", "/nonexistent", ""])
-    def test_supports_answers_with_a_reason_and_changes_nothing(self, machine: Machine, path: str) -> None:
-        """On any machine, for any launch mode, whatever is installed."""
+    def test_supports_returns_a_reason_and_changes_nothing(self, machine: Machine, path: str) -> None:
+        """On any machine, for any launch mode, with any programs installed."""
         fake = FakeHost(machine, environ={"PATH": path}, libnuma="libnuma is not here")
         for mode in LaunchMode:
-            answer = self.make().supports(Observation(fake.host, Launch(mode)))
-            assert isinstance(answer.ok, bool)
-            assert answer.ok or answer.reason.strip()
+            support = self.make().supports(Observation(fake.host, Launch(mode)))
+            assert isinstance(support.ok, bool)
+            assert support.ok or support.reason.strip()
         assert not fake.kernel.changes
 
     @_for(*RUNNING)
     def test_bind_puts_the_placement_in_force(self, usable: FakeHost) -> None:
-        """The kernel shows exactly the placement's CPUs and memory policy for the thread that bound."""
+        """The kernel shows the placement's CPUs and memory policy for the thread that bound."""
         for placement in _placements(usable):
             fake = _again(usable)
             self.make().bind(placement, fake.observation)
@@ -129,7 +129,7 @@ class StrategyContract(ABC):
 
     @_for(*RUNNING)
     def test_bind_touches_no_cpu_outside_the_placement(self, usable: FakeHost) -> None:
-        """Not even for a moment: a thread there could start others."""
+        """At no time, because threads started meanwhile would inherit the mask."""
         placement = _placements(usable)[0]
         self.make().bind(placement, usable.observation)
         masks = [c.arguments[1] for c in usable.kernel.changes if c.name == "set_affinity"]
@@ -137,7 +137,7 @@ class StrategyContract(ABC):
 
     @_for(*RUNNING)
     def test_binding_twice_is_the_same_as_once(self, usable: FakeHost) -> None:
-        """Also for every other thread."""
+        """For every thread of the process."""
         placement = _placements(usable)[0]
         usable.kernel.start_thread()
         self.make().bind(placement, usable.observation)
@@ -146,8 +146,8 @@ class StrategyContract(ABC):
         assert (usable.kernel.masks, usable.kernel.policies) == once
 
     @_for(*RUNNING)
-    def test_bind_leaves_what_the_placement_leaves(self, usable: FakeHost) -> None:
-        """No CPUs in the placement: masks stay. No memory: the policy stays. Neither: nothing is changed at all."""
+    def test_bind_changes_only_what_the_placement_has(self, usable: FakeHost) -> None:
+        """Without CPUs the masks stay, without memory the policy stays, without both nothing changes."""
         placement = _placements(usable)[0]
         fake = _again(usable)
         masks = fake.kernel.masks
@@ -162,8 +162,8 @@ class StrategyContract(ABC):
         assert not fake.kernel.changes
 
     @_for(*RUNNING)
-    def test_bind_leaves_threads_that_another_owner_pinned(self, usable: FakeHost) -> None:
-        """A thread with a mask of its own has it for a reason."""
+    def test_bind_skips_threads_with_a_mask_of_their_own(self, usable: FakeHost) -> None:
+        """A thread that was pinned before the bind stays pinned."""
         placement = _placements(usable)[0]
         pinned = usable.kernel.start_thread()
         elsewhere = CpuSet([max(usable.host.allowed_cpus)])
@@ -173,8 +173,8 @@ class StrategyContract(ABC):
 
     @_for(*RUNNING)
     @pytest.mark.parametrize(("call", "number"), _REFUSALS)
-    def test_a_refused_call_is_an_error_never_a_silence(self, usable: FakeHost, call: str, number: int) -> None:
-        """OSError or BindError, unless the kernel shows the placement all the same."""
+    def test_a_refused_call_raises_an_error(self, usable: FakeHost, call: str, number: int) -> None:
+        """OSError or BindError, unless the kernel shows the placement nevertheless."""
         placement = _narrow(usable)
         usable.kernel.refuse(call, number)
         try:
@@ -185,15 +185,15 @@ class StrategyContract(ABC):
 
     @_for(*RUNNING)
     def test_pages_that_cannot_be_moved_do_not_undo_the_binding(self, usable: FakeHost) -> None:
-        """Masks and policy are worth having without them."""
+        """The masks and the memory policy are in force without the move."""
         placement = _placements(usable)[0]
         usable.kernel.refuse("migrate_pages", errno.EPERM)
         self.make().bind(placement, usable.observation)
         self._in_force(placement, usable)
 
     @_for(LaunchMode.SPAWN)
-    def test_a_started_worker_ends_bound_and_its_parent_is_as_it_was(self, usable: FakeHost) -> None:
-        """`start` in the parent, before, while and after the worker is started; `bind` in the worker."""
+    def test_a_started_worker_is_bound_and_its_parent_is_unchanged(self, usable: FakeHost) -> None:
+        """After `start` in the parent, the start of the worker, and `bind` in the worker."""
         for placement in _placements(usable):
             fake = _again(usable)
             fake.kernel.start_thread()
@@ -207,8 +207,8 @@ class StrategyContract(ABC):
             self._in_force(placement, worker)
 
     @_for(LaunchMode.SPAWN)
-    def test_a_start_that_fails_leaves_the_parent_as_it_was(self, usable: FakeHost) -> None:
-        """An error while the worker is started is passed on."""
+    def test_a_start_that_fails_leaves_the_parent_unchanged(self, usable: FakeHost) -> None:
+        """The error of the start is raised."""
         before = _parent(usable)
         start = self.make().start(_placements(usable)[0], _starting(usable, "spawn"))
         with pytest.raises(LookupError), start.around():
@@ -217,8 +217,8 @@ class StrategyContract(ABC):
 
     @_for(LaunchMode.SPAWN)
     @pytest.mark.parametrize(("call", "number"), _REFUSALS)
-    def test_a_refused_start_leaves_the_parent_as_it_was(self, usable: FakeHost, call: str, number: int) -> None:
-        """Refused before anything is started, or not at all."""
+    def test_a_refused_start_leaves_the_parent_unchanged(self, usable: FakeHost, call: str, number: int) -> None:
+        """Whether or not the start raises the refusal."""
         placement = _narrow(usable)
         before = _parent(usable)
         usable.kernel.refuse(call, number, when=lambda *a: a[-1] in (placement.cpus, placement.memory))
@@ -228,7 +228,7 @@ class StrategyContract(ABC):
 
     @_for(LaunchMode.SPAWN)
     def test_one_start_serves_several_threads_at_once(self, usable: FakeHost) -> None:
-        """Two starts for two GPUs, each used by two threads: nothing of one leaks into another."""
+        """Two starts for two GPUs, each used by two threads, do not affect each other."""
         allowed = usable.host.allowed_cpus
         placements = [Placement(CpuSet([cpu]), None) for cpu in (allowed.first(), max(allowed))]
         strategy = self.make()
@@ -251,8 +251,8 @@ class StrategyContract(ABC):
             self._in_force(placements[i % 2], workers[i])
 
     @_for(LaunchMode.COMMAND)
-    def test_a_command_is_executed_as_it_is_and_bound(self, usable: FakeHost) -> None:
-        """The command behind all wrappers is the one that was given, word for word."""
+    def test_a_command_is_executed_unchanged_and_bound(self, usable: FakeHost) -> None:
+        """The arguments and the environment of the command are those that were given."""
         argv = ["my server", "--", "--physcpubind=0", "-a", "", "two words"]
         for placement in [*_placements(usable), Placement(None, None)]:
             fake = _again(usable)
@@ -263,21 +263,22 @@ class StrategyContract(ABC):
             self._in_force(placement, became.value)
 
     def _in_force(self, placement: Placement, fake: FakeHost | Executed) -> None:
-        me = fake.kernel.thread_id()
+        """Check that the calling thread has the placement, or that nothing was changed if the strategy does not act."""
+        caller = fake.kernel.thread_id()
         if not self.acts:
             assert not [c for c in fake.kernel.changes if c.name != "exec"]
             return
         if placement.cpus is not None:
-            assert fake.kernel.masks[me] == placement.cpus
+            assert fake.kernel.masks[caller] == placement.cpus
         if placement.memory is not None:
-            assert fake.kernel.policies[me] == placement.memory
+            assert fake.kernel.policies[caller] == placement.memory
 
 
 @pytest.mark.affinity_machines(*MACHINES, "vm-two-nodes", "mi250x", "dgx-2")
 class PolicyContract(ABC):
-    """The cases of a policy, each for every GPU of a machine.
+    """Test cases of a policy, each for every GPU of a machine.
 
-    disjoint: whether it promises each GPU CPUs of its own. environ: operator's variables that it needs.
+    disjoint: whether the shares of different GPUs are disjoint. environ: the operator's variables that it needs.
     """
 
     disjoint: ClassVar[bool] = False
@@ -285,20 +286,20 @@ class PolicyContract(ABC):
 
     @abstractmethod
     def make(self) -> PlacementPolicy:
-        """A new policy."""
+        """Return a new policy."""
 
     def settings(self, host: Host, **more: str) -> Settings:
-        """Return the operator's flags for this machine."""
+        """Return the settings for this machine."""
         return Settings.from_environ({**self.environ, **more})
 
-    def test_every_gpu_gets_allowed_cpus_or_an_error_with_words(self, fake_host: FakeHost) -> None:
-        """A non-empty subset of what is allowed, no preference, or PlacementError (SettingsError for its flags)."""
+    def test_every_gpu_gets_allowed_cpus_or_an_error_with_a_message(self, fake_host: FakeHost) -> None:
+        """A non-empty subset of the allowed CPUs, no preference, PlacementError, or SettingsError for its variables."""
         host = fake_host.host
         for placement in self._each(host, self.settings(host)):
             _check(placement, host)
 
     def test_it_is_pure(self, fake_host: FakeHost) -> None:
-        """It calls nothing of the kernel: a plan for another machine must be possible."""
+        """It calls no method of the kernel, so it can plan for another machine."""
         host = fake_host.host
         launches = _launches(host, self.settings(host))
         before = len(fake_host.kernel.log)
@@ -306,8 +307,8 @@ class PolicyContract(ABC):
             self._place(host, launch, self.settings(host))
         assert fake_host.kernel.log[before:] == ()
 
-    def test_one_rank_alone_finds_what_all_ranks_together_find(self, fake_host: FakeHost) -> None:
-        """No rank sees the others: the answer may depend on no order and on no memory of an earlier call."""
+    def test_the_placement_does_not_depend_on_other_calls(self, fake_host: FakeHost) -> None:
+        """Each rank calls it alone, so the order of calls and earlier calls do not change the result."""
         host = fake_host.host
         together = self._each(host, self.settings(host))
         launches = _launches(host, self.settings(host))
@@ -316,16 +317,16 @@ class PolicyContract(ABC):
 
     @_where_promised
     def test_shares_do_not_overlap_where_that_is_promised(self, fake_host: FakeHost) -> None:
-        """Two GPUs with CPUs in common would run their workers on one core."""
+        """No CPU is in the shares of two GPUs."""
         host = fake_host.host
-        seen = CpuSet()
+        taken = CpuSet()
         for placement in self._each(host, self.settings(host)):
             if isinstance(placement, Placement) and placement.cpus is not None:
-                assert seen.isdisjoint(placement.cpus)
-                seen |= placement.cpus
+                assert taken.isdisjoint(placement.cpus)
+                taken |= placement.cpus
 
-    def test_memory_is_the_operators_word(self, fake_host: FakeHost) -> None:
-        """`AFFINITY_MEMORY=none` leaves memory alone; `bind` is never answered by something else."""
+    def test_the_memory_policy_is_that_of_the_settings(self, fake_host: FakeHost) -> None:
+        """`AFFINITY_MEMORY=none` leaves memory unchanged; with `bind`, no other mode is used."""
         host = fake_host.host
         for placement in self._each(host, self.settings(host, AFFINITY_MEMORY="none")):
             assert isinstance(placement, AffinityError) or placement.memory is None
@@ -334,23 +335,23 @@ class PolicyContract(ABC):
                 assert placement.memory.mode is MemoryMode.BIND
 
     @pytest.mark.parametrize("keep", ["every other CPU", "one CPU", "the first half"])
-    def test_a_cut_of_the_cpuset_is_respected(self, machine: Machine, keep: str) -> None:
-        """Also one that halves a core, or leaves no CPU for some GPU."""
+    def test_a_narrow_cpuset_is_respected(self, machine: Machine, keep: str) -> None:
+        """Also one with a half of each core, or without CPUs for some GPU."""
         online = list(FakeHost(machine).host.allowed_cpus)
         kept = {"every other CPU": online[::2], "one CPU": online[:1], "the first half": online[: -(-len(online) // 2)]}
         host = FakeHost(machine, allowed_cpus=CpuSet(kept[keep])).host
         for placement in self._each(host, self.settings(host)):
             _check(placement, host)
 
-    def test_offline_cpus_are_never_given(self, machine: Machine) -> None:
-        """Where the second half of every core is switched off."""
+    def test_offline_cpus_are_not_used(self, machine: Machine) -> None:
+        """On a machine where only the first hardware thread of each core is online."""
         offline = CpuSet(c.id for c in machine.topology().cpus.values() if c.id != c.core)
         host = FakeHost(attrs.evolve(machine, offline=offline)).host
         for placement in self._each(host, self.settings(host)):
             _check(placement, host)
 
-    def test_no_gpu_is_no_accident(self, fake_host: FakeHost) -> None:
-        """A worker without a GPU gets a placement or an error, never a crash."""
+    def test_a_worker_without_a_gpu_gets_a_placement_or_an_error(self, fake_host: FakeHost) -> None:
+        """PlacementError or SettingsError, and no other exception."""
         host = fake_host.host
         _check(self._place(host, Launch(LaunchMode.INLINE), self.settings(host)), host)
 
@@ -366,9 +367,9 @@ class PolicyContract(ABC):
 
 def _check(placement: Placement | AffinityError, host: Host) -> None:
     if isinstance(placement, AffinityError):
-        assert str(placement).strip(), "an error without words"
+        assert str(placement).strip(), "an error without a message"
         return
-    assert placement.cpus is None or placement.cpus, "an empty mask: `cannot` is PlacementError"
+    assert placement.cpus is None or placement.cpus, "an empty mask: raise PlacementError instead"
     assert (placement.cpus or CpuSet()) <= host.allowed_cpus
     if placement.memory is not None:
         assert placement.memory.nodes <= host.allowed_nodes & host.topology.memory_nodes
@@ -377,7 +378,7 @@ def _check(placement: Placement | AffinityError, host: Host) -> None:
 
 
 def _launches(host: Host, settings: Settings) -> list[Launch]:
-    """One launch a GPU, as each of their workers sees it."""
+    """Return a launch for each GPU, as its worker detects it."""
     from affinity.devices.inventory import Inventory
     from affinity.plugins import Plugins
 
@@ -389,13 +390,14 @@ def _launches(host: Host, settings: Settings) -> list[Launch]:
 
 
 def _placements(fake: FakeHost) -> list[Placement]:
-    """Whole nodes with memory, the first and the last that are allowed, and a single CPU of the last."""
+    """Return placements on the last and the first allowed node with memory, and variants of that on the last."""
     host = fake.host
     both = [n for n in host.topology.nodes if n.cpus & host.allowed_cpus and n.id in host.allowed_nodes]
     found = []
     for node in (both[-1], both[0]):
-        here = NodeSet([node.id])
-        found.append(Placement(node.cpus & host.allowed_cpus, MemoryPolicy(MemoryMode.PREFERRED, here), here, "whole"))
+        nodes = NodeSet([node.id])
+        policy = MemoryPolicy(MemoryMode.PREFERRED, nodes)
+        found.append(Placement(node.cpus & host.allowed_cpus, policy, nodes, "whole"))
     last = found[0]
     assert last.cpus is not None
     found.append(attrs.evolve(last, cpus=CpuSet([last.cpus.first()]), reason="one CPU"))
@@ -408,22 +410,22 @@ def _placements(fake: FakeHost) -> list[Placement]:
 
 
 def _starting(fake: FakeHost, method: str) -> Observation:
-    """What a strategy is given to prepare a start."""
+    """Return the observation for a strategy's `start`."""
     mode = LaunchMode.COMMAND if method == "exec" else LaunchMode.SPAWN
     return Observation(fake.host, Launch(mode, start_method=method))
 
 
 def _narrow(fake: FakeHost) -> Placement:
-    """One that is never in force by accident: a single CPU and a memory policy."""
+    """Return a placement that is not in force before the bind: a single CPU and a memory policy."""
     return _placements(fake)[2]
 
 
 def _again(fake: FakeHost) -> FakeHost:
-    """A fresh process on the same machine, under the same limits."""
+    """Return a new process on the same machine, with the same cpuset."""
     return FakeHost(fake.topology, allowed_cpus=fake.kernel.cpuset, allowed_nodes=fake.kernel.allowed_memory)
 
 
 def _parent(fake: FakeHost) -> object:
-    """All of a parent that a strategy must put back."""
+    """Return the state of a parent that a start must leave unchanged."""
     kernel = fake.kernel
     return kernel.masks, kernel.policies, dict(kernel.environ)

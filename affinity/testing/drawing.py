@@ -1,4 +1,4 @@
-"""A machine in plain text, for failure reports."""
+"""Drawing of a machine as text, for failure reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from affinity.topology import Topology
 
 
 def draw(topology: Topology, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> str:
-    """A line a node: its package, CPUs, memory and PCI devices; `allowed` where that is less than everything."""
+    """Return a line for each node: package, CPUs, memory and PCI devices, and the allowed CPUs if not all are."""
     lines = [f"machine {topology.detail} ({topology.origin.value})"]
     for node in topology.nodes:
         packages = sorted({topology.cpus[cpu].package for cpu in node.cpus if cpu in topology.cpus})

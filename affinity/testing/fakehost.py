@@ -1,10 +1,10 @@
-"""`FakeHost`: a machine of any shape with a simulated kernel, on which bindings can really be carried out.
+"""`FakeHost`: any machine with a simulated kernel, on which a bind has the effects that it has on Linux.
 
     fake = FakeHost("dgx-h100", threads=20)
     report = affinity.bind(gpu=4, host=fake.host)
     fake.kernel.changes                         every call that changed something
 
-It looks like Linux to a strategy. The rules are in `affinity.testing.simkernel`.
+The simulated kernel is described in `affinity.testing.simkernel`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["FakeHost", "SimulatedKernel"]
 
 
 class FakeHost:
-    """One process on a simulated machine.
+    """A process on a simulated machine.
 
-    machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a
-    `machines.Machine` or a `Topology`. allowed_cpus, allowed_nodes: what its container leaves; default: as in a named
-    machine, else all that is online. threads: how many the process has. environ: its variables, besides PATH.
-    mask, libnuma, modes, free: as SimulatedKernel.
+    machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a `machines.Machine` or a
+    `Topology`. allowed_cpus, allowed_nodes: the cpuset of its container; default: that of a named machine, else all
+    that are online. threads: number of threads of the process. environ: its variables, besides PATH. mask, libnuma,
+    modes, free: as for SimulatedKernel.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FakeHost:
 
     @property
     def host(self) -> Host:
-        """What this process sees now: pass it to `affinity.bind(host=…)`, `affinity.plan` or a strategy."""
+        """The host as the process reads it now: pass it to `affinity.bind(host=…)` or `affinity.plan`."""
         from affinity.handoff import baseline_cpus
 
         cpus = baseline_cpus(self.kernel) & self.topology.online
@@ -104,7 +104,7 @@ class FakeHost:
         return child
 
     def __str__(self) -> str:
-        """A drawing of the machine and of where each thread of the process may run."""
+        """Return a drawing of the machine, with the CPUs of each thread of the process."""
         from affinity.testing.drawing import draw
 
         kernel = self.kernel

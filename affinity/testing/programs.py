@@ -1,6 +1,6 @@
-"""The programs that act on a process before they become another: numactl, taskset; and Python's `-X`.
+"""Simulated programs that change a process before they execute a command: numactl, taskset; and Python's `-X`.
 
-Sources: numactl(8), taskset(1). A list outside what is allowed is an error, as with the real ones.
+Sources: numactl(8), taskset(1). As with the real programs, CPUs or nodes that are not allowed are an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CommandFailed(AffinityError):
-    """A program that ended with an error: `exit status 1: numactl: …`."""
+    """A program's exit with an error: `exit status 1: numactl: …`."""
 
 
 _MEMORY = {
@@ -35,9 +35,9 @@ _LONG = ["all", "localalloc", "physcpubind=", "cpunodebind=", *(f"{o[2:]}=" for 
 
 
 def run(argv: Sequence[str], kernel: SimulatedKernel) -> list[str]:
-    """Let numactl and taskset at the front of `argv` act on the process; gives the command behind them.
+    """Apply numactl and taskset at the front of `argv` to the process, and return the command after them.
 
-    Raises Failed where one of them would end with an error instead of executing the rest.
+    Raise CommandFailed if one of them would exit with an error instead of executing the command.
     """
     command = list(argv)
     while command:
@@ -85,7 +85,7 @@ def _numactl(argv: list[str], kernel: SimulatedKernel) -> list[str]:
                 kernel.set_mempolicy(MemoryPolicy(_MEMORY[name], nodes))
             elif name in ("--localalloc", "-l"):
                 kernel.set_mempolicy(MemoryPolicy(MemoryMode.LOCAL))
-            elif name in ("--cpunodebind", "-N"):  # widens a mask that the operator narrowed, as the real one does
+            elif name in ("--cpunodebind", "-N"):  # widens a narrowed mask, as the real program does
                 kernel.set_affinity(0, kernel.topology.cpus_of(NodeSet.parse(value)))
     except OSError as refused:
         raise CommandFailed(f"exit status 1: numactl: {refused.filename}: {refused.strerror}") from refused

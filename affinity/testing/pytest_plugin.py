@@ -1,12 +1,12 @@
-"""The pytest plugin that comes with the package: fixtures `machine` and `fake_host`, and a drawing when they fail.
+"""Pytest plugin: fixtures `machine` and `fake_host`, and a drawing of the machine if a test with them fails.
 
     @pytest.mark.affinity_machines("dgx-h100", "gb200")
     def test_my_policy(fake_host):
         ...
 
-`machine` is an `affinity.testing.Machine`, `fake_host` a fresh `FakeHost` of it; a test that takes either runs once
-for each machine of its closest marker, or for every named machine without one. Loaded in every pytest run of an
-environment that has the package, so nothing heavy is imported before a test asks for a fixture.
+`machine` is an `affinity.testing.Machine`, `fake_host` a new `FakeHost` of it. A test with one of them runs once for
+each machine of its closest marker, or for every named machine without a marker. The plugin is loaded in every pytest
+run of an environment that has the package, so it imports nothing expensive before a fixture is used.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A case of a contract that a plugin cannot have is not one that it skips: it is not there."""
-    apart = [
+    """Deselect the cases of a contract that do not apply to a plugin, instead of skipping them."""
+    others = [
         i
         for i in items
         if not getattr(getattr(i, "function", None), "applies", lambda _: True)(getattr(i, "cls", None))
     ]
-    if apart:
-        config.hook.pytest_deselected(items=apart)
-        items[:] = [item for item in items if item not in set(apart)]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
 
 
 @pytest.fixture
 def machine(request: pytest.FixtureRequest) -> Machine:
-    """A named machine's record; its topology is `machine.topology()`."""
+    """Return the record of a named machine; `machine.topology()` is its topology."""
     from affinity.testing import machines
 
     return machines.get(request.param)
@@ -59,7 +59,7 @@ def machine(request: pytest.FixtureRequest) -> Machine:
 
 @pytest.fixture
 def fake_host(machine: Machine) -> FakeHost:
-    """A process on that machine, with a simulated kernel."""
+    """Return a process on the machine, with a simulated kernel."""
     from affinity.testing import FakeHost
 
     return FakeHost(machine)

@@ -1,8 +1,8 @@
-"""Write a machine's sysfs tree, so that everything that reads a root can be tried on it.
+"""Write a machine's sysfs tree, for tests of code that reads one.
 
 Layout: Documentation/ABI/stable/sysfs-devices-node, Documentation/ABI/stable/sysfs-devices-system-cpu,
 Documentation/ABI/testing/sysfs-bus-pci, Documentation/admin-guide/mm/numaperf.rst, proc(5). PCI devices are links from
-`bus/pci/devices` to directories that lie below their bridges, as on Linux, so that walking upwards works.
+`bus/pci/devices` to directories below their bridges, as on Linux, so that a device's parents can be read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def write(
 ) -> str:
     """Write `root/sys/…` and `root/proc/…`; return `root` as text.
 
-    nul: end every file in NUL, as some kernels' files do. lists: False leaves out `cpulist`, `*_list` and
-    `local_cpulist`, so that only the masks are there. status: False leaves out `proc/self/status`.
+    nul: end every file with a NUL byte, as some kernels do. lists: False omits `cpulist`, `*_list` and `local_cpulist`,
+    so only the masks exist. status: False omits `proc/self/status`.
     """
     base, end = Path(root), "\0" if nul else ""
     made: set[str] = set()
@@ -56,7 +56,7 @@ def write(
 
 
 def sparse(machine: Machine, step: int = 4) -> Machine:
-    """Return the machine with every node number multiplied, so that numbers have gaps."""
+    """Return the machine with every node number multiplied, so that the numbers are sparse."""
 
     def moved(node: int | None) -> int | None:
         return None if node is None else node * step
@@ -159,7 +159,7 @@ def _cpus(machine: Machine, put: Put) -> None:
 
 
 def _pci(machine: Machine, device: MachineGpu, base: Path, put: Put) -> None:
-    """A device below its root port; a device on bus 0 (of a virtual machine) sits on the root bus itself."""
+    """Write a device below its root port; a device on bus 0 (of a virtual machine) is on the root bus itself."""
     pci = device.pci
     home = f"devices/pci{pci.domain:04x}:{max(pci.bus - 1, 0):02x}"
     chain = [device]

@@ -1,8 +1,8 @@
-"""Named machines: `machines.load("dgx-h100")` is its topology, `machines.get("dgx-h100")` the record behind it.
+"""Named machines: `machines.load("dgx-h100")` returns the topology, `machines.get("dgx-h100")` the record.
 
-Each machine is one function in `nvidia`, `others` or `virtual`, whose docstring has its source: "as published" where
-a page or a report shows the figures, "shape only" where only the shape (nodes, CPUs, GPUs) is known to be like
-that. PCI addresses that no source shows are made up, and so are UUIDs; memory sizes are the models' usual ones.
+Each machine is one function in `nvidia`, `others` or `virtual`, whose docstring has its source: "as published" if a
+page or a report shows the figures, "shape only" if only the numbers of nodes, CPUs and GPUs are known. UUIDs are made
+up, and so are PCI addresses that no source shows. Memory sizes are the usual ones of the model.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _MAKERS: dict[str, Callable[[], Machine]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Every named machine, in alphabetical order."""
+    """Return the names of all machines, in alphabetical order."""
     return tuple(sorted(_MAKERS))
 
 
 def get(name: str) -> Machine:
-    """Return the record of a named machine. Raises UsageError with the nearest names."""
+    """Return the record of a named machine. Raise UsageError with similar names if there is none."""
     if name not in _MAKERS:
         near = difflib.get_close_matches(name, _MAKERS, n=3, cutoff=0.4)
         raise UsageError(f"no machine {name!r}: did you mean {', '.join(near) or 'one of ' + ', '.join(names())}?")
@@ -42,9 +42,9 @@ def get(name: str) -> Machine:
 
 
 def load(what: str) -> Topology:
-    """A topology: of a named machine, of a synthetic line (`pack:2 numa:2 core:4`), or of a captured tree.
+    """Return the topology of a named machine, of a synthetic line (`pack:2 numa:2 core:4`), or of a captured tree.
 
-    Raises UsageError for an unknown name, SyntheticError for a malformed line, TopologyError for a bad capture.
+    Raise UsageError for an unknown name, SyntheticError for a malformed line, TopologyError for a bad capture.
     """
     if what in _MAKERS:
         return get(what).topology()

@@ -1,4 +1,4 @@
-"""`Machine`: all that is needed to imitate a machine, in one value."""
+"""`Machine`: the data that a simulated machine consists of."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VENDORS = {"nvidia": 0x10DE, "amd": 0x1002, "intel": 0x8086, "aspeed": 0x1A03, "
 
 
 class Smt(enum.Enum):
-    """How the kernel numbered the hardware threads of a core, of N cores with t threads.
+    """The kernel's numbering of hardware threads, for N cores with t threads each.
 
     SPLIT: core c has CPUs c, c+N, c+2N, … (most x86). ADJACENT: core c has CPUs c*t to c*t+t-1 (POWER, some
     virtual machines).
@@ -44,11 +44,11 @@ class MachineNode:
 
 @attrs.frozen
 class MachineGpu:
-    """A display, 3D or accelerator device as the machine's files and its driver show it.
+    """A display, 3D or accelerator device, as sysfs and its driver show it.
 
-    node: PCI `numa_node`, None for -1. bridge_node: the same of its root port (default: the device's own).
-    memory_node: the node that is its own memory, in NVIDIA's numa_status; None for no such file.
-    memory_affinity, cpu_affinity: as NVML reports them, if known to differ from the node and its CPUs.
+    node: PCI `numa_node`, None for -1. bridge_node: that of its root port (default: the device's own). memory_node: the
+    node of its own memory, as in NVIDIA's numa_status; None without that file. memory_affinity, cpu_affinity: as NVML
+    reports them, if they are known to differ from the node and its CPUs.
     """
 
     pci: PciAddress
@@ -65,7 +65,7 @@ class MachineGpu:
 
     @property
     def uuid(self) -> str:
-        """Made up, but always the same for one address."""
+        """A made-up UUID that is a function of the PCI address."""
         return f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, str(self.pci))}"
 
 
@@ -74,10 +74,10 @@ class Machine:
     """A machine.
 
     nodes: by ascending id. threads, smt: hardware threads of a core and their numbering. l3_cores: cores that share
-    one L3, None: all of a package, 0: no L3. offline: CPUs that are present but switched off. distances: a row a
-    node; empty where the firmware gives none (the kernel then shows 10 and 20). gpus: the GPUs, in PCI order.
-    others: display devices that are no GPUs (management chips). allowed_cpus, allowed_nodes: what a container
-    leaves to the worker, None: everything online. name, source: as `machines.get` fills them in.
+    one L3; None for all of a package, 0 for no L3. offline: CPUs that are present but offline. distances: a row for
+    each node; empty if the firmware has none (the kernel then shows 10 and 20). gpus: the GPUs, in PCI order. others:
+    display devices that are no GPUs (management chips). allowed_cpus, allowed_nodes: the cpuset of a container, None
+    for everything online. name, source: set by `machines.get`.
     """
 
     nodes: tuple[MachineNode, ...]
@@ -117,7 +117,7 @@ class Machine:
 
     @cached_property
     def distance_rows(self) -> tuple[tuple[int, ...], ...]:
-        """The distances as the kernel shows them: firmware's, else 10 (local) and 20 (remote)."""
+        """The distances as the kernel shows them: those of the firmware, else 10 (local) and 20 (remote)."""
         ids = range(len(self.nodes))
         return self.distances or tuple(tuple(10 if a == b else 20 for b in ids) for a in ids)
 
@@ -133,9 +133,9 @@ class Machine:
         package_of = {cpu: node.package for node in self.nodes for cpu in node.cpus}
         l3_of: dict[int, int] = {}
         for package in set(package_of.values()):
-            mine = sorted({whole[cpu] for cpu, there in package_of.items() if there == package})
-            share = len(mine) if self.l3_cores is None else self.l3_cores or 1
-            l3_of.update({core: i // share for i, core in enumerate(mine)})
+            cores_of_package = sorted({whole[cpu] for cpu, other in package_of.items() if other == package})
+            share = len(cores_of_package) if self.l3_cores is None else self.l3_cores or 1
+            l3_of.update({core: i // share for i, core in enumerate(cores_of_package)})
         core_name: dict[int, int] = {}
         l3_name: dict[tuple[int, int], int] = {}
         for cpu in self.online:
@@ -147,7 +147,7 @@ class Machine:
         }
 
     def local_cpus(self, node: int | None) -> CpuSet:
-        """Return what the kernel gives as CPUs local to a device of this node: all that are online for -1."""
+        """Return the kernel's `local_cpus` of a device of this node: all online CPUs for -1."""
         if node is None:
             return self.online
         return next((self.online_of(n) for n in self.nodes if n.id == node), CpuSet())
@@ -171,7 +171,7 @@ class Machine:
         )
 
     def topology(self) -> Topology:
-        """Return what reading this machine's sysfs tree gives, without a tree."""
+        """Return the topology that would be read from this machine's sysfs tree."""
         ids = [n.id for n in self.nodes]
         distances = {a: dict(zip(ids, row, strict=True)) for a, row in zip(ids, self.distance_rows, strict=True)}
         memory = {n.id: n.memory for n in self.nodes}
