@@ -382,7 +382,7 @@ def test_legacy_steps_down_to_the_one_node_it_finds() -> None:
     settings = affinity.Settings(v2=False)
     report = affinity.bind(gpu=(0, 4), host=FakeHost("dgx-h100").host, settings=settings)
     assert (report.strategy, str(report.observed.policy)) == ("legacy", "preferred:0")
-    assert "prefers one node only" in str(report)
+    assert "sets one preferred node, not several" in str(report)
 
 
 def test_without_libnuma_the_system_calls_do_it() -> None:

@@ -294,7 +294,7 @@ def test_an_impossible_placement_states_the_numbers(
 @pytest.mark.parametrize("groups", [(), (CpuSet([0]),), (CpuSet([0]), CpuSet([1]), CpuSet([2]))])
 def test_explicit_groups_must_match_the_gpus(groups: tuple[CpuSet, ...]) -> None:
     """One group a GPU: anything else is the operator's to correct, whichever worker sees it."""
-    with pytest.raises(SettingsError, match=f"AFFINITY_CPUS names {len(groups)} groups, 2 GPUs are here"):
+    with pytest.raises(SettingsError, match=f"AFFINITY_CPUS has {len(groups)} groups, but the machine has 2 GPUs"):
         POLICIES.get("explicit").place(Observation(host(FOUR_NODES), worker(gpus(0, 0), 0), Settings(cpus=groups)))
 
 

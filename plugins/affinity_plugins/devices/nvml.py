@@ -1,7 +1,7 @@
 """`nvml`: NVIDIA GPUs as their driver shows them to this process, through nvidia-ml-py.
 
-Source of every function and its errors: NVML API Reference. A driver that is older than a function, or a GPU that
-does not support it, leaves that source silent; a GPU that cannot be reached leaves the others untouched.
+Source of every function and its errors: NVML API Reference. If a driver or a GPU does not support a function, that
+evidence is missing. A GPU that cannot be reached does not affect the others.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from affinity.devices import DeviceError, DeviceProvider, Gpu, NodeEvidence, Nod
 from affinity.strategies import Support
 from affinity.topology import Origin, PciAddress
 
-#: Where a driver shows that it is there; the last is WSL's, which has no PCI function.
+#: Files of a loaded driver; the last is that of WSL, which has no PCI function.
 SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
 
-#: What Linux can be built for; the arrays are sized for the highest number there may be, not for a count.
+#: Limits of Linux (NR_CPUS, MAX_NUMNODES). The arrays are indexed by CPU and node numbers, which may be sparse.
 MAX_CPUS, MAX_NODES = 8192, 1024
 
 
 class Nvml(DeviceProvider):
-    """One initialisation, one shutdown, whatever happens between."""
+    """GPUs of NVIDIA's driver. Each call initialises NVML once, and shuts it down also after an error."""
 
     driver_vendors = frozenset({"nvidia"})
 
     def supports(self, host: Host) -> Support:
         if host.topology.origin is not Origin.LIVE:
             return Support.no(
-                "the topology is not this machine's; AFFINITY_DEVICES=nvml asks this machine's all the same"
+                "the topology is not this machine's; AFFINITY_DEVICES=nvml reads this machine's GPUs nevertheless"
             )
         if any(device.vendor == 0x10DE for device in host.topology.pci_devices):
             return Support.yes("an NVIDIA device in sysfs")
@@ -75,11 +75,11 @@ def _unusable(nvml: ModuleType, refused: Any) -> DeviceError:
         nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "the library and the kernel module are of two versions: reboot",
         nvml.NVML_ERROR_FUNCTION_NOT_FOUND: "the driver's library is too old",
     }.get(refused.value, "nvidia-smi shows more")
-    return DeviceError(f"nvml: {refused}; {remedy}; sysfs answers instead")
+    return DeviceError(f"nvml: {refused}; {remedy}; GPUs are read from sysfs instead")
 
 
 class _Device:
-    """One GPU while NVML is initialised."""
+    """A GPU, valid while NVML is initialised."""
 
     def __init__(self, nvml: ModuleType, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
@@ -87,12 +87,12 @@ class _Device:
 
     @classmethod
     def at(cls, nvml: ModuleType, index: int) -> _Device | Gpu | None:
-        """The device; a nameless GPU where it cannot be reached; None where it is not this process's."""
+        """Return the device, a GPU with an error if it cannot be reached, None if it is hidden from this process."""
         try:
             device = cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
             device._address()
         except nvml.NVMLError as refused:
-            # Counted, but kept from this process by its control group.
+            # The device is counted, but the process's control group denies access.
             if refused.value == nvml.NVML_ERROR_NO_PERMISSION:
                 return None
             return Gpu(None, "nvidia", label=f"GPU {index} of NVML", error=str(refused))
@@ -105,8 +105,8 @@ class _Device:
         cpus = self._cpus(NodeSource.NVML_CPU, node)
         # A driver older than scopes has one function, which means the same.
         if cpus.problem:
-            plain = self._bits(NodeSource.NVML_CPU, "nvmlDeviceGetCpuAffinity", MAX_CPUS)
-            cpus = cpus if plain.problem else plain
+            unscoped = self._bits(NodeSource.NVML_CPU, "nvmlDeviceGetCpuAffinity", MAX_CPUS)
+            cpus = cpus if unscoped.problem else unscoped
         evidence = (
             self._bits(NodeSource.NVML_MEMORY, "nvmlDeviceGetMemoryAffinity", MAX_NODES, node),
             cpus,
@@ -117,15 +117,15 @@ class _Device:
             address,
             "nvidia",
             device_id=device_id,
-            uuid=self._ask("nvmlDeviceGetUUID")[0],
-            model=self._ask("nvmlDeviceGetName")[0] or "",
+            uuid=self._call("nvmlDeviceGetUUID")[0],
+            model=self._call("nvmlDeviceGetName")[0] or "",
             mig_uuids=self._mig(),
             evidence=evidence,
             error=self._fault,
         )
 
-    def _ask(self, function: str, *more: Any) -> tuple[Any, str]:
-        """What the function gives, or None and why not. A lost GPU is remembered."""
+    def _call(self, function: str, *more: Any) -> tuple[Any, str]:
+        """Return the result of the function and "", or None and the error. The error of a lost GPU is kept."""
         nvml = self._nvml
         call: Callable[..., Any] | None = getattr(nvml, function, None)
         if call is None:
@@ -143,7 +143,7 @@ class _Device:
         return PciAddress(info.domain, info.bus, info.device, 0), info.pciDeviceId >> 16
 
     def _bits(self, source: NodeSource, function: str, ids: int, *scope: int) -> NodeEvidence:
-        words, problem = self._ask(function, ids // 64, *scope)
+        words, problem = self._call(function, ids // 64, *scope)
         bits = sum(word << 64 * i for i, word in enumerate(words or ()))
         if not bits:
             return NodeEvidence(source, problem=problem or "has none")
@@ -155,17 +155,17 @@ class _Device:
         return self._bits(source, "nvmlDeviceGetCpuAffinityWithinScope", MAX_CPUS, scope)
 
     def _memory_node(self) -> NodeEvidence:
-        """The node that is the GPU's own memory: never the one with its CPUs."""
-        node, problem = self._ask("nvmlDeviceGetNumaNodeId")
+        """Return the node of the GPU's own memory, which is not the node of its CPUs."""
+        node, problem = self._call("nvmlDeviceGetNumaNodeId")
         if node is None or not 0 <= node < MAX_NODES:
             return NodeEvidence(NodeSource.GPU_MEMORY, problem=problem or f"has node {node}")
         return NodeEvidence(NodeSource.GPU_MEMORY, nodes=NodeSet([node]))
 
     def _mig(self) -> tuple[str, ...]:
-        mode, _ = self._ask("nvmlDeviceGetMigMode")
+        mode, _ = self._call("nvmlDeviceGetMigMode")
         if not mode or not mode[0]:
             return ()
-        most, _ = self._ask("nvmlDeviceGetMaxMigDeviceCount")
-        parts = (self._ask("nvmlDeviceGetMigDeviceHandleByIndex", i)[0] for i in range(most or 0))
-        uuids = (_Device(self._nvml, part)._ask("nvmlDeviceGetUUID")[0] for part in parts if part is not None)
+        most, _ = self._call("nvmlDeviceGetMaxMigDeviceCount")
+        parts = (self._call("nvmlDeviceGetMigDeviceHandleByIndex", i)[0] for i in range(most or 0))
+        uuids = (_Device(self._nvml, part)._call("nvmlDeviceGetUUID")[0] for part in parts if part is not None)
         return tuple(uuid for uuid in uuids if uuid)

@@ -1,7 +1,7 @@
-"""`pci`: GPUs from sysfs alone: no driver library, any vendor, also in a container that hides the driver.
+"""`pci`: GPUs of any vendor from sysfs, without a driver library, also in a container that hides the driver.
 
-Classes (03xx display, 12xx processing accelerator): PCI Code and ID Assignment Specification; sysfs gives no others.
-Management chips (ASPEED, Matrox) and emulated consoles are no GPUs: their vendors are not listed.
+Classes (03xx display, 12xx processing accelerator): PCI Code and ID Assignment Specification; no others are read.
+Management chips (ASPEED, Matrox) and emulated consoles are no GPUs, so their vendors are not listed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ VENDORS = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 
 
 class Pci(DeviceProvider):
-    """Works everywhere sysfs does."""
+    """GPUs from sysfs, on any machine with a readable sysfs."""
 
     def supports(self, host: Host) -> Support:
         return Support.yes("PCI devices in sysfs")
@@ -48,14 +48,14 @@ def _evidence(device: PciDevice, online: CpuSet) -> tuple[NodeEvidence, ...]:
 
 
 def _integrated(device: PciDevice) -> bool:
-    """Graphics (or an NPU) inside the processor.
+    """Return whether the device is graphics (or an NPU) inside the processor.
 
-    Intel: the graphics are always device 2 of bus 0, the NPU an accelerator on bus 0; cards are behind a bridge,
-    and given to a virtual machine they may be on bus 0, elsewhere. AMD: numbers below 0x2000 and 0x9600-0x99ff
-    (Linux, drivers/gpu/drm: Llano to Strix); an MI300A is a processor too, but one whose GPUs are what it is for.
+    Intel: the graphics are device 2 of bus 0, the NPU is an accelerator on bus 0. Cards are behind a bridge; in a
+    virtual machine they may be on bus 0, at another device number. AMD: device ids below 0x2000 and 0x9600-0x99ff
+    (Linux, drivers/gpu/drm: Llano to Strix). An MI300A is also a processor, but its GPUs are for computing.
     """
-    here = device.address
+    address = device.address
     if device.vendor == 0x8086:
-        return (here.domain, here.bus) == (0, 0) and (here.device == 2 or device.class_code >> 16 == 0x12)
-    # Device 0 does not exist: a machine described in one line gives no device ids.
+        return (address.domain, address.bus) == (0, 0) and (address.device == 2 or device.class_code >> 16 == 0x12)
+    # Device id 0 is not assigned: a synthetic machine has no device ids.
     return device.vendor == 0x1002 and (0 < device.device < 0x2000 or 0x9600 <= device.device <= 0x99FF)

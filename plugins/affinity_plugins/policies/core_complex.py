@@ -11,8 +11,8 @@ from affinity.policies import Observation, SplitPolicy, l3_domains, usable_cpus
 class CoreComplex(SplitPolicy):
     """Two GPUs on a node with L3 domains 0-7, 8-15 and 16-23 get 0-7 and 8-15.
 
-    Larger domains (by usable CPUs) first, then lower CPU numbers; fewer domains than GPUs are shared in turn, so
-    shares are disjoint only where there are enough. torchrun calls it `core-complex`.
+    Larger domains (by usable CPUs) first, then lower CPU numbers. If there are fewer domains than GPUs, GPUs share
+    domains in turn, and shares are not disjoint. torchrun calls it `core-complex`.
     """
 
     share_name = "one L3 domain"

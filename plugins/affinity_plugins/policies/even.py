@@ -1,4 +1,4 @@
-"""`even`: the machine's physical cores in equal parts, one for each worker, wherever the GPUs are."""
+"""`even`: the machine's physical cores in equal parts, one for each worker, independent of the nodes of GPUs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from affinity.policies import (
 
 
 class Even(PlacementPolicy):
-    """Worker 1 of 4 on `pack:2 core:4` gets cores 2-3; what SGLANG_SET_CPU_AFFINITY=1 asks for.
+    """The second of 4 workers on `pack:2 core:4` gets cores 2-3; the policy of SGLANG_SET_CPU_AFFINITY=1.
 
     Workers are distinguished by the launcher's local rank, else by the place of their GPU among all in PCI order.
     Cores are counted node by node; the first parts take the remainder.
@@ -41,7 +41,7 @@ class Even(PlacementPolicy):
             return Placement(None, None, reason="no local rank and no GPU distinguishes this worker from the others")
         if max(mine) >= count:
             raise PlacementError(
-                f"local rank {max(mine)} was found, but only {count} workers or GPUs are known of: "
+                f"local rank {max(mine)} was found, but the number of local workers or GPUs is {count}: "
                 "have the launcher set the number of local workers, or choose another policy"
             )
         cores = usable_cores(host.topology.cpu_nodes, observation, least=count)

@@ -1,4 +1,4 @@
-"""`explicit`: the CPUs that the operator wrote down for each GPU."""
+"""`explicit`: the CPUs that the operator lists for each GPU."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from affinity.policies import Observation, Placement, PlacementPolicy, gpu_indic
 class Explicit(PlacementPolicy):
     """With `AFFINITY_CPUS=0-15|16-31` the first GPU in PCI order gets CPUs 0-15, the second 16-31.
 
-    Exactly these or an error: a CPU that is not allowed is named, never dropped. AFFINITY_SMT and AFFINITY_RESERVE
-    do not apply. Raises SettingsError if there is not one group for each GPU.
+    A CPU that is not allowed is an error that names it. AFFINITY_SMT and AFFINITY_RESERVE do not apply. Raise
+    SettingsError if there is not one group for each GPU.
     """
 
     def place(self, observation: Observation) -> Placement:
@@ -19,7 +19,7 @@ class Explicit(PlacementPolicy):
             return place_on_nodes(launch.nodes, observation)
         if len(settings.cpus) != len(launch.machine_gpus):
             raise SettingsError(
-                f"AFFINITY_CPUS names {len(settings.cpus)} groups, {len(launch.machine_gpus)} GPUs are here: "
+                f"AFFINITY_CPUS has {len(settings.cpus)} groups, but the machine has {len(launch.machine_gpus)} GPUs: "
                 "policy explicit needs a CPU list for each GPU, in PCI order, e.g. 0-15|16-31"
             )
         if not launch.gpus:

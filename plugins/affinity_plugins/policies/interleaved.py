@@ -1,4 +1,4 @@
-"""`interleaved`: the node's physical cores, dealt in turn to the GPUs of the node."""
+"""`interleaved`: the node's physical cores, assigned in turn to the GPUs of the node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from affinity.policies import Observation, SplitPolicy, add_package_cores, usabl
 class Interleaved(SplitPolicy):
     """Two GPUs on a node with cores 0 to 6 get cores 0,2,4,6 and 1,3,5; hardware threads stay with their core.
 
-    Each GPU so has cores in every L3 domain. Fewer cores than GPUs is an error. NVIDIA's gpu_affinity calls it
+    So each GPU has cores in every L3 domain. Fewer cores than GPUs is an error. NVIDIA's gpu_affinity calls it
     `unique_interleaved`.
     """
 

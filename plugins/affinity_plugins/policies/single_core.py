@@ -11,7 +11,7 @@ from affinity.policies import Observation, SplitPolicy, usable_cores
 class SingleCore(SplitPolicy):
     """Two GPUs on a node with cores 0 to 6 get core 0 and core 1, with their hardware threads.
 
-    For measurements that must not move. Fewer cores than GPUs is an error. NVIDIA's gpu_affinity calls it
+    For measurements without migration between cores. Fewer cores than GPUs is an error. NVIDIA's gpu_affinity calls it
     `single_unique`.
     """
 

@@ -8,7 +8,7 @@ from affinity.policies import Observation, Placement, PlacementPolicy, package_n
 class Socket(PlacementPolicy):
     """A GPU on node 1 of `pack:2 numa:2 core:4` gets CPUs 0-7 and prefers memory of nodes 0 and 1.
 
-    For machines that cut a package into several nodes, where a worker needs more than one of them.
+    For machines with several nodes in a package, if a worker needs more than one of them.
     """
 
     def place(self, observation: Observation) -> Placement:

@@ -1,7 +1,8 @@
 """`inherit`: a child inherits the CPU mask and the memory policy of the thread that starts it.
 
-The starting thread takes the placement for the one system call that starts the worker, and then its own state back:
-bound from the first instruction, without a helper program, and per thread, therefore safe for parallel starts.
+The starting thread takes the placement for the one system call that starts the worker, and then restores its own state.
+So the worker is bound from its first instruction, without a helper program. Masks and policies belong to threads, so
+parallel starts do not affect each other.
 Sources: sched_setaffinity(2), "inherited by a child"; set_mempolicy(2), NOTES.
 """
 
@@ -23,7 +24,7 @@ from affinity.strategies import (
 
 
 class Inherit(AffinityStrategy):
-    """Serves every launch mode: around a start by inheritance, in a running process directly."""
+    """Strategy for every launch mode: a started worker inherits the placement, a running process sets it."""
 
     launch_modes = frozenset(LaunchMode)
 
@@ -31,13 +32,13 @@ class Inherit(AffinityStrategy):
         method = observation.launch.start_method
         if method not in ("", "spawn", "fork", "exec"):
             return Support.no(
-                f"start method {method}: the worker is not started by this thread and inherits nothing of it"
+                f"start method {method}: the worker is not started by this thread, so it does not inherit its mask"
             )
         return Support.yes("a child inherits the starting thread's mask and policy")
 
     def start(self, placement: Placement, observation: Observation) -> WorkerStart:
         around = partial(thread_placed, placement, observation.host.kernel)
-        with around():  # a refusal is known before anything is started
+        with around():  # a refusal is raised before anything is started
             return WorkerStart(around=around)
 
     def bind(self, placement: Placement, observation: Observation) -> Outcome:

@@ -1,7 +1,7 @@
-"""`legacy` (V1): what the first generation did in process: the calling thread, and a preferred node.
+"""`legacy` (V1): SGLang's first binding, which sets the mask and a preferred node of the calling thread only.
 
-Kept faithful: threads that run already and pages touched before stay where they are; that is what `libnuma` mends.
-One thing is not kept: V1's numa_run_on_node widened a mask that the operator had narrowed.
+As in V1, other threads and pages touched before stay where they are; strategy `libnuma` binds and moves them.
+Unlike V1, whose numa_run_on_node widened a mask that the operator had narrowed, it sets the exact CPUs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from affinity.strategies import RUNNING, AffinityStrategy, Observation, Outcome,
 
 
 class Legacy(AffinityStrategy):
-    """Binds the calling thread alone."""
+    """Strategy that binds only the calling thread."""
 
     launch_modes = RUNNING
 
@@ -23,7 +23,7 @@ class Legacy(AffinityStrategy):
     def bind(self, placement: Placement, observation: Observation) -> Outcome:
         kernel = observation.host.kernel
         if placement.memory is not None and placement.memory.mode is MemoryMode.PREFERRED_MANY:
-            raise BindError("the first generation prefers one node only")
+            raise BindError("strategy legacy sets one preferred node, not several: use strategy libnuma or inherit")
         if placement.cpus is not None:
             kernel.set_affinity(kernel.thread_id(), placement.cpus)
         if placement.memory is not None:

@@ -1,6 +1,6 @@
-"""`libnuma`: the process binds itself, for Ray and every launcher that has started it already.
+"""`libnuma`: a running process binds itself, under Ray and every other launcher.
 
-CPU mask on every thread, memory policy through libnuma, pages touched before moved to the node.
+It sets the CPU mask of every thread and the memory policy through libnuma, and moves pages touched before to the node.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from affinity.strategies import RUNNING, AffinityStrategy, Observation, Outcome,
 
 
 class Libnuma(AffinityStrategy):
-    """Binds the running process as a whole."""
+    """Strategy that binds all threads of the running process."""
 
     launch_modes = RUNNING
 

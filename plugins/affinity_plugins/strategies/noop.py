@@ -1,4 +1,4 @@
-"""`noop`: change nothing. A real choice, with a reason: one node, no GPU, switched off, bound from outside."""
+"""`noop`: change nothing. Chosen with a reason: one node, no GPU, switched off, or bound from outside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from affinity.strategies import AffinityStrategy, Observation, Support
 
 
 class Noop(AffinityStrategy):
-    """Leaves the worker as it is, in every launch mode."""
+    """Strategy that leaves the worker unchanged, in every launch mode."""
 
     launch_modes = frozenset(LaunchMode)
 

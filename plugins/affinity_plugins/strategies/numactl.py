@@ -1,7 +1,7 @@
-"""`numactl` (V2): the worker's interpreter starts under numactl, so every thread and page is local from birth.
+"""`numactl` (V2): the worker's interpreter starts under numactl, so every thread and page is local from the start.
 
-Options: numactl(8). `--physcpubind` with exact CPUs, never `--cpunodebind`, which widens a mask that the operator
-or a container narrowed; `--all` since the placement may have CPUs outside the mask of the starting thread.
+Options: numactl(8). `--physcpubind` with exact CPUs, not `--cpunodebind`, which widens a mask that the operator or a
+container narrowed. `--all`, because the placement may have CPUs outside the mask of the starting thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MEMORY_OPTIONS = {
 
 
 class Numactl(AffinityStrategy):
-    """Serves workers that are not running yet; one that was born without it is bound in process."""
+    """Strategy for workers that are not started yet; a worker that was started without numactl binds itself."""
 
     launch_modes = frozenset({LaunchMode.SPAWN, LaunchMode.COMMAND})
 
@@ -56,8 +56,8 @@ class Numactl(AffinityStrategy):
     def start(self, placement: Placement, observation: Observation) -> WorkerStart:
         host = observation.host
         prefix = self._prefix(placement, host)
-        # What is checked is what will be executed: this numactl, these options and, for a worker, this interpreter.
-        # Not `true` alone: numactl would look for it on a PATH that may have the current directory in it.
+        # The check runs what will be executed: this numactl, these options and, for a worker, this interpreter.
+        # `true` by its absolute path: numactl would search it on PATH, which may contain the current directory.
         checked = [_on_path("true", host) or sys.executable, "--version"]
         if observation.launch.start_method == "spawn":
             import multiprocessing.spawn
@@ -93,6 +93,6 @@ class Numactl(AffinityStrategy):
 
 
 def _on_path(program: str, host: Host) -> str | None:
-    """The absolute path of a program; a relative PATH entry is never searched."""
+    """Return the absolute path of a program, without searching relative PATH entries."""
     path = host.kernel.environ.get("PATH", os.defpath)
     return shutil.which(program, path=os.pathsep.join(p for p in path.split(os.pathsep) if os.path.isabs(p)))

@@ -1,4 +1,4 @@
-"""The launcher: what every launcher must do, and which GPU its workers have."""
+"""Tests of the launcher: the contract, and which GPU its workers have."""
 
 from __future__ import annotations
 

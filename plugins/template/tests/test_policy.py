@@ -1,4 +1,4 @@
-"""The policy: what every policy must do, and what this one does besides."""
+"""Tests of the policy: the contract, and what this policy adds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TestContract(PolicyContract):
 
 
 def placed(allowed: str) -> Placement:
-    """Where the worker of GPU 0 goes, by the policy's installed name, in a container with these CPUs."""
+    """Return the placement of GPU 0's worker, by the policy's installed name, in a container with these CPUs."""
     host = Host.synthetic(FOUR_NODES, allowed_cpus=CpuSet.parse(allowed))
     plan = affinity.plan(gpu=0, host=host, settings=Settings(policy="affinity-example"))
     assert plan.placement is not None

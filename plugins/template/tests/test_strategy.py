@@ -1,4 +1,4 @@
-"""The strategy: what every strategy must do, and what this one does besides."""
+"""Tests of the strategy: the contract, and what this strategy adds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import affinity
 from affinity import Settings
 from affinity.testing import FakeHost, StrategyContract
 
-#: The strategy by the name it is installed under.
+#: The strategy by its installed name.
 NAMED = Settings(strategies=("affinity-example",))
 
 
@@ -21,7 +21,7 @@ class TestContract(StrategyContract):
 
 
 def test_it_is_selected_by_its_name() -> None:
-    """Through its entry point, as an operator does, on a machine that is not here."""
+    """Through its entry point, as an operator does, on a simulated machine."""
     report = affinity.bind(gpu=4, host=FakeHost("dgx-h100").host, settings=NAMED)
     assert report.strategy == "affinity-example"
     assert report.satisfied

@@ -1,4 +1,4 @@
-"""A launcher that gives each of them a rank in its environment."""
+"""A launcher that gives each worker a rank in its environment."""
 
 from __future__ import annotations
 

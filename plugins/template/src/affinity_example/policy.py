@@ -1,4 +1,4 @@
-"""WHERE a worker goes: next to its GPU, and further away only where a container leaves too little there."""
+"""WHERE a worker goes: next to its GPU, and to further nodes if a container leaves too few CPUs there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ENOUGH = 8
 
 
 class AffinityExamplePolicy(PlacementPolicy):
-    """All allowed CPUs of the GPU's node; where these are fewer than ENOUGH, of the next nearest nodes too."""
+    """All allowed CPUs of the GPU's node; if these are fewer than ENOUGH, those of the next nearest nodes too."""
 
     interface_version = 1
 
