@@ -1,4 +1,4 @@
-"""`Degradation`: one part of a placement that is not in force, with its errno and remedy."""
+"""`Degradation`: a part of a placement that is not in force, with the error and its remedy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from affinity.errors import BindError
 
 @attrs.frozen
 class Degradation:
-    """One part that is not in force: the action tried, the errno's name ("" for none), the error, and the remedy."""
+    """A part of a placement that is not in force.
+
+    action: what was tried. errno: its name, "" for none. error: the message. remedy: what to do, "" if unknown.
+    """
 
     action: str
     errno: str
@@ -24,14 +27,14 @@ class Degradation:
         return f"{self.action}: {self.error}{code}" + (f"; {self.remedy}" if self.remedy else "")
 
     @classmethod
-    def of(cls, tried: str, error: OSError | BindError) -> Degradation:
-        """From the error that a strategy raised; one that quotes a program's `strerror` has that errno."""
+    def of(cls, action: str, error: OSError | BindError) -> Degradation:
+        """Return the degradation for an error. The errno of a BindError is that of the `strerror` in its message."""
         if not isinstance(error, OSError):
             number = next((n for n in _REMEDIES if os.strerror(n) in str(error)), 0)
-            return cls(tried, errno.errorcode.get(number, ""), str(error), _REMEDIES.get(number, ""))
+            return cls(action, errno.errorcode.get(number, ""), str(error), _REMEDIES.get(number, ""))
         name = errno.errorcode.get(error.errno or 0, "")
         call = f" in {error.filename}" if error.filename else ""
-        return cls(tried, name, f"{error.strerror or error}{call}", _REMEDIES.get(error.errno or 0, ""))
+        return cls(action, name, f"{error.strerror or error}{call}", _REMEDIES.get(error.errno or 0, ""))
 
 
 _REMEDIES = {

@@ -1,21 +1,21 @@
-"""Every error this package raises on purpose.
+"""The errors that this package raises.
 
     AffinityError
     ├── UsageError        a call or a command line that cannot be understood        (exit status 2)
     │   ├── SettingsError     an AFFINITY_* or SGLANG_* variable that does not parse
     │   ├── ListFormatError   text that is not the kernel's list format (`0-3,8`)
     │   ├── SyntheticError    a one-line machine that does not parse
-    │   └── UnknownGpuError        a GPU reference that names no GPU here, or more than one
+    │   └── UnknownGpuError   a GPU reference that names no GPU here, or more than one
     ├── SystemFileError   a file of /proc or /sys that cannot be read; an OSError too, with its errno
     │   └── ForeignProcError  /proc is of another PID namespace
     ├── TopologyError     a machine description (sysfs file) that contradicts itself
-    ├── ForeignHostError       a topology that is not this machine was about to bind it
+    ├── ForeignHostError  the topology of another machine where only this one can be bound
     ├── DeviceError       a device provider (NVML, …) that cannot list its GPUs
-    ├── PluginError       a named plugin is missing, broken or claimed twice
-    └── BindError        what was required cannot be put in force                  (exit status 3)
+    ├── PluginError       a named plugin that is missing, broken or claimed twice
+    └── BindError         a required binding that cannot be put in force           (exit status 3)
         └── PlacementError    no CPU or node is left for the worker
 
-A message has what was found, what was expected, and what to do.
+A message has three parts: what was found, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -74,15 +74,15 @@ class TopologyError(AffinityError):
 
 
 class ForeignHostError(AffinityError):
-    """A topology that is not this machine was about to bind this machine."""
+    """The topology of another machine, given to a call that binds a process of this one."""
 
 
 class PluginError(AffinityError):
-    """A plugin that was asked for is missing, broken, or claimed by two distributions."""
+    """A named plugin that is missing, broken, or claimed by two distributions."""
 
 
 class BindError(AffinityError):
-    """What the operator required cannot be put in force on this machine."""
+    """A required binding that cannot be put in force on this machine."""
 
 
 class PlacementError(BindError):
@@ -90,4 +90,4 @@ class PlacementError(BindError):
 
 
 class DeviceError(AffinityError):
-    """A device provider cannot list its GPUs; the message carries the driver's word and a remedy."""
+    """A device provider that cannot list its GPUs; the message has the driver's error and a remedy."""

@@ -1,15 +1,15 @@
-"""`Handoff`: what a parent passes to a worker it starts bound, and what a process records of its own bind.
+"""`Handoff`: data that a parent passes to a worker that it starts bound, and that a process records of its own bind.
 
-A worker inherits its parent's mask. Taken for a limit, a mask that this framework set would keep a worker for a GPU of
-node 1 on node 0 for ever, so each bind records the mask before it. The record explains a mask only if the mask is
-still the one that was set: a later `taskset` or cpuset is a limit. One text format has three carriers:
+A worker inherits its parent's mask. A mask that this framework set is no limit: as a limit it would keep a worker for a
+GPU of node 1 on node 0. So each bind records the mask before it. The record applies only while the mask is the one that
+was set; after a later `taskset` or cpuset the mask is a limit. The same text is passed in three places:
 
     -X affinity=…               the command line of a spawned worker; changes no environment
-    an attribute of Process     the `multiprocessing.Process` object of a worker, however it is started
+    an attribute of Process     the `multiprocessing.Process` object of a worker, for every start method
     AFFINITY_BOUND              the environment of a process that called `bind()` or was started by `affinity run`
 
 A variable is inherited by every descendant, also by one started under `taskset` with the same CPUs. So AFFINITY_BOUND
-counts in the process that wrote it and in descendants that `multiprocessing` started, which runs no other program in
+counts only in the process that set it and in descendants that `multiprocessing` started, which runs no other program in
 between. Elsewhere the mask is a limit.
 """
 
@@ -31,13 +31,13 @@ VARIABLE = "AFFINITY_BOUND"
 
 @attrs.frozen
 class Handoff:
-    """What is passed to a worker at its start, or recorded of a bind. As text:
+    """Data passed to a worker at its start, or recorded of a bind. As text:
     `gpus=0000:1b:00.0;cpus=4-7;memory=preferred:1;allowed=0-7;strategy=numactl;by=71-5523-1f0e77aa;AFFINITY_SMT=one`.
 
-    gpus: references that mean the same in every process. nodes: given in place of GPUs, else None. cpus: the mask that
-    was set, or inherited if none was. memory: the policy that was set (`preferred:1`), "" for none. allowed: the mask
-    before this framework narrowed it. strategy: the one that acted. by: identity of the process that wrote this.
-    settings: variables whose value in the parent's Settings is not the environment's, "" for unset.
+    gpus: references that are valid in every process. nodes: given instead of GPUs, else None. cpus: the mask that was
+    set, or inherited if none was. memory: the policy that was set (`preferred:1`), "" for none. allowed: the mask
+    before this framework narrowed it. strategy: the one that acted. by: identity of the process that wrote the text.
+    settings: variables whose value in the parent's Settings differs from the environment, "" for unset.
     """
 
     cpus: CpuSet
@@ -59,7 +59,7 @@ class Handoff:
             "by": self.by,
         }
         pairs = [(key, value) for key, value in fields.items() if value or key in ("cpus", "allowed")]
-        if self.nodes is not None:  # none at all is a decision too
+        if self.nodes is not None:  # an empty set is passed too
             pairs.append(("nodes", str(self.nodes)))
         return ";".join(f"{key}={_escape(value)}" for key, value in (*pairs, *self.settings.items()))
 
@@ -84,7 +84,7 @@ class Handoff:
 
     @classmethod
     def received(cls, process: Process) -> Handoff | None:
-        """Return what its parent passed to this process when it started it."""
+        """Return the handoff that the process received from its parent."""
         return cls.parse(process.handoff)
 
 
@@ -98,30 +98,30 @@ def _unescape(value: str) -> str:
 
 _records: weakref.WeakKeyDictionary[Process, Handoff] = weakref.WeakKeyDictionary()
 
-#: By thread: its own mask while it has another for the start of a worker.
+#: By thread: its own mask while it has the mask of a worker that it starts.
 _lent: weakref.WeakKeyDictionary[Process, dict[int, CpuSet]] = weakref.WeakKeyDictionary()
 
 
-def record(kernel: Kernel, made: Handoff | None) -> Handoff | None:
-    """Keep the record of this process's bind, None after an undo; return the one before."""
-    before = _records.pop(kernel, None)
-    if made is None:
+def record(kernel: Kernel, handoff: Handoff | None) -> Handoff | None:
+    """Store the record of this process's bind, None after an undo; return the previous one."""
+    previous = _records.pop(kernel, None)
+    if handoff is None:
         kernel.environ.pop(VARIABLE, None)
     else:
-        made = attrs.evolve(made, by=kernel.identity(), settings={})
-        _records[kernel] = made
-        kernel.environ[VARIABLE] = str(made)
-    return before
+        handoff = attrs.evolve(handoff, by=kernel.identity(), settings={})
+        _records[kernel] = handoff
+        kernel.environ[VARIABLE] = str(handoff)
+    return previous
 
 
 def own_record(process: Process) -> Handoff | None:
-    """Return the record of a bind by this very process, not by one that it was forked from."""
+    """Return the record of a bind by this process itself, not by one that it was forked from."""
     found = _records.get(process) or Handoff.parse(process.environ.get(VARIABLE, ""))
     return found if found is not None and found.by == process.identity() else None
 
 
 def matching_record(process: Process) -> Handoff | None:
-    """Return the record that explains the mask of the process, None if this framework did not set it."""
+    """Return the record whose mask the process still has, None if this framework did not set the mask."""
     records = _known_records(process)
     if not records:
         return None
@@ -132,11 +132,11 @@ def matching_record(process: Process) -> Handoff | None:
 def set_by_affinity(policy: MemoryPolicy, process: Process) -> bool:
     """Return whether this framework gave the process its memory policy.
 
-    No other process can do so once it runs, so a policy that it set itself is ours whatever a cpuset has made of it
-    since. A policy that it inherited must be the one recorded.
+    Only the process itself can set its policy (set_mempolicy(2)). So after a bind the policy is the framework's, even
+    if a cpuset changed its nodes since. An inherited policy must equal the recorded one.
     """
-    mine = _records.get(process)
-    if mine is not None and mine.memory:
+    own = _records.get(process)
+    if own is not None and own.memory:
         return True
     return any(known.memory == str(policy) for known in _known_records(process))
 
@@ -148,14 +148,14 @@ def baseline_cpus(process: Process) -> CpuSet:
 
 
 def inherited_mask_note(process: Process) -> str:
-    """Return why a mask that a bound parent passed on is a limit here, "" if it is not."""
-    left = Handoff.parse(process.environ.get(VARIABLE, ""))
-    if left is None or left.cpus != process_mask(process) or left.cpus == left.allowed or _counts(left, process):
+    """Return why a mask inherited from a bound parent is a limit here, "" if it is not."""
+    found = Handoff.parse(process.environ.get(VARIABLE, ""))
+    if found is None or found.cpus != process_mask(process) or found.cpus == found.allowed or _counts(found, process):
         return ""
-    writer = left.by.partition("-")[0] or "another"
+    writer = found.by.partition("-")[0] or "another"
     return (
-        f"CPUs {left.cpus} are those that process {writer} was bound to, and a limit for what it starts: "
-        f"start workers by affinity.get_context() or affinity.spawning(), or under `taskset -c {left.allowed}`"
+        f"CPUs {found.cpus} are those that process {writer} was bound to, and a limit for the programs it starts: "
+        f"start workers by affinity.get_context() or affinity.spawning(), or under `taskset -c {found.allowed}`"
     )
 
 
@@ -178,7 +178,7 @@ def mask_lent(kernel: Kernel) -> Iterator[None]:
 
 
 def process_mask(process: Process) -> CpuSet:
-    """Return the mask of the process: its main thread's, since another thread may be pinned by its owner."""
+    """Return the mask of the process: that of its main thread, because other threads may be pinned on purpose."""
     lent = _lent.get(process, {}).get(process.pid)
     if lent is not None:
         return lent
@@ -189,7 +189,7 @@ def process_mask(process: Process) -> CpuSet:
 
 
 def _known_records(process: Process) -> list[Handoff]:
-    """Return every record that counts for this process, the latest first."""
+    """Return every record that applies to this process, the latest first."""
     environment = Handoff.parse(process.environ.get(VARIABLE, ""))
     if environment is not None and not _counts(environment, process):
         environment = None
@@ -197,8 +197,8 @@ def _known_records(process: Process) -> list[Handoff]:
     return [found for found in known if found is not None]
 
 
-def _counts(left: Handoff, process: Process) -> bool:
-    """Return whether a record in the environment explains the mask of this process."""
-    if left.by == process.identity():
+def _counts(found: Handoff, process: Process) -> bool:
+    """Return whether a record in the environment applies to this process."""
+    if found.by == process.identity():
         return True
-    return multiprocessing_parent(process) is not None and any(a.identity() == left.by for a in ancestors(process))
+    return multiprocessing_parent(process) is not None and any(a.identity() == found.by for a in ancestors(process))

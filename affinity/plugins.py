@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class Plugins:
-    """What is installed at the moment it is first asked for.
+    """The installed plugins of the four groups, read when first used.
 
-    In a class with slots, attrs caches these properties without the lock that functools.cached_property of Python 3.11
-    holds for all instances at once, and that a fork in the middle would inherit.
+    In a class with slots, attrs caches these properties without the lock of functools.cached_property. On Python 3.11
+    all instances share that lock, and a fork would inherit it held.
     """
 
     @cached_property
@@ -31,7 +31,7 @@ class Plugins:
         return installed()
 
     def without_reader(self, variables: Iterable[str]) -> list[str]:
-        """Return the variables whose names do not begin as those of an installed plugin; loads none."""
+        """Return the variables whose names have no prefix of an installed plugin, without loading a plugin."""
         prefixes = tuple(option_prefix(plugin.point.name) for plugin in self._found)
         return [name for name in variables if not name.startswith(prefixes)]
 

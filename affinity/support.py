@@ -1,4 +1,4 @@
-"""`Support`: an answer with its reason. "No" is a value, not an exception."""
+"""`Support`: yes or no with a reason, as a value instead of an exception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 
 @attrs.frozen
 class Support:
-    """ok: whether it can be done here; reason: why, or why not and what to do about it."""
+    """Whether an action is supported. ok: yes or no. reason: why, or why not and what to do."""
 
     ok: bool
     reason: str
@@ -27,9 +27,11 @@ class Support:
 
 
 def call_supports(supports: Callable[..., object], *arguments: object) -> Support:
-    """A plugin's answer. One that raises, or answers something else, cannot act: its mistake stops no worker."""
+    """Return the result of a plugin's `supports`. An error or another type counts as no, and stops no worker."""
     try:
-        answer = supports(*arguments)
-    except Exception as mistake:
-        return Support.no(f"its supports() raised {type(mistake).__name__}: {mistake}")
-    return answer if isinstance(answer, Support) else Support.no(f"its supports() gave {answer!r}, expected Support")
+        support = supports(*arguments)
+    except Exception as error:
+        return Support.no(f"its supports() raised {type(error).__name__}: {error}")
+    if isinstance(support, Support):
+        return support
+    return Support.no(f"its supports() returned {support!r}, expected Support")

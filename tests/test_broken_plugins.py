@@ -138,7 +138,7 @@ def test_a_claim_on_a_built_in_name_is_never_even_imported(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("misanswers", "its supports() gave True, expected Support"),
+        ("misanswers", "its supports() returned True, expected Support"),
         ("stumbles", "its supports() raised KeyError: 'gpu'"),
     ],
 )

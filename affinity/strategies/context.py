@@ -1,7 +1,7 @@
 """`BoundContext`: a `multiprocessing` context whose every process is started bound.
 
-It carries its placement itself, so pools and executors that start further workers later, from threads of their own,
-start them bound as well.
+The context holds the placement, so pools and executors that start workers later, from their own threads, start them
+bound as well.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from affinity.strategies.start import Prepare, install_hooks, start_prepared
 
 
 class BoundContext(context.BaseContext):
-    """What `affinity.get_context()` returns: all that `multiprocessing.get_context(method)` has, and bound workers.
+    """The context that `affinity.get_context()` returns: `multiprocessing.get_context(method)` with bound workers.
 
-    `Process` is a factory: pass `target`, or override `run` in a subclass of `multiprocessing.Process` and start it
-    inside `affinity.spawning()`.
+    `Process` is a factory: pass `target`. A subclass of `multiprocessing.Process` that overrides `run` is started
+    inside `affinity.spawning()` instead.
     """
 
     def __init__(self, method: str, prepare: Prepare) -> None:

@@ -1,12 +1,12 @@
 """Hook around the start of `multiprocessing` workers.
 
-`multiprocessing` has one executable for a whole process and no hook for one start, so engines replace the executable by
-a script in a temporary folder: global, left behind after a crash, and hanging if the folder is mounted noexec. Here
-the command of the one start is changed, in the thread that starts it: no file, no environment change, no shell.
+`multiprocessing` has one executable for a whole process and no hook for one start. So engines replace the executable by
+a script in a temporary folder, which is global, remains after a crash, and hangs if the folder is mounted noexec. This
+module changes the command of one start, in the thread that starts it: no file, no environment change, no shell.
 
 The first `spawning()` block replaces `BaseProcess.start` and the `spawnv_passfds` that `popen_spawn_posix` calls
-(the resource tracker and the fork server are started through other modules). Both stay replaced, since taking them away
-could take another library's patch with them, and outside a block they call the original.
+(the resource tracker and the fork server are started through other modules). Both stay replaced, because removing them
+could remove another library's patch. Outside a block they call the original.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ T = TypeVar("T")
 
 @attrs.frozen
 class PreparedStart:
-    """A strategy's start, and the text that the worker is passed (affinity.handoff)."""
+    """The start that a strategy returned, and the text that is passed to the worker (affinity.handoff)."""
 
     start: WorkerStart
     handoff: str
 
 
-#: By start method. Raises BindError if binding is required and the method cannot be served.
+#: Returns the start for a start method. Raises BindError if binding is required and the method is not supported.
 Prepare = Callable[[str], PreparedStart]
 
 
@@ -92,7 +92,7 @@ def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> 
 
 
 def worker_command(argv: Sequence[str], prepared: PreparedStart) -> list[str]:
-    """Return the command of a spawned worker: the prefix, the interpreter, and what the worker is passed."""
+    """Return the command of a spawned worker: the prefix, the interpreter, and the handoff as an option."""
     passed = () if getattr(sys, "frozen", False) else ("-X", f"affinity={prepared.handoff}")
     return [*prepared.start.prefix, argv[0], *passed, *argv[1:]]
 
@@ -107,7 +107,7 @@ _original_start: Callable[[Any], None]
 
 
 def install_hooks() -> None:
-    """Replace the two functions, once. Two threads at once assign the same objects."""
+    """Replace the two functions, once. Concurrent calls assign the same objects."""
     global _installed, _original_start
     if _installed:
         return
@@ -124,7 +124,7 @@ def install_hooks() -> None:
 
 
 def _start(worker: Any) -> None:
-    """Stand in for `BaseProcess.start`."""
+    """Replace `BaseProcess.start`: start the worker as its block or its pool prepared."""
     if "_affinity_prepare" in worker.__dict__:  # of `get_context()`, which has precedence over a block
         return _original_start(worker)
     block = current_block() or _pool_block(worker)
@@ -164,7 +164,7 @@ _POOL_WORKERS = {
     ("joblib.externals.loky.process_executor", "_process_worker"),
 }
 
-#: By the queue of a pool whose first workers were started in a block: later ones are started from its own thread.
+#: By the queue of a pool whose first workers were started in a block. The pool's own thread starts the later ones.
 _pools: weakref.WeakKeyDictionary[Any, Block] = weakref.WeakKeyDictionary()
 
 

@@ -1,4 +1,4 @@
-"""`AffinityStrategy`: HOW a placement is put in force. This docstring and the class's are the author's guide."""
+"""`AffinityStrategy`: HOW a placement is put in force. The class docstring is the guide for authors of strategies."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from affinity.variables import Option
 
 @attrs.frozen
 class WorkerStart:
-    """How one worker process is started.
+    """The start of a worker process.
 
-    prefix: a program and its options, put before the worker's command. around: makes a context manager that the
+    prefix: a program and its options, put before the worker's command. around: returns a context manager that the
     starting thread enters for the one system call that starts the worker.
     """
 
@@ -30,12 +30,11 @@ class WorkerStart:
 
 @attrs.frozen
 class Outcome:
-    """What a strategy reports beyond what the kernel shows.
+    """Facts about a bind that the kernel does not show afterwards.
 
-    bound, skipped: threads given the mask, and threads left alone because their owner pinned them.
+    bound: number of threads that got the mask. skipped: number of threads with a mask of their own, left unchanged.
     resident_before: bytes of pages by node before pages were moved, None if none were. unmoved: bytes that could not be
-    moved. seconds: the time the move took.
-    errors: calls that failed without failing the bind.
+    moved. seconds: duration of the move. errors: calls that failed without failing the bind.
     """
 
     bound: int = 0
@@ -47,40 +46,40 @@ class Outcome:
 
 
 class AffinityStrategy(ABC):
-    """Entry point group `affinity.strategies`: one way to put a worker where it is placed.
+    """Base class of entry-point group `affinity.strategies`: a way to put a placement in force.
 
-    Write a class with a no-argument constructor, name the launch modes it serves, and override the moments at which
-    it acts (docs/reference/plugins.md lists what may change between versions of this interface):
+    Write a class with a no-argument constructor, declare the launch modes that it serves, and override these methods
+    (docs/reference/plugins.md lists what may change between versions of this interface):
 
     `supports(observation)`
-        Whether it can act for this launch on this host. Answered from files and PATH, without importing or running
-        anything heavy, never raising. The reason of a "no" reaches the operator: name what to install or set.
+        Return whether the strategy can act for this launch on this host. Use files and PATH; do not import or run
+        anything expensive, and do not raise. The operator sees the reason of a "no": name what to install or set.
     `start(placement, observation)`
-        In the parent, before a worker is started by `observation.launch.start_method` (modes `spawn` and `command`).
-        Return the start as a value; leave this process as it is.
+        Called in the parent, before a worker is started by `observation.launch.start_method` (modes `spawn` and
+        `command`). Return the start as a value, and do not change this process.
     `bind(placement, observation)`
-        In the worker's own process, before it builds anything (every mode but `command`).
+        Called in the worker's own process, before it allocates its data (every mode but `command`).
 
-    If the placement cannot be put in force, raise OSError (from a system call) or BindError (anything else, with a
-    remedy): the framework records it and calls again with a weaker placement, or calls another strategy.
-    All contact with the system goes through `observation.host.kernel`, which `affinity.testing.FakeHost` simulates.
-    Do not verify: the framework reads back from the kernel what is in force.
+    If the placement cannot be put in force, raise OSError (from a system call) or BindError (otherwise, with a
+    remedy). The framework records the error and tries a weaker placement or another strategy.
+    Use `observation.host.kernel` for all contact with the system; `affinity.testing.FakeHost` simulates it.
+    Do not verify the result: the framework reads back from the kernel what is in force.
     """
 
-    #: The version of this interface that the class is written for; the registry refuses one newer than this.
+    #: Version of this interface that the class is written for; the registry refuses a newer one.
     interface_version: ClassVar[int] = 1
 
     launch_modes: ClassVar[frozenset[LaunchMode]]
 
-    #: Its own variables, `AFFINITY_<PLUGIN>_<OPTION>`; `observation.settings.option(…)` reads one.
+    #: Variables of the plugin, `AFFINITY_<PLUGIN>_<OPTION>`; `observation.settings.option(…)` reads one.
     options: ClassVar[tuple[Option[Any], ...]] = ()
 
     @abstractmethod
     def supports(self, observation: Observation) -> Support:
-        """Return whether this strategy can act for this launch on this host, and why (not)."""
+        """Return whether this strategy can act for this launch on this host, with the reason."""
 
     def start(self, placement: Placement, observation: Observation) -> WorkerStart:
-        """Return how to start a worker by `observation.launch.start_method`. Default: as it is.
+        """Return how to start a worker by `observation.launch.start_method`. Default: an unchanged start.
 
         A start method is spawn, fork or forkserver, another library's own (loky), or exec (`affinity run`). Called once
         for several workers of one placement; the returned value may be used from several threads.
@@ -88,5 +87,5 @@ class AffinityStrategy(ABC):
         return WorkerStart()
 
     def bind(self, placement: Placement, observation: Observation) -> Outcome:
-        """Put the calling process on the placement. Default: leave it as it is."""
+        """Put the placement in force for the calling process. Default: change nothing."""
         return Outcome()
