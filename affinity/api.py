@@ -20,7 +20,7 @@ from affinity.observe import GpuReference, observe
 from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
 from affinity.policies.policy import missing_memory_reason
-from affinity.report.log import log_degradations, log_report
+from affinity.report.log import describe, log_degradations, log_ignored, log_report, log_start
 from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection, select
 from affinity.settings import Settings
@@ -133,6 +133,7 @@ def bind(
             undo=lambda: before.restore(observation.host.kernel),
         )
         log_report(report)
+        log_ignored(observation.ignored)
         put_in_force(observation.host.kernel, report, observation.launcher)
         return report
 
@@ -195,6 +196,7 @@ def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
     kernel = observation.host.kernel
     step = _apply_start(planned)
     log_degradations(step.degradations)
+    log_ignored(observation.ignored)
     start = step.result or WorkerStart()
     environ = dict(kernel.environ)
     if step.strategy != "noop":
@@ -222,12 +224,18 @@ def _prepare_starts(
 
     @functools.cache
     def prepare(other: str) -> PreparedStart:
-        made = step if other == method else _apply_start(_with_method(planned, other))
+        of_method = planned if other == method else _with_method(planned, other)
+        made = step if other == method else _apply_start(of_method)
         log_degradations(made.degradations)
+        log_ignored(observation.ignored)
         kernel = observation.host.kernel
         settings = observation.settings.differences(kernel.environ)
         passed = attrs.evolve(_handoff(observation, made), by=kernel.identity(), settings=settings)
-        return PreparedStart(made.result or WorkerStart(), str(passed))
+        if made.strategy == "noop" or made.placement is None:
+            summary = f"unbound: {'; '.join(map(str, made.degradations)) or of_method.selection.reason}"
+        else:
+            summary = f"bound {describe(made.strategy, made.placement, observation.launch)}"
+        return PreparedStart(made.result or WorkerStart(), str(passed), functools.partial(log_start, summary))
 
     selection = planned.selection.with_result(step.strategy, step.degradations)
     return attrs.evolve(planned, selection=selection), prepare

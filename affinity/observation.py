@@ -19,10 +19,12 @@ class Observation:
     """What is known before anything is decided: all that a policy, a rule or a strategy may look at.
 
     host: the machine, its kernel, and what this process may use. launch: how the worker was started, and its GPUs.
-    settings: the operator's flags. launcher: which one recognised the process, None for none.
+    settings: the operator's flags. launcher: which one recognised the process, None for none. ignored: warnings about
+    AFFINITY_ variables that nothing reads.
     """
 
     host: Host
     launch: Launch
     settings: Settings = attrs.field(factory=Settings)
     launcher: Launcher | None = attrs.field(default=None, eq=False, repr=False)
+    ignored: tuple[str, ...] = ()

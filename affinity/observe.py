@@ -67,7 +67,7 @@ def observe(
         gpu, nodes = known.gpus or None, known.nodes
     launch = attrs.evolve(launch, nodes=nodes or None, notes=(*launch.notes, *ignored))
     if nodes is not None:
-        return Observation(host, attrs.evolve(launch, notes=(*launch.notes, *host.notes)), settings, launcher)
+        return Observation(host, attrs.evolve(launch, notes=(*launch.notes, *host.notes)), settings, launcher, ignored)
     from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
@@ -80,7 +80,7 @@ def observe(
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *host.notes, *found.notes, *([why] if why else ()))
     launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
-    return Observation(host, launch, settings, launcher)
+    return Observation(host, launch, settings, launcher, ignored)
 
 
 def _launch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,41 @@ def test_the_start_of_a_worker_warns_of_what_it_lost_when_it_starts(caplog: pyte
         for _ in range(2):
             fake.start_worker()
     assert [r.levelname for r in caplog.records] == ["WARNING"] * 2  # numactl and inherit, once each
+
+
+def test_the_start_of_a_worker_is_one_line_of_information(caplog: pytest.LogCaptureFixture) -> None:
+    """With its PID. A worker of a machine without a GPU is stated to be unbound, and why."""
+    caplog.set_level(logging.INFO, "affinity")
+    fake = FakeHost("dgx-h100")
+    with affinity.spawning(gpu=4, host=fake.host):
+        pids = [fake.start_worker().kernel.pid for _ in range(2)]
+    with affinity.spawning(host=FakeHost("pack:1 core:2").host):
+        fake.start_worker()
+    *bound, unbound = [r.getMessage() for r in caplog.records]
+    placed = "by strategy numactl: CPUs 56-111,168-223 and memory preferred:1, for 0000:9d:00.0"
+    assert bound == [f"affinity: started process {pid} bound {placed}" for pid in pids]
+    assert re.fullmatch(r"affinity: started process \d+ unbound: .*no GPU.*", unbound)
+
+
+def test_what_a_bind_moved_is_in_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "affinity")
+    fake = FakeHost("dgx-h100")
+    fake.kernel.touch(8 << 20)
+    affinity.bind(gpu=4, host=fake.host)
+    assert caplog.records[0].getMessage().endswith(", for 0000:9d:00.0; 8.0 MiB moved")
+
+
+def test_a_variable_that_nothing_reads_is_warned_of_once(python) -> None:  # type: ignore[no-untyped-def]
+    """With its near miss; several workers and binds of one process do not repeat it."""
+    text = """
+import os, affinity
+os.environ["AFFINITY_POLCY"] = "socket"
+for _ in range(2):
+    with affinity.spawning(node=0): pass
+    affinity.bind(node=0)
+"""
+    lines = [line for line in python(text).stderr.splitlines() if "AFFINITY_POLCY" in line]
+    assert lines == ["affinity: AFFINITY_POLCY is not a setting and is ignored; did you mean AFFINITY_POLICY?"]
 
 
 def test_warnings_reach_stderr_where_none_configured_logging(python) -> None:  # type: ignore[no-untyped-def]

@@ -5,12 +5,15 @@ No handler is installed. If logging is not configured, its handler of last resor
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from affinity.degradation import Degradation
+    from affinity.launchers.launch import Launch
+    from affinity.policies.placement import Placement
     from affinity.report.report import BindReport
 
 _log = logging.getLogger("affinity.report")
@@ -22,6 +25,24 @@ def log_report(report: BindReport) -> None:
     log_degradations(report.degradations)
     if not report.satisfied:
         _log.warning("affinity: what was requested is not in force: %s", report.summary)
+
+
+def describe(strategy: str, placement: Placement, launch: Launch) -> str:
+    """Return the part of a line that names strategy, placement and GPUs."""
+    gpus = ", ".join(map(str, launch.gpus)) or f"node {placement.nodes}"
+    return f"by strategy {strategy}: {placement.summary}, for {gpus}"
+
+
+def log_start(summary: str, pid: int) -> None:
+    """Log one line for a worker that was started."""
+    _log.info("affinity: started process %d %s", pid, summary)
+
+
+@functools.cache
+def log_ignored(warnings: tuple[str, ...]) -> None:
+    """Log the warnings about AFFINITY_ variables that nothing reads, once in a process."""
+    for warning in warnings:
+        _log.warning("affinity: %s", warning)
 
 
 def log_degradations(degradations: Iterable[Degradation]) -> None:

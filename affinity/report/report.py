@@ -13,6 +13,7 @@ from affinity.kernel.mempolicy import MemoryMode
 from affinity.kernel.protocol import Kernel
 from affinity.launchers.launch import Launch
 from affinity.policies.placement import Placement
+from affinity.report.log import describe
 from affinity.report.observed import Observed, page_nodes
 from affinity.selection.fallback import Applied
 from affinity.selection.rules import Selection
@@ -70,12 +71,12 @@ class BindReport:
 
     @property
     def summary(self) -> str:
-        """One line for a log: strategy, placement and GPUs."""
+        """One line for a log: strategy, placement, GPUs, and what was moved."""
         if self.requested is None or (self.strategy == "noop" and not self.degradations):
             return f"CPUs and memory unchanged: {self.reason}"
-        gpus = ", ".join(map(str, self.launch.gpus)) or f"node {self.requested.nodes}"
         state = "already in force" if self.already_bound else "bound" if self.satisfied else "requested"
-        return f"{state} by strategy {self.strategy}: {self.requested.summary}, for {gpus}"
+        moved = f"; {self.moved / 2**20:.1f} MiB moved" if self.moved else ""
+        return f"{state} {describe(self.strategy, self.requested, self.launch)}{moved}"
 
     def undo(self) -> Observed:
         """Restore every thread's mask and the calling thread's memory policy, and return the state after that.

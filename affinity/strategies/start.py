@@ -29,10 +29,14 @@ T = TypeVar("T")
 
 @attrs.frozen
 class PreparedStart:
-    """The start that a strategy returned, and the text that is passed to the worker (affinity.handoff)."""
+    """The start that a strategy returned, and the text that is passed to the worker (affinity.handoff).
+
+    started: called with the PID of each worker.
+    """
 
     start: WorkerStart
     handoff: str
+    started: Callable[[int], None] = lambda _: None
 
 
 #: Returns the start for a start method. Raises BindError if binding is required and the method is not supported.
@@ -84,11 +88,14 @@ def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> 
     if method == "spawn":
         outer, _thread.starting = _thread.starting, prepared  # for `_Util.spawnv_passfds`, after pickling
         try:
-            return start(worker)
+            started = start(worker)
         finally:
             _thread.starting = outer
-    with prepared.start.around():
-        return start(worker)
+    else:
+        with prepared.start.around():
+            started = start(worker)
+    prepared.started(getattr(started, "pid", None) or worker.pid)
+    return started
 
 
 def worker_command(argv: Sequence[str], prepared: PreparedStart) -> list[str]:

@@ -101,6 +101,7 @@ class FakeHost:
         child = object.__new__(FakeHost)
         with prepared.start.around():
             child.kernel = self.kernel.spawn(worker_command(argv, prepared))
+        prepared.started(child.kernel.pid)
         return child
 
     def __str__(self) -> str:
