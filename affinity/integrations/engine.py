@@ -7,36 +7,57 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.abc
+import importlib.util
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from affinity.api import bind, spawning
-from affinity.errors import AffinityError, SettingsError
+from affinity.errors import AffinityError, BindError, SettingsError
+from affinity.handoff import Handoff, own_record
+from affinity.kernel.linux import THIS_PROCESS
 from affinity.settings import Settings
 from affinity.variables import ALIASES, VARIABLES
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     from affinity.observe import GpuReference
 
 log = logging.getLogger("affinity.integrations")
 
 
 @functools.cache
-def is_on(engine: str) -> bool:
+def is_on(engine: str, others: str = "") -> bool:
     """Return whether the workers of this engine are to be bound; log it once.
 
-    False after an error in the settings, and with `AFFINITY_AUTO=0`. Raise SettingsError under `required`.
+    others: what happens to the engine's other processes, for the log. False after an error in the settings, and with
+    `AFFINITY_AUTO=0`. Raise SettingsError under `required`.
     """
     on = False
     with errors_logged(f"{engine} runs unbound"):
-        on = Settings.from_environ(os.environ).auto
+        on = _settings().auto
     if on:
-        log.info("affinity: %s: each worker is bound to the NUMA node of its GPU; AFFINITY_AUTO=0 turns it off", engine)
+        also = f"{others}; " if others else ""
+        log.info(
+            "affinity: %s: each worker is bound to the NUMA node of its GPU; %sAFFINITY_AUTO=0 turns it off",
+            engine,
+            also,
+        )
     return on
+
+
+def _settings() -> Settings:
+    """Return the operator's settings. SGLANG_AUTO_NUMA_BIND has no part: it turns off the engine's own binding."""
+    received = Handoff.received(THIS_PROCESS)
+    environ = {name: text for name, text in os.environ.items() if name != "SGLANG_AUTO_NUMA_BIND"}
+    return Settings.from_environ(environ, parent=received.settings if received is not None else None)
 
 
 @contextmanager
@@ -44,14 +65,20 @@ def starting_worker(*, gpu: GpuReference = None, node: int | None = None) -> Ite
     """Start the `multiprocessing` workers of the block bound, as `affinity.spawning()`, else unbound."""
     with ExitStack() as block:
         with errors_logged("the worker starts unbound"):
-            block.enter_context(spawning(gpu=gpu, node=node))
+            block.enter_context(spawning(gpu=gpu, node=node, settings=_settings()))
         yield
 
 
 def bind_worker(*, gpu: GpuReference = None, node: int | None = None) -> None:
-    """Bind this process, as `affinity.bind()`, else leave it unbound."""
+    """Bind this process, as `affinity.bind()`, else leave it unbound. Log its report also if it is bound already."""
     with errors_logged("this process is unbound"):
-        bind(gpu=gpu, node=node)
+        bind(gpu=gpu, node=node, settings=_settings())
+
+
+def own_strategy() -> str | None:
+    """Return the strategy by which this package bound or started this process, None if it did neither."""
+    known = own_record(THIS_PROCESS) or Handoff.received(THIS_PROCESS)
+    return known.strategy if known is not None else None
 
 
 @contextmanager
@@ -91,30 +118,81 @@ class Hook(NamedTuple):
     lost: str
 
 
-def replace(hook: Hook, make: Callable[[Any], Any]) -> bool:
-    """Replace an engine's function by `make(original)`, once; return whether it is replaced.
+def fits(hook: Hook) -> bool:
+    """Return whether an engine's function is as this package expects it, else log a warning.
 
-    Log a warning if the function is not as this package expects it. Raise ImportError if there is no such module.
+    Raise BindError under `required`; ImportError if its module needs one that is not installed.
     """
-    owner: Any = importlib.import_module(hook.module)
-    *path, name = hook.name.split(".")
-    for part in path:
-        owner = getattr(owner, part, None)
-    original: Any = getattr(owner, name, None)
+    original = _resolve(hook)[1]
+    found = tuple(inspect.signature(original).parameters)[: len(hook.parameters)] if callable(original) else None
+    if found == hook.parameters:
+        return True
+    engine = hook.module.partition(".")[0]
+    version = getattr(sys.modules.get(engine), "__version__", "of unknown version")
+    state = "is missing" if found is None else f"takes ({', '.join(found)})"
+    message = (
+        f"{engine} {version}: {hook.module}.{hook.name} {state}, ({', '.join(hook.parameters)}) was expected: "
+        f"{hook.lost}; upgrade numa-affinity, or start the engine with `affinity run`"
+    )
+    if _required():
+        raise BindError(message)
+    log.warning("affinity: %s", message)
+    return False
+
+
+def replace(hook: Hook, make: Callable[[Any], Any]) -> bool:
+    """Replace an engine's function by `make(original)`, once; return whether it is replaced. Errors as for `fits`."""
+    owner, original = _resolve(hook)
     if getattr(original, "_affinity_replaced", False):
         return True
-    found = tuple(inspect.signature(original).parameters)[: len(hook.parameters)] if callable(original) else None
-    if found != hook.parameters:
-        log.warning(
-            "affinity: %s.%s %s, (%s) was expected: %s; upgrade numa-affinity, or start the engine with `affinity run`",
-            hook.module,
-            hook.name,
-            "is missing" if found is None else f"takes ({', '.join(found)})",
-            ", ".join(hook.parameters),
-            hook.lost,
-        )
+    if not fits(hook):
         return False
     replacement: Any = functools.wraps(original)(make(original))
     replacement._affinity_replaced = True
-    setattr(owner, name, replacement)
+    setattr(owner, hook.name.rpartition(".")[2], replacement)
     return True
+
+
+def _resolve(hook: Hook) -> tuple[Any, Any]:
+    """Return the owner of a hook's function, and the function; None for one that is missing."""
+    try:
+        owner: Any = importlib.import_module(hook.module)
+    except ModuleNotFoundError as missing:
+        if not f"{hook.module}.".startswith(f"{missing.name}."):
+            raise
+        return None, None
+    *path, name = hook.name.split(".")
+    for part in path:
+        owner = getattr(owner, part, None)
+    return owner, getattr(owner, name, None)
+
+
+def when_imported(module: str, then: Callable[[], None]) -> None:
+    """Call `then` after the module's import: at once if it is imported, never if it is not."""
+    if module in sys.modules:
+        then()
+    else:
+        sys.meta_path.insert(0, _ImportHook(module, then))
+
+
+class _ImportHook(importlib.abc.MetaPathFinder):
+    """A finder that lets the other finders find one module, once, and calls a function after its import."""
+
+    def __init__(self, module: str, then: Callable[[], None]) -> None:
+        self._module, self._then = module, then
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if name != self._module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        loader: Any = spec.loader if spec is not None else None
+        if loader is not None:
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self._then()
+
+            loader.exec_module = exec_module
+        return spec
