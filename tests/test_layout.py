@@ -141,7 +141,7 @@ def test_nothing_but_ray_integration_imports_ray() -> None:
 def test_the_core_names_no_launcher() -> None:
     """But for the launch modes that bear four names; launchers come through their entry points alone."""
     names = r"\b(ray|raylet|torchrun|deepspeed|slurm|srun|mpi|openmpi|mpirun|hydra)\b"
-    apart = {PACKAGE / "cli/ray.py", *(PACKAGE / "integrations/ray").iterdir()}
+    apart = {PACKAGE / "cli/ray.py", *(PACKAGE / "integrations").rglob("*.py")}
     for path in sorted(set(PACKAGE.rglob("*.py")) - apart):
         text = path.read_text()
         if path == PACKAGE / "launchers/launch.py":

@@ -59,7 +59,9 @@ def test_each_scheduler_starts_on_its_gpu_and_the_other_processes_are_left_alone
     assert output.count("affinity: SGLang: each worker is bound to the NUMA node of its GPU") == 1
     assert output.count("AFFINITY_AUTO=0 turns it off") == 1
     for rank in (0, 1):
-        assert f"[TP{rank}] affinity: already in force by strategy numactl: CPUs {rank} and memory preferred:0" in output
+        assert (
+            f"[TP{rank}] affinity: already in force by strategy numactl: CPUs {rank} and memory preferred:0" in output
+        )
     assert "SGLang starts a scheduler" not in output
 
 
@@ -150,7 +152,7 @@ def test_a_moved_hook_is_one_warning_and_an_engine_that_runs(moved: Path) -> Non
     shown, output, status = start(shape=moved)
     assert (status, shown["TP0"]) == (0, unbound())
     (line,) = (line for line in output.splitlines() if "affinity: " in line)
-    assert "sglang 0.9.9: sglang.srt.utils.numa_utils.configure_subprocess takes (gpu_id, server_args)" in line
+    assert "in sglang 0.9.9, sglang.srt.utils.numa_utils.configure_subprocess takes (gpu_id, server_args)" in line
     assert "(server_args, gpu_id) was expected: schedulers that multiprocessing starts are bound as SGLang" in line
 
 
@@ -158,7 +160,7 @@ def test_a_moved_hook_stops_the_engine_under_required(moved: Path) -> None:
     """Its plugin loader goes on after an Exception."""
     shown, output, status = start(shape=moved, AFFINITY_ENFORCE="required")
     assert (status, shown) == (1, {})
-    assert "affinity: sglang 0.9.9: sglang.srt.utils.numa_utils.configure_subprocess takes" in output
+    assert "affinity: in sglang 0.9.9, sglang.srt.utils.numa_utils.configure_subprocess takes" in output
 
 
 #: Four GPUs of one model, on buses 1 to 4; CPU 0 is next to those on even positions, CPU 1 to the others.

@@ -11,6 +11,7 @@ import importlib.abc
 import importlib.util
 import inspect
 import logging
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -35,15 +36,15 @@ log = logging.getLogger("affinity.integrations")
 
 @functools.cache
 def is_on(engine: str, others: str = "") -> bool:
-    """Return whether the workers of this engine are to be bound; log it once.
+    """Return whether the workers of this engine are to be bound; log it once, but not in each child of the engine.
 
-    others: what happens to the engine's other processes, for the log. False after an error in the settings, and with
-    `AFFINITY_AUTO=0`. Raise SettingsError under `required`.
+    others: what happens to the engine's other processes; given by a process that starts workers, which logs also if it
+    is a child. False after an error in the settings, and with `AFFINITY_AUTO=0`. Raise SettingsError under `required`.
     """
     on = False
     with errors_logged(f"{engine} runs unbound"):
         on = _settings().auto
-    if on:
+    if on and (others or multiprocessing.parent_process() is None):
         also = f"{others}; " if others else ""
         log.info(
             "affinity: %s: each worker is bound to the NUMA node of its GPU; %sAFFINITY_AUTO=0 turns it off",
@@ -119,7 +120,7 @@ class Hook(NamedTuple):
 
 
 def fits(hook: Hook) -> bool:
-    """Return whether an engine's function is as this package expects it, else log a warning.
+    """Return whether an engine's function is as this package expects it, else log a warning, once for all processes.
 
     Raise BindError under `required`; ImportError if its module needs one that is not installed.
     """
@@ -131,12 +132,13 @@ def fits(hook: Hook) -> bool:
     version = getattr(sys.modules.get(engine), "__version__", "of unknown version")
     state = "is missing" if found is None else f"takes ({', '.join(found)})"
     message = (
-        f"{engine} {version}: {hook.module}.{hook.name} {state}, ({', '.join(hook.parameters)}) was expected: "
+        f"in {engine} {version}, {hook.module}.{hook.name} {state}, ({', '.join(hook.parameters)}) was expected: "
         f"{hook.lost}; upgrade numa-affinity, or start the engine with `affinity run`"
     )
     if _required():
         raise BindError(message)
-    log.warning("affinity: %s", message)
+    is_child = multiprocessing.parent_process() is not None  # the launching process has logged it
+    log.log(logging.DEBUG if is_child else logging.WARNING, "affinity: %s", message)
     return False
 
 

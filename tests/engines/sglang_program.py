@@ -25,8 +25,8 @@ def main() -> None:
     else:
         from sglang.srt.entrypoints.engine import Engine
     engine = Engine(
-        model_path=str(folder / "model"), tp_size=2, load_format="dummy", skip_tokenizer_init=True,
-        log_level="info", **{"device": "cpu", **arguments},
+        model_path=str(folder / "model"), load_format="dummy", skip_tokenizer_init=True, log_level="info",
+        **{"device": "cuda", "tp_size": 2, **arguments},
     )  # fmt: skip
     print("started", flush=True)
     engine.shutdown()

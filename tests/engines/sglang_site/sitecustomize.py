@@ -68,11 +68,11 @@ class Scheduler:
     run_event_loop = Nothing
 
     def __init__(self, server_args, port_args):
-        from sglang.srt.runtime_context import get_device, get_parallel
+        from sglang.srt.runtime_context import get_parallel
 
-        ready = os.path.join(os.environ["SGLANG_TEST_FOLDER"], f"{get_parallel().tp_rank}")
+        ready = os.path.join(os.environ["SGLANG_TEST_FOLDER"], str(get_parallel().dp_rank or get_parallel().tp_rank))
         with open(f"{ready}.new", "w") as file:
-            file.write(f"{os.getpid()} {get_device().gpu_id}")
+            file.write(str(os.getpid()))
         os.rename(f"{ready}.new", ready)
         while not os.path.exists(f"{ready}.read"):
             time.sleep(0.01)
