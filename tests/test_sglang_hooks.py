@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,19 @@ def test_a_moved_hook_stops_the_engine_under_required(moved: Path) -> None:
     shown, output, status = start(shape=moved, AFFINITY_ENFORCE="required")
     assert (status, shown) == (1, {})
     assert "affinity: in sglang 0.9.9, sglang.srt.utils.numa_utils.configure_subprocess takes" in output
+
+
+def test_the_commands_of_the_page_run() -> None:
+    """Those of this package; the engine's own are marked there as read, and the one of /proc is run in tests/engines."""
+    page = (Path(__file__).parent.parent / "docs" / "howto" / "sglang.md").read_text()
+    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    own = [line for line in commands if line.startswith("affinity ")]
+    assert len(own) == 2
+    for line in own:
+        command = [sys.executable, "-m", *line.split()]
+        done = subprocess.run(command, env={**os.environ, **PLACEHOLDERS}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "numactl" in done.stdout
 
 
 #: Four GPUs of one model, on buses 1 to 4; CPU 0 is next to those on even positions, CPU 1 to the others.

@@ -15,7 +15,7 @@ MODEL = {
 
 def main() -> None:
     folder, arguments = Path(sys.argv[1]), json.loads(sys.argv[2])
-    (folder / "model").mkdir()
+    (folder / "model").mkdir(exist_ok=True)
     (folder / "model/config.json").write_text(json.dumps(MODEL))
     if sys.argv[3:] == ["ray"]:
         import ray

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ HERE = Path(__file__).parent
 
 #: GPU i is next to CPU i.
 PLACEHOLDERS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "exclusive", "AFFINITY_DEVICES": "pci"}
+
+#: The command of the page that shows each scheduler's threads.
+(PROC_COMMAND,) = re.findall(r"```sh\n(for pid in .*)\n```", (HERE.parents[1] / "docs/howto/sglang.md").read_text())
 
 
 class State(NamedTuple):
@@ -65,6 +69,9 @@ def start(
             return [], set(), output.read_text(), engine.returncode
         pids = [int(r.read_text()) for r in ready]
         schedulers = [state(pid) for pid in pids]
+        (folder / "shown").write_text(
+            subprocess.run(["sh", "-c", PROC_COMMAND], capture_output=True, text=True, check=True).stdout
+        )
         others = {engine.pid, *children(engine.pid)} - set(pids)
         masks = set().union(*(state(pid).cpus for pid in others)) if "ray" not in how else state(engine.pid).cpus
         for file in ready:
@@ -93,6 +100,8 @@ def test_each_scheduler_is_on_its_own_cpu_with_every_thread_before_it_is_built(
     schedulers, others, output, status = start(tmp_path, *how)
     assert (status, schedulers, others) == (0, BOUND, UNBOUND.cpus), output
     assert output.count(ON) == 1
+    shown = (tmp_path / "shown").read_text()
+    assert ("Cpus_allowed_list:\t0\n" in shown, "Cpus_allowed_list:\t1\n" in shown) == (True, True)
     strategy = "libnuma" if how else "numactl"
     for rank in (0, 1):
         (line,) = (x for x in output.splitlines() if f"TP{rank}] affinity: already in force by strategy" in x)

@@ -237,6 +237,26 @@ if __name__ == "__main__":
     assert done.stdout.splitlines() == ["preferred:0", *[f"{there} preferred:3 True"] * 2, f"{bound} preferred:0"]
 
 
+def test_an_engine_of_sglangs_shape_with_gpus_on_two_nodes() -> None:
+    """Its plugin is loaded by its entry point: schedulers next to GPUs of nodes 1 and 3, the other processes anywhere.
+
+    The GPUs are no vendor's that is known, so their ordinals are positions in PCI order.
+    """
+    shape = Path(__file__).parents[2] / "engines" / "sglang_shape"
+    command = [sys.executable, str(shape / "start.py"), '{"base_gpu_id": 2}']
+    environ = {**os.environ, "PYTHONPATH": str(shape)}  # -P is on here
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    everywhere = [[str(affinity.CpuSet(os.sched_getaffinity(0)))], "default"]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "TP0": [[str(affinity.CpuSet(node_cpus()[1]))], "prefer:1"],
+        "TP1": [[str(affinity.CpuSet(node_cpus()[3]))], "prefer:3"],
+        "detokenizer": everywhere,
+        "server": everywhere,
+    }
+    assert "[TP1] affinity: already in force by strategy numactl" in done.stderr
+
+
 def test_undo_is_verified_by_the_kernel(tmp_path: Path) -> None:
     """Masks of all threads and the policy, after `undo()` and after `restored()`."""
     script = tmp_path / "undo.py"
