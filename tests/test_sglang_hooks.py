@@ -165,7 +165,7 @@ def test_a_moved_hook_stops_the_engine_under_required(moved: Path) -> None:
 
 
 def test_the_commands_of_the_page_run() -> None:
-    """Those of this package; the engine's own are marked there as read, and the one of /proc is run in tests/engines."""
+    """Those of this package; the engine's own are marked as read, and tests/engines runs the one of /proc."""
     page = (Path(__file__).parent.parent / "docs" / "howto" / "sglang.md").read_text()
     commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     own = [line for line in commands if line.startswith("affinity ")]

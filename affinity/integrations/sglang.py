@@ -90,7 +90,12 @@ def _around(hook: Hook, function: Callable[..., Any]) -> None:
 
 def _place(server_args: Any, gpu_id: int) -> dict[str, int]:
     """Return where a scheduler runs: the node of `--numa-node`, read as SGLang reads it, else that of its GPU."""
-    return {"gpu": gpu_id} if server_args.numa_node is None else {"node": server_args.numa_node[gpu_id]}
+    nodes = getattr(server_args, "numa_node", None)
+    return {"gpu": gpu_id} if nodes is None else {"node": nodes[gpu_id]}
+
+
+def _has_gpu(server_args: Any) -> bool:
+    return getattr(server_args, "device", None) != "cpu"
 
 
 @contextmanager
@@ -100,13 +105,13 @@ def _start(
     """Start one scheduler bound; in its process `gpu_id` is the ordinal of its GPU, in this one as well."""
     with ExitStack() as block:
         with _stops_engine():
-            if server_args.device == "cpu" or not is_on("SGLang", "its other processes are left alone"):
-                block.enter_context(original(server_args, gpu_id, *args, **kwargs))
-            else:
+            if _has_gpu(server_args) and is_on("SGLang", "its other processes are left alone"):
                 place = _place(server_args, gpu_id)
                 if "node" in place:
                     log.info("affinity: SGLang: GPU %d: node %d of --numa-node decides", gpu_id, place["node"])
                 block.enter_context(starting_worker(**place))
+            else:
+                block.enter_context(original(server_args, gpu_id, *args, **kwargs))
         yield
 
 
@@ -180,13 +185,13 @@ def _bind_first(actor: Any) -> None:
 
 def bind_actor(server_args: Any, gpu_id: int) -> None:
     """Bind this process, a Ray actor, to the node of the GPU that Ray assigned to it."""
-    if server_args.device == "cpu" or not is_on("SGLang"):
+    if not (_has_gpu(server_args) and is_on("SGLang")):
         return
     from ray import get_runtime_context
     from sglang.srt.plugins.hook_registry import HookRegistry
 
     place = {}
-    if server_args.numa_node is not None:  # SGLang's index into it is Ray's id
+    if getattr(server_args, "numa_node", None) is not None:  # SGLang's index into it is Ray's id
         assigned = get_runtime_context().get_accelerator_ids().get("GPU") or [gpu_id]
         place = _place(server_args, int(assigned[0]))
     bind_worker(**place)

@@ -1,4 +1,4 @@
-"""Start of the real SGLang with two schedulers, with and without its plugin of this package: whole engine starts in turn.
+"""Start of the real SGLang with two schedulers, with and without the plugin of this package, in turn.
 
 Two placeholder GPUs, each next to every CPU, so that both ways have the same CPUs. Run it where SGLang is installed:
 `tox run -e engines-sglang -- python tests/benchmarks/run.py bench_sglang`.

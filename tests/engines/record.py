@@ -1,4 +1,4 @@
-"""Record the signatures of the functions that the plugins of engines rely on: `python tests/engines/record.py [engine]`.
+"""Record the signatures that the plugins of engines rely on: `python tests/engines/record.py [engine]`.
 
 Download the current wheel of each engine from the package index by pip, without its dependencies, and read its source;
 nothing of it is imported. The records in tests/data/engines are compared with the plugins by test_engine_hooks.py.

@@ -1,4 +1,4 @@
-"""The scheduler actors of an engine of SGLang's shape, bound by its plugin in the driver; the real one: tests/engines."""
+"""Scheduler actors of an engine of SGLang's shape, bound by the plugin in the driver; the real one: tests/engines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def start(how: str, arguments: dict[str, object], **environ: str) -> tuple[dict[
         capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
     infos = [json.loads(x.removeprefix("INFOS ")) for x in done.stdout.splitlines() if x.startswith("INFOS ")]
-    return {gpu: rest for gpu, *rest in sum(infos, [])}, done.stdout + done.stderr, done.returncode
+    return {gpu: rest for info in infos for gpu, *rest in info}, done.stdout + done.stderr, done.returncode
 
 
 PLACEHOLDERS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "exclusive", "AFFINITY_DEVICES": "pci"}

@@ -37,7 +37,7 @@ class Nothing(metaclass=Anything):
 
 class StandIn(types.ModuleType):
     __version__ = "99.0.0"
-    __path__ = []
+    __path__ = ()
 
     def __getattr__(self, name):
         if name.startswith("__"):

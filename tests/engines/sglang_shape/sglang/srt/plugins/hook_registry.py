@@ -4,6 +4,7 @@ import enum
 import functools
 import pkgutil
 import sys
+from typing import ClassVar
 
 
 class HookType(enum.Enum):
@@ -11,8 +12,8 @@ class HookType(enum.Enum):
 
 
 class HookRegistry:
-    _hooks: dict = {}
-    _patched: set = set()
+    _hooks: ClassVar[dict] = {}
+    _patched: ClassVar[set] = set()
 
     @classmethod
     def register(cls, target, hook, hook_type, *, source=None):

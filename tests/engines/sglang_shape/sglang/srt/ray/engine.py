@@ -8,7 +8,7 @@ from sglang.srt.plugins import load_plugins
 from sglang.srt.ray.scheduler_actor import SchedulerActor
 
 
-def _create_scheduler_actor(pg, bundle_idx, gpu_id, server_args, port_args, tp_rank):
+def _create_scheduler_actor(pg, bundle_idx, gpu_id, server_args, port_args, tp_rank):  # noqa: PLR0917
     return SchedulerActor.options(num_cpus=0, num_gpus=1).remote(
         server_args=server_args, port_args=port_args, gpu_id=gpu_id, tp_rank=tp_rank
     )
