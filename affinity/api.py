@@ -16,7 +16,7 @@ from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observation import Observation
-from affinity.observe import GpuReference, observe
+from affinity.observe import GpuReference, gpu_variables, observe
 from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
 from affinity.policies.policy import missing_memory_reason
@@ -310,7 +310,8 @@ def _apply(planned: Plan, before: SavedState) -> Applied[Outcome] | None:
     if _in_force(before.observed, placement, host):
         if before.record is not None:  # started bound: its own workers inherit the mask and need the one before it
             gpus, nodes = _own_gpus(observation)
-            record(kernel, attrs.evolve(before.record, gpus=gpus, nodes=nodes))
+            given = gpu_variables(observation.launch, kernel.environ)
+            record(kernel, attrs.evolve(before.record, gpus=gpus, nodes=nodes, given=given))
         return None
     if observation.settings.required and placement.memory is not None and before.observed.policy is None:
         errors = "; ".join(map(str, before.observed.unreadable))
@@ -366,6 +367,7 @@ def _handoff(observation: Observation, step: Applied[Any]) -> Handoff:
         gpus=gpus,
         nodes=nodes,
         strategy=step.strategy,
+        given=gpu_variables(observation.launch, kernel.environ),
     )
 
 

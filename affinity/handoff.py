@@ -36,7 +36,8 @@ class Handoff:
 
     gpus: references that are valid in every process. nodes: given instead of GPUs, else None. cpus: the mask that was
     set, or inherited if none was. memory: the policy that was set (`preferred:1`), "" for none. allowed: the mask
-    before this framework narrowed it. strategy: the one that acted. by: identity of the process that wrote the text.
+    before this framework narrowed it. strategy: the one that acted. given: the local rank and the variables by which
+    the process was given its GPUs. by: identity of the process that wrote the text.
     settings: variables whose value in the parent's Settings differs from the environment, "" for unset.
     """
 
@@ -46,6 +47,7 @@ class Handoff:
     gpus: tuple[str, ...] = ()
     nodes: NodeSet | None = None
     strategy: str = ""
+    given: str = ""
     by: str = ""
     settings: Mapping[str, str] = attrs.field(factory=dict)
 
@@ -56,6 +58,7 @@ class Handoff:
             "memory": self.memory,
             "allowed": str(self.allowed),
             "strategy": self.strategy,
+            "given": self.given,
             "by": self.by,
         }
         pairs = [(key, value) for key, value in fields.items() if value or key in ("cpus", "allowed")]
@@ -76,6 +79,7 @@ class Handoff:
                 gpus=tuple(filter(None, fields.get("gpus", "").split(","))),
                 nodes=NodeSet.parse(fields["nodes"]) if "nodes" in fields else None,
                 strategy=fields.get("strategy", ""),
+                given=fields.get("given", ""),
                 by=fields.get("by", ""),
                 settings={key: value for key, value in fields.items() if key.startswith(("AFFINITY_", "SGLANG_"))},
             )

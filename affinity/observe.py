@@ -29,6 +29,17 @@ GpuReference = str | int | Sequence[str | int] | None
 #: How this process starts a worker of these modes, unless the caller names a method of `multiprocessing`.
 _START_METHODS = {LaunchMode.SPAWN: "spawn", LaunchMode.COMMAND: "exec"}
 
+#: The variables by which a process is shown some of the GPUs.
+SELECTORS = frozenset(
+    {
+        "CUDA_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+        "HIP_VISIBLE_DEVICES",
+        "ZE_AFFINITY_MASK",
+        "ONEAPI_DEVICE_SELECTOR",
+    }
+)
+
 _STAYS = (
     "its parent is bound ({}) and assigned it no GPU: it stays where its parent is; name its GPU (gpu=…) to move it"
 )
@@ -63,7 +74,8 @@ def observe(
     launch, launcher = detected.launch, detected.launcher
     nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
     known = None if host.is_foreign else own_record(host.kernel) or received
-    if gpu is None and nodes is None and launch.start_method == "" and known is not None and not launch.assigned:
+    stays = launch.start_method in ("", "exec")  # the worker is this process
+    if gpu is None and nodes is None and stays and known is not None and not launch.assigned:
         gpu, nodes = known.gpus or None, known.nodes
     launch = attrs.evolve(launch, nodes=nodes or None, notes=(*launch.notes, *ignored))
     if nodes is not None:
@@ -124,13 +136,24 @@ def _parents_record(host: Host, detected: Detected) -> Handoff | None:
     """Return the bind of a parent in whose place this child of multiprocessing stays, None if it has its own.
 
     A data loader has the mask and the memory policy of its rank, and no variable that names the rank's GPU. A child
-    that was given a GPU has a rank of its own, or a variable that its parent does not have.
+    that was given a GPU has a rank of its own, or a variable that its parent does not have. Variables that the parent
+    wrote into its own environment look like the child's own: they are not if the parent was bound with the same.
     """
-    from affinity.devices.ordinals import SELECTORS
-
-    if detected.launcher is None or detected.launcher.mode is not LaunchMode.SPAWN or detected.own.keys() & SELECTORS:
+    if detected.launcher is None:
         return None
-    return matching_record(host.kernel)
+    found = matching_record(host.kernel)
+    if found is None or found.by == host.kernel.identity():
+        return None
+    if detected.launcher.mode is LaunchMode.SPAWN and not detected.own.keys() & SELECTORS:
+        return found
+    given = gpu_variables(detected.launch, host.kernel.environ)
+    return found if found.given == given else None
+
+
+def gpu_variables(launch: Launch, environ: Mapping[str, str]) -> str:
+    """Return what gives a process its GPUs, as text: the local rank, and the variables that select GPUs."""
+    rank = () if launch.local_rank is None else (f"{launch.launcher}:{launch.local_rank}",)
+    return " ".join((*rank, *(f"{name}={environ[name]}" for name in sorted(SELECTORS & environ.keys()))))
 
 
 def parse_index(value: object, name: str) -> int:

@@ -107,7 +107,8 @@ def load(own):
     bound = sorted(os.sched_getaffinity(0)), str(THIS_PROCESS.get_mempolicy())
     print(json.dumps([*bound, report.strategy, report.satisfied, report.launch.notes]), flush=True)
 if __name__ == "__main__":
-    method, own, bind = json.loads(sys.argv[1])
+    method, own, bind, late = json.loads(sys.argv[1])
+    os.environ.update(late)
     if bind: affinity.bind(**bind)
     process = multiprocessing.get_context(method).Process(target=load, args=(own,))
     process.start(); process.join()
@@ -117,11 +118,16 @@ STAND_INS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "explicit", "AFFINITY_C
 TWO_CPUS = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1")
 
 
-def loaded(tmp_path: Path, method: str, own: dict[str, str], *, bind: Any, environ: dict[str, str]) -> list[Any]:
-    """CPUs, memory policy, strategy, satisfied and notes of the data loader of a rank that was bound so."""
+def loaded(
+    tmp_path: Path, method: str, own: dict[str, str], *, bind: Any, environ: dict[str, str], **late: str
+) -> list[Any]:
+    """CPUs, memory policy, strategy, satisfied and notes of the data loader of a rank that was bound so.
+
+    late: variables that the rank sets in its own environment after its start.
+    """
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = [sys.executable, str(script), json.dumps([method, own, bind])]
+    command = [sys.executable, str(script), json.dumps([method, own, bind, late])]
     environ = {**os.environ, **STAND_INS, **environ}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
     found: list[Any] = json.loads(done.stdout)
@@ -149,6 +155,21 @@ def test_a_child_that_was_given_a_gpu_of_its_own_is_bound_to_it(tmp_path: Path, 
     for own in ({"CUDA_VISIBLE_DEVICES": "0"}, {**RANK_1, "LOCAL_RANK": "0"}):
         cpus, *_ = loaded(tmp_path, method, own, bind={"gpu": 1}, environ={})
         assert cpus == [0], own
+
+
+@TWO_CPUS
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+@pytest.mark.parametrize("late", [RANK_1, {"CUDA_VISIBLE_DEVICES": "1"}], ids=["rank", "CUDA_VISIBLE_DEVICES"])
+def test_what_a_rank_set_for_itself_is_not_given_to_its_data_loader(
+    tmp_path: Path, method: str, late: dict[str, str]
+) -> None:
+    """`elastic_launch` sets the rank in a process that runs; it was bound by name to another GPU than its rank's."""
+    cpus, memory, _, satisfied, notes = loaded(tmp_path, method, {}, bind={"gpu": "phys:0"}, environ={}, **late)
+    assert (cpus, memory, satisfied) == ([0], "preferred:0", True)
+    assert any("it stays where its parent is" in note for note in notes)
+    given = {"CUDA_VISIBLE_DEVICES": "1"} if "LOCAL_RANK" in late else RANK_1
+    cpus, *_ = loaded(tmp_path, method, given, bind={"gpu": "phys:0"}, environ={}, **late)
+    assert cpus == [1], "what the child has besides is its own"
 
 
 @TWO_CPUS

@@ -315,17 +315,6 @@ def _ambiguous(entries: tuple[Entry, ...], reason: str) -> tuple[Entry, ...]:
 
 Runtime = Callable[[tuple[Gpu, ...], Mapping[str, str]], Numberings]
 
-#: The variables by which a process is shown some of the GPUs.
-SELECTORS = frozenset(
-    {
-        "CUDA_VISIBLE_DEVICES",
-        "ROCR_VISIBLE_DEVICES",
-        "HIP_VISIBLE_DEVICES",
-        "ZE_AFFINITY_MASK",
-        "ONEAPI_DEVICE_SELECTOR",
-    }
-)
-
 #: By vendor; on a machine with several, an ordinal counts among the GPUs of the first. "none": placeholder GPUs.
 NUMBERINGS: Mapping[str, Runtime] = {"nvidia": cuda, "amd": hip, "intel": level_zero, "none": cuda}
 
