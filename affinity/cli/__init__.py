@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _run_without_click(int(node), None, command)
         case ["run", "--gpu", gpu, "--", *command] if command:
             _run_without_click(None, gpu, command)
+        case ["run", "--", *command] if command:
+            _run_without_click(None, None, command)
         case rest:
             from affinity.cli._commands import group
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from affinity.cli import _validate
 
 if TYPE_CHECKING:
+    from affinity.api import Plan
     from affinity.host import Host
 
 #: Exit status of a shell if a command cannot be executed, and if it is not found (POSIX.1, "Exit Status for Commands").
@@ -18,16 +19,21 @@ CANNOT_EXECUTE, NOT_FOUND = 126, 127
 
 
 def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host) -> None:
-    """Replace this process with `command`, bound. Raise AffinityError, or SystemExit with the status of a shell."""
+    """Replace this process with `command`, bound. Raise AffinityError, or SystemExit with the status of a shell.
+
+    Without a GPU and a node, the GPUs are those that `affinity.bind()` in this process would bind it to.
+    """
     from affinity.api import exec_command, plan
     from affinity.errors import AffinityError
 
     _validate.this_machine(host, "run")
-    _validate.exactly_one_place(gpu, node, needed=True)
+    _validate.one_place(gpu, node)
     _validate.node(host, node)
     planned = plan(gpu=gpu, node=node, launch_mode="command", settings=_validate.settings(), host=host)
     if planned.problem:
         print(f"affinity: not bound: {planned.problem}", file=sys.stderr)
+    elif gpu is None and node is None:
+        _report_chosen_gpus(planned)
     _check_executable(command[0])
     _reset_process_state()
     try:
@@ -38,6 +44,29 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
         if refused.errno == errno.ENOEXEC:  # a script without a `#!` line is run by the shell, as in execvp(3)
             exec_command(["/bin/sh", *command], planned)
         _exit_like_a_shell(command[0], refused)
+
+
+def _report_chosen_gpus(planned: Plan) -> None:
+    """Print on stderr, in one line, which GPUs were chosen, unless it is one without doubt.
+
+    Raise BindError if there is none and binding is required.
+    """
+    from affinity.errors import BindError
+
+    launch, settings = planned.launch, planned.observation.settings
+    notes = f" ({'; '.join(dict.fromkeys(launch.notes))})" if launch.notes else ""
+    if launch.gpus or launch.nodes is not None:
+        if len(launch.gpus) > 1 or notes:
+            what = f"{len(launch.gpus)} GPUs" if len(launch.gpus) > 1 else "".join(map(str, launch.gpus)) or "the command"
+            where = planned.placement.summary if planned.placement else ""
+            if planned.selection.strategy == "noop":
+                where = f"not bound: {planned.selection.reason}"
+            print(f"affinity: {what} on node {launch.gpu_nodes}: {where}{notes}", file=sys.stderr)
+    elif settings.auto:
+        problem = f"no GPU is visible to this process{notes}: put --gpu REF or --node N before the command"
+        if settings.required:
+            raise BindError(f"required, but {problem}")
+        print(f"affinity: not bound: {problem}", file=sys.stderr)
 
 
 def _check_executable(name: str) -> None:

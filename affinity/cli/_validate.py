@@ -48,11 +48,9 @@ def mode(named: str | None, host: Host) -> str | None:
     return named or ("spawn" if host.is_foreign else None)
 
 
-def exactly_one_place(gpu: str | None, node: int | None, *, needed: bool = False) -> None:
-    """Raise UsageError if both a GPU and a node are given, or if one is needed and none is given."""
+def one_place(gpu: str | None, node: int | None) -> None:
+    """Raise UsageError if both a GPU and a node are given."""
     from affinity.errors import UsageError
 
     if gpu is not None and node is not None:
         raise UsageError("--gpu and --node are both given: use either --gpu or --node, not both")
-    if needed and gpu is None and node is None:
-        raise UsageError("neither --gpu nor --node is given: put --gpu REF or --node N before the command")

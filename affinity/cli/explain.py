@@ -35,7 +35,7 @@ def command(
     from affinity.render import serialize
     from affinity.variables import V2, VARIABLES
 
-    _validate.exactly_one_place(gpu, node)
+    _validate.one_place(gpu, node)
     _validate.node(host, node)
     settings = _validate.settings(policy)
     plugins, mode = Plugins(), _validate.mode(launch_mode, host)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def command(*, gpu: str | None, node: int | None, host: Host, command: tuple[str, ...]) -> None:
     """Run COMMAND, by exec, bound to the CPUs and the memory of a GPU's node, or of a given node.
 
+    Without --gpu and --node, the GPUs are those of this process: of its launcher's rank, else all that are visible.
+
     The command replaces this process, so signals, exit status and standard streams are its own. Exit status 126 and
     127 are those of a shell. Degradations are reported on stderr.
     """
