@@ -26,6 +26,7 @@ WORKERS = {
         "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
     },
     "hydra": {"PMI_RANK": "6", "PMI_SIZE": "16", "MPI_LOCALRANKID": "2", "MPI_LOCALNRANKS": "4"},
+    "flux": {"FLUX_JOB_ID": "f2", "FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_SIZE": "4", "FLUX_JOB_NNODES": "1"},
     "slurm": {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "2"},
     "multiprocessing": {},
     "ray": {"RAY_RAYLET_PID": "7", "RAY_JOB_ID": "01000000"},

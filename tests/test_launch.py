@@ -20,6 +20,8 @@ DEEPSPEED = {"CROSS_RANK": "0", "CROSS_SIZE": "1", "LOCAL_SIZE": "4", "LOCAL_RAN
 MPI = {"OMPI_COMM_WORLD_SIZE": "16", "OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
 HYDRA = {"PMI_RANK": "6", "PMI_SIZE": "16", "MPI_LOCALRANKID": "2", "MPI_LOCALNRANKS": "4"}
 SLURM = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1"}
+FLUX = {"FLUX_JOB_ID": "ƒ2", "FLUX_TASK_LOCAL_ID": "3", "FLUX_JOB_SIZE": "16", "FLUX_JOB_NNODES": "4"}
+PMIX = {"PMIX_RANK": "1", "PMIX_NAMESPACE": "prterun-node1-77@1"}
 RAY = {"RAY_RAYLET_PID": "1", "RAY_JOB_ID": "01000000"}
 
 
@@ -40,6 +42,13 @@ def process(**environ: str) -> Process:
         (SLURM, LaunchMode.SLURM, "slurm", 1, None),
         ({**SLURM, **MPI}, LaunchMode.MPI, "openmpi", 2, 4),
         ({**SLURM, **TORCHRUN}, LaunchMode.TORCHRUN, "torchrun", 3, 8),
+        (FLUX, LaunchMode.INLINE, "flux", 3, None),
+        ({**FLUX, "FLUX_JOB_NNODES": "1"}, LaunchMode.INLINE, "flux", 3, 16),
+        ({**SLURM, **FLUX}, LaunchMode.INLINE, "flux", 3, None),
+        ({**FLUX, **HYDRA}, LaunchMode.MPI, "hydra", 2, 4),
+        (PMIX, LaunchMode.INLINE, "", None, None),
+        ({**MPI, **PMIX}, LaunchMode.MPI, "openmpi", 2, 4),
+        ({**SLURM, **PMIX}, LaunchMode.SLURM, "slurm", 1, None),
         (RAY, LaunchMode.RAY, "ray", None, None),
         ({**RAY, **TORCHRUN}, LaunchMode.TORCHRUN, "torchrun", 3, 8),
         ({"LOCAL_RANK": "1"}, LaunchMode.INLINE, "", None, None),
@@ -84,15 +93,15 @@ def test_a_processs_own_variables_are_those_that_its_starter_lacks_or_has_with_a
         assert own_variables(worker, unknown) == worker.environ  # type: ignore[arg-type]
 
 
-class Flux(Launcher):
+class Acme(Launcher):
     """A launcher of a third party, close to its workers."""
 
     distance = 5
     notified: ClassVar[list[affinity.BindReport | None]] = []
 
     def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
-        rank = environ.get("FLUX_TASK_LOCAL_ID")
-        return None if rank is None else Launch(self.mode, "FLUX_TASK_LOCAL_ID", local_rank=int(rank))
+        rank = environ.get("ACME_LOCAL_ID")
+        return None if rank is None else Launch(self.mode, "ACME_LOCAL_ID", local_rank=int(rank))
 
     def notify(self, report: affinity.BindReport | None) -> None:
         if report is not None and report.requested is None:
@@ -124,11 +133,11 @@ class Pool(Launcher):
         raise LookupError("no pool")
 
 
-class Modeless(Flux):
+class Modeless(Acme):
     mode = "inline"  # type: ignore[assignment]
 
 
-class Distant(Flux):
+class Distant(Acme):
     distance = "far"  # type: ignore[assignment]
 
 
@@ -139,7 +148,7 @@ def installed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
     names = {
-        "flux": "Flux",
+        "acme": "Acme",
         "pool": "Pool",
         "wreck": "Broken",
         "modeless": "Modeless",
@@ -154,9 +163,9 @@ def installed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_third_partys_launcher_is_found_and_broken_ones_are_notes() -> None:
     """One cannot be loaded, two declare nonsense, one raises at each call: the others answer."""
-    fake = FakeHost("dgx-h100", environ={**TORCHRUN, "FLUX_TASK_LOCAL_ID": "6"})
+    fake = FakeHost("dgx-h100", environ={**TORCHRUN, "ACME_LOCAL_ID": "6"})
     launch = affinity.plan(host=fake.host).launch
-    assert (launch.launcher, launch.mode, launch.gpus) == ("flux", LaunchMode.INLINE, (launch.machine_gpus[6],))
+    assert (launch.launcher, launch.mode, launch.gpus) == ("acme", LaunchMode.INLINE, (launch.machine_gpus[6],))
     reported = "\n".join(launch.notes)
     assert "launcher wreck raised LookupError: no starter; report it to its author" in reported
     assert "launcher wreck raised ZeroDivisionError: no node" in reported
@@ -178,11 +187,11 @@ def test_a_launcher_that_recognises_a_child_and_finds_no_starter_is_a_note() -> 
 @pytest.mark.usefixtures("installed")
 def test_a_launchers_name_is_a_launch_mode_and_only_that_launcher_is_asked() -> None:
     """Its mode holds even if it does not recognise the process; one that is broken is an error."""
-    fake = FakeHost("dgx-h100", environ={**TORCHRUN, "FLUX_TASK_LOCAL_ID": "6"})
+    fake = FakeHost("dgx-h100", environ={**TORCHRUN, "ACME_LOCAL_ID": "6"})
     launch = affinity.plan(host=fake.host, launch_mode="openmpi").launch
     assert (launch.launcher, launch.mode, launch.local_rank) == ("openmpi", LaunchMode.MPI, None)
-    launch = affinity.plan(host=fake.host, launch_mode="flux").launch
-    assert (launch.launcher, launch.mode, launch.local_rank, launch.notes) == ("flux", LaunchMode.INLINE, 6, ())
+    launch = affinity.plan(host=fake.host, launch_mode="acme").launch
+    assert (launch.launcher, launch.mode, launch.local_rank, launch.notes) == ("acme", LaunchMode.INLINE, 6, ())
     foreign = affinity.Host.synthetic("pack:2 core:2 gpu:1")
     assert affinity.plan(gpu=0, host=foreign, launch_mode="hydra").launch.mode is LaunchMode.MPI
     with pytest.raises(PluginError, match="there is no 'Absent'"):
@@ -192,9 +201,9 @@ def test_a_launchers_name_is_a_launch_mode_and_only_that_launcher_is_asked() -> 
 @pytest.mark.usefixtures("installed")
 def test_a_launcher_is_notified_of_each_bind_and_undo(caplog: pytest.LogCaptureFixture) -> None:
     """With the report in force, which `current_report` returns; None at the end. What it raises is a warning."""
-    Flux.notified.clear()
+    Acme.notified.clear()
     elsewhere = affinity.current_report()
-    host = FakeHost("dgx-h100", environ={"FLUX_TASK_LOCAL_ID": "6"}).host
+    host = FakeHost("dgx-h100", environ={"ACME_LOCAL_ID": "6"}).host
     first = affinity.bind(host=host)
     second = affinity.bind(gpu=0, host=host)
     assert affinity.current_report(host=host) is second
@@ -203,14 +212,14 @@ def test_a_launcher_is_notified_of_each_bind_and_undo(caplog: pytest.LogCaptureF
     with affinity.restored(host=host):
         third = affinity.bind(gpu=1, host=host)
     first.undo()
-    assert Flux.notified == [first, second, first, third, first, None]
+    assert Acme.notified == [first, second, first, third, first, None]
     assert affinity.current_report(host=host) is None
     assert affinity.current_report() is elsewhere, "that of this process"
     caplog.clear()
     impossible = affinity.bind(node=77, host=host)
     assert affinity.current_report(host=host) is impossible
     (warning,) = [text for text in caplog.messages if "notified" in text]
-    assert warning == "affinity: Flux was not notified of this bind: ConnectionError: no broker"
+    assert warning == "affinity: Acme was not notified of this bind: ConnectionError: no broker"
 
 
 def test_a_fork_has_no_report_in_force(python: Callable[..., Any]) -> None:

@@ -20,7 +20,7 @@ class Torchrun(EnvironmentLauncher):
 
 
 class DeepSpeed(EnvironmentLauncher):
-    """Source: deepspeed/launcher/launch.py, `main`."""
+    """Source: DeepSpeed 0.19.8, deepspeed/launcher/launch.py, `main`."""
 
     distance = 10
     markers, rank, size = ("CROSS_SIZE", "LOCAL_SIZE"), "LOCAL_RANK", "LOCAL_SIZE"
@@ -28,7 +28,8 @@ class DeepSpeed(EnvironmentLauncher):
 
 class OpenMpi(EnvironmentLauncher):
     """Source: Open MPI, mpirun(1), "Exported Environment Variables" and `--bind-to`: a core for each of two ranks, a
-    node shared by several ranks if there are more."""
+    node shared by several ranks if there are more. In release 5 OpenPMIx sets the variables (src/mca/pmdl/ompi). A rank
+    of PRRTE alone has PMIX_RANK and PMIX_NAMESPACE, and no variable with its local rank (pmix_server.c, setup_fork)."""
 
     mode, distance, binds_workers = LaunchMode.MPI, 20, True
     markers, rank, size = ("OMPI_COMM_WORLD_SIZE",), "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
@@ -39,6 +40,20 @@ class Hydra(EnvironmentLauncher):
 
     mode, distance, binds_workers = LaunchMode.MPI, 20, True
     markers, rank, size = ("PMI_RANK",), "MPI_LOCALRANKID", "MPI_LOCALNRANKS"
+
+
+class Flux(EnvironmentLauncher):
+    """Source: flux-core 0.88, flux-environment(7), "Job Environment"; flux-shell-options(7), `cpu-affinity`.
+
+    Closer than Slurm, in whose jobs it often runs: older releases leave Slurm's variables in its tasks.
+    """
+
+    distance, binds_workers = 25, True
+    markers, rank, size = ("FLUX_JOB_ID",), "FLUX_TASK_LOCAL_ID", "FLUX_JOB_SIZE"
+
+    def local_size(self, environ: Mapping[str, str]) -> int | None:
+        """Return the number of the job's tasks, if they are all on this node."""
+        return super().local_size(environ) if environ.get("FLUX_JOB_NNODES") == "1" else None
 
 
 class Slurm(EnvironmentLauncher):
