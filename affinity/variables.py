@@ -186,7 +186,6 @@ V2 = Variable("SGLANG_NUMA_BIND_V2", "v2", _boolean, _BOOLEAN, "0: the `legacy` 
 #: Names that SGLang gave these settings; an AFFINITY_ variable wins over its alias.
 ALIASES = (
     V2,
-    Variable("SGLANG_AUTO_NUMA_BIND", "auto", _boolean, _BOOLEAN, "alias of AFFINITY_AUTO", format=_flag_text),
     Variable("SGLANG_CRASH_ON_NUMA_BIND_FAILURE", "required", _boolean, _BOOLEAN, "1: AFFINITY_ENFORCE=required",
              format=_flag_text),
     Variable("SGLANG_SET_CPU_AFFINITY", "policy", lambda t: "even" if _boolean(t) else None, _BOOLEAN,

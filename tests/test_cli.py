@@ -79,7 +79,7 @@ def test_the_json_of_a_plan_is_stable() -> None:
         (
             "explain",
             "version gpu gpus node nodes cpus memory placement_reason strategy fallbacks reason problem policy "
-            "launch_mode launch_reason launcher notes rules skipped settings",
+            "launch_mode launch_reason launcher notes rules skipped settings collisions",
         ),
     ],
 )
@@ -154,10 +154,10 @@ def test_explain_gives_each_rules_verdict_and_what_decided() -> None:
 
 
 def test_explain_shows_that_the_variable_wins_over_its_alias() -> None:
-    """AFFINITY_AUTO=1 against SGLANG_AUTO_NUMA_BIND=0."""
-    reported = printed("explain", "--synthetic", TWO, "--gpu", "0", AFFINITY_AUTO="1", SGLANG_AUTO_NUMA_BIND="0")
-    setting = next(s for s in reported["settings"] if s["variable"] == "AFFINITY_AUTO")
-    assert (setting["value"], setting["decided_by"]) == (True, "AFFINITY_AUTO=1")
+    """AFFINITY_POLICY=node against SGLANG_SET_CPU_AFFINITY=1."""
+    reported = printed("explain", "--synthetic", TWO, "--gpu", "0", AFFINITY_POLICY="node", SGLANG_SET_CPU_AFFINITY="1")
+    setting = next(s for s in reported["settings"] if s["variable"] == "AFFINITY_POLICY")
+    assert (setting["value"], setting["decided_by"]) == ("node", "AFFINITY_POLICY=node")
 
 
 def test_explain_prints_the_table() -> None:
@@ -178,7 +178,7 @@ def test_strategies_lists_what_is_installed() -> None:
     assert "node" in {p["name"] for p in listed["policies"]}
     assert "pci" in {d["name"] for d in listed["devices"]}
     launchers = {p["name"]: p for p in listed["launchers"] if p["distribution"] == "numa-affinity"}
-    assert set(launchers) == {"torchrun", "deepspeed", "openmpi", "hydra", "slurm", "multiprocessing", "ray"}
+    assert set(launchers) == {"torchrun", "deepspeed", "openmpi", "hydra", "flux", "slurm", "multiprocessing", "ray"}
     assert (launchers["hydra"]["launch_modes"], launchers["hydra"]["distance"]) == (["mpi"], 20)
 
 

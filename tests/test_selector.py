@@ -25,9 +25,9 @@ def selection(environ: dict[str, str], mode: str, machine: str = TWO, **more: ob
     [
         ({"AFFINITY_STRATEGY": "noop"}, "spawn", TWO, "noop", 1),
         ({"AFFINITY_STRATEGY": "numactl,libnuma"}, "ray", TWO, "libnuma", 1),
-        ({"AFFINITY_STRATEGY": "libnuma", "SGLANG_AUTO_NUMA_BIND": "0"}, "ray", TWO, "libnuma", 1),
+        ({"AFFINITY_STRATEGY": "libnuma", "AFFINITY_AUTO": "0"}, "ray", TWO, "libnuma", 1),
         ({"AFFINITY_STRATEGY": "libnuma"}, "ray", ONE, "libnuma", 1),
-        ({"SGLANG_AUTO_NUMA_BIND": "0"}, "spawn", TWO, "noop", 2),
+        ({"AFFINITY_AUTO": "0"}, "spawn", TWO, "noop", 2),
         ({"AFFINITY_AUTO": "off", "AFFINITY_NODES": "1,0"}, "spawn", TWO, "numactl", 5),
         ({}, "spawn", ONE, "noop", 3),
         ({"AFFINITY_NODES": "0,0"}, "spawn", ONE, "numactl", 5),

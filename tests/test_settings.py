@@ -40,7 +40,6 @@ def test_no_flag_means_the_documented_defaults() -> None:
         ("AFFINITY_SCOPE", "socket", "scope", "socket"),
         ("AFFINITY_RESERVE", "2", "reserve", 2),
         ("SGLANG_NUMA_BIND_V2", "0", "v2", False),
-        ("SGLANG_AUTO_NUMA_BIND", "false", "auto", False),
         ("SGLANG_CRASH_ON_NUMA_BIND_FAILURE", "1", "required", True),
         ("SGLANG_SET_CPU_AFFINITY", "1", "policy", "even"),
     ],
@@ -67,7 +66,6 @@ def test_false_words(word: str) -> None:
 @pytest.mark.parametrize(
     ("environ", "field", "value"),
     [
-        ({"AFFINITY_AUTO": "1", "SGLANG_AUTO_NUMA_BIND": "0"}, "auto", True),
         ({"AFFINITY_ENFORCE": "best-effort", "SGLANG_CRASH_ON_NUMA_BIND_FAILURE": "1"}, "required", False),
         ({"AFFINITY_POLICY": "node", "SGLANG_SET_CPU_AFFINITY": "1"}, "policy", "node"),
         ({"AFFINITY_STRATEGY": "auto", "SGLANG_NUMA_BIND_V2": "0"}, "v2", True),
@@ -76,6 +74,11 @@ def test_false_words(word: str) -> None:
 def test_ours_wins_over_the_alias(environ: dict[str, str], field: str, value: object) -> None:
     """Each pair that states the opposite."""
     assert getattr(read(environ), field) == value
+
+
+def test_sglangs_switch_for_its_own_binding_is_no_setting() -> None:
+    """SGLANG_AUTO_NUMA_BIND=0: SGLang does not bind."""
+    assert read({"SGLANG_AUTO_NUMA_BIND": "0"}) == Settings()
 
 
 def test_an_alias_that_is_off_changes_nothing() -> None:
@@ -230,7 +233,7 @@ def test_settings_read_from_the_environment_do_not_differ_from_it(environ: dict[
         (Settings(policy="socket"), {}, {"AFFINITY_POLICY": "socket"}),
         (Settings(), {"AFFINITY_NODES": "0,1"}, {"AFFINITY_NODES": ""}),
         (Settings(), {"SGLANG_SET_CPU_AFFINITY": "1"}, {"AFFINITY_POLICY": "node"}),
-        (Settings(), {"SGLANG_AUTO_NUMA_BIND": "maybe"}, {"AFFINITY_AUTO": "1"}),
+        (Settings(), {"SGLANG_CRASH_ON_NUMA_BIND_FAILURE": "maybe"}, {"AFFINITY_ENFORCE": "best-effort"}),
         (Settings(v2=False), {"AFFINITY_STRATEGY": "auto", "SGLANG_NUMA_BIND_V2": "0"}, {"AFFINITY_STRATEGY": ""}),
         (Settings(v2=False, strategies=("noop",)), {"SGLANG_NUMA_BIND_V2": "0"}, {"AFFINITY_STRATEGY": "noop"}),
         (Settings(), {"AFFINITY_ACME_X": "1"}, {"AFFINITY_ACME_X": ""}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
     from affinity.api import Plan
+    from affinity.collisions import Found
     from affinity.devices.provider import DeviceProvider
     from affinity.host import Host
     from affinity.plugins import Plugins
@@ -28,8 +30,12 @@ if TYPE_CHECKING:
 def command(
     *, gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
 ) -> None:
-    """Show the rule table with the verdict of each rule for this launch, and which variable decided each setting."""
+    """Show the rule table with the verdict of each rule for this launch, and which variable decided each setting.
+
+    Switches of engines and launchers that change a binding are listed if this environment shows them.
+    """
     from affinity.api import make_plan
+    from affinity.collisions import find
     from affinity.observe import observe
     from affinity.plugins import Plugins
     from affinity.render import serialize
@@ -42,10 +48,11 @@ def command(
     planned = make_plan(observe(plugins, gpu=gpu, node=node, launch_mode=mode, settings=settings, host=host), plugins)
     decided = [serialize.setting(v, settings) for v in (*VARIABLES, V2)]
     decided += [serialize.option(o, settings) for o in _options_used(planned, plugins)]
+    collisions = [] if host.is_foreign else [*find(host.kernel.environ)]
     if as_json:
-        _output.json(serialize.explanation(planned, decided))
+        _output.json(serialize.explanation(planned, decided, collisions))
     else:
-        _print(planned, decided)
+        _print(planned, decided, collisions)
 
 
 def _options_used(planned: Plan, plugins: Plugins) -> list[Option[Any]]:
@@ -61,7 +68,7 @@ def _options_used(planned: Plan, plugins: Plugins) -> list[Option[Any]]:
     return list({option.name: option for plugin in used for option in plugin.options}.values())
 
 
-def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
+def _print(planned: Plan, decided: list[dict[str, object]], collisions: Sequence[Found]) -> None:
     launch, selection = planned.launch, planned.selection
     _output.table(
         "Settings",
@@ -86,6 +93,13 @@ def _print(planned: Plan, decided: list[dict[str, object]]) -> None:
     )
     fallbacks = f" (then {', '.join(selection.fallbacks)})" if selection.fallbacks else ""
     print(f"strategy {selection.strategy}{fallbacks}: {selection.reason}")
+    if collisions:
+        print()
+        _output.table(
+            "Set here, and changes a binding",
+            ("variable", "of", "effect", "use"),
+            [(variable, row.owner, row.effect, row.use) for row, variable in collisions],
+        )
 
 
 def _value(value: object) -> object:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from affinity.api import Plan
+    from affinity.collisions import Found
     from affinity.devices.gpu import Gpu
     from affinity.host import Host
     from affinity.kernel.mempolicy import MemoryPolicy
@@ -88,13 +89,26 @@ def plan(planned: Plan) -> Shape:
     }
 
 
-def explanation(planned: Plan, settings: Sequence[Shape]) -> Shape:
-    """Return a plan, the verdict of every rule, and what decided each setting."""
+def explanation(planned: Plan, settings: Sequence[Shape], collisions: Sequence[Found]) -> Shape:
+    """Return a plan, the verdict of every rule, what decided each setting, and the collisions found."""
     return {
         **plan(planned),
         "rules": [verdict(v) for v in planned.selection.verdicts],
         "skipped": [{"strategy": name, "reason": reason} for name, reason in planned.selection.skipped],
         "settings": list(settings),
+        "collisions": [collision(found) for found in collisions],
+    }
+
+
+def collision(found: Found) -> Shape:
+    row = found.collision
+    return {
+        "variable": found.variable,
+        "switch": row.switch,
+        "owner": row.owner,
+        "effect": row.effect,
+        "use": row.use,
+        "source": row.source,
     }
 
 
