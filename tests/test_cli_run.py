@@ -192,7 +192,7 @@ def test_another_machine_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environ", "status", "printed"),
     [
-        (("run", "--", "true"), {}, 2, "--gpu REF or --node N"),
+        (("run", "--", "true"), {"AFFINITY_MEMORY": "here"}, 2, "AFFINITY_MEMORY='here'"),
         (("run", "--gpu", "0", "--node", "0", "--", "true"), {}, 2, "--gpu and --node"),
         (("run", "--node", str(NODE)), {}, 2, "COMMAND"),
         (("run", "--node", str(NODE), "--"), {}, 2, "COMMAND"),

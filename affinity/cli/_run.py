@@ -47,26 +47,26 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
 
 
 def _report_chosen_gpus(planned: Plan) -> None:
-    """Print on stderr, in one line, which GPUs were chosen, unless it is one without doubt.
+    """Print one line on stderr if several GPUs were chosen, none is there, or the choice is open to doubt.
 
-    Raise BindError if there is none and binding is required.
+    Raise BindError if no GPU is there and binding is required. Print nothing if binding is off.
     """
     from affinity.errors import BindError
 
-    launch, settings = planned.launch, planned.observation.settings
+    launch, settings, selection = planned.launch, planned.observation.settings, planned.selection
     notes = f" ({'; '.join(dict.fromkeys(launch.notes))})" if launch.notes else ""
-    if launch.gpus or launch.nodes is not None:
-        if len(launch.gpus) > 1 or notes:
-            what = f"{len(launch.gpus)} GPUs" if len(launch.gpus) > 1 else "".join(map(str, launch.gpus)) or "the command"
-            where = planned.placement.summary if planned.placement else ""
-            if planned.selection.strategy == "noop":
-                where = f"not bound: {planned.selection.reason}"
-            print(f"affinity: {what} on node {launch.gpu_nodes}: {where}{notes}", file=sys.stderr)
-    elif settings.auto:
+    if selection.strategy == "noop" and not settings.auto:
+        return
+    if not launch.gpus and launch.nodes is None:
         problem = f"no GPU is visible to this process{notes}: put --gpu REF or --node N before the command"
         if settings.required:
             raise BindError(f"required, but {problem}")
         print(f"affinity: not bound: {problem}", file=sys.stderr)
+    elif len(launch.gpus) > 1 or notes:
+        where = planned.placement.summary if planned.placement else ""
+        if selection.strategy == "noop":
+            where = f"not bound: {selection.reason}"
+        print(f"affinity: {', '.join(map(str, launch.gpus or [launch.nodes]))}: {where}{notes}", file=sys.stderr)
 
 
 def _check_executable(name: str) -> None:

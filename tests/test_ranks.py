@@ -1,0 +1,174 @@
+"""`affinity run` without `--gpu` and `--node`: the command is bound as `bind()` in the same process would bind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import COMMAND, affinity
+
+#: GPU i is next to CPU i.
+STAND_INS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "explicit", "AFFINITY_CPUS": "0|1", "AFFINITY_DEVICES": "pci"}
+
+pytestmark = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1")
+
+#: What the kernel shows of each thread; then what `bind()` does, and again; then a data loader's and a program's CPUs.
+TRAIN = """
+import json, multiprocessing, os, subprocess, sys
+
+def cpus():
+    masks = set()
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/status") as status:
+            masks.update(line.split()[1] for line in status if line.startswith("Cpus_allowed_list:"))
+    return sorted(masks)
+
+def load(queue):
+    import affinity
+    affinity.bind()
+    queue.put(cpus())
+
+if __name__ == "__main__":
+    started = cpus()
+    with open("/proc/self/numa_maps") as maps:
+        policy = maps.readline().split()[1]
+    import affinity
+    already = affinity.bind().already_bound
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    child = context.Process(target=load, args=(queue,))
+    child.start()
+    loaded = queue.get()
+    child.join()
+    command = ["sh", "-c", "grep Cpus_allowed_list /proc/self/status"]
+    program = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[1]
+    with open(f"{sys.argv[1]}/{os.getpid()}", "w") as out:
+        json.dump([started, policy, already, cpus(), loaded, program], out)
+"""
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> tuple[str, ...]:
+    """The command line of a rank; `found` reads what each rank saw."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    (tmp_path / "ranks").mkdir()
+    return sys.executable, str(tmp_path / "train.py"), str(tmp_path / "ranks")
+
+
+def found(tmp_path: Path) -> list[str]:
+    """The CPUs of each rank, at its start and ever after, in order."""
+    ranks = []
+    for path in (tmp_path / "ranks").iterdir():
+        started, policy, already, bound, loaded, program = json.loads(path.read_text())
+        (cpus,) = started
+        assert policy == "prefer:0"
+        assert already, "bind() had something to do"
+        assert (bound, loaded, program) == (started, started, cpus)
+        ranks.append(cpus)
+    return sorted(ranks)
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+DEEPSPEED = {"CROSS_RANK": "0", "CROSS_SIZE": "1", "LOCAL_SIZE": "2", "LOCAL_RANK": "1"}
+HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+FLUX = {"FLUX_JOB_ID": "f2", "FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_SIZE": "2", "FLUX_JOB_NNODES": "1"}
+TASK = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_CPU_BIND": "none"}
+ALONE = {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1"}
+BOTH = "affinity: placeholder 0, placeholder 1: CPUs 0-1 and memory preferred:0"
+
+
+@pytest.mark.parametrize(
+    ("environ", "cpus", "printed"),
+    [
+        (TORCHRUN, "1", ""),
+        ({**TORCHRUN, "CUDA_VISIBLE_DEVICES": "0"}, "0", ""),
+        ({**TORCHRUN, "CUDA_VISIBLE_DEVICES": "1,0"}, "0", ""),
+        (DEEPSPEED, "1", ""),
+        (HYDRA, "1", ""),
+        (FLUX, "1", ""),
+        (TASK, "1", ""),
+        ({**TASK, "SLURM_GPUS_PER_TASK": "1", "CUDA_VISIBLE_DEVICES": "0"}, "0", ""),
+        (ALONE, "0-1", BOTH),
+        ({**TASK, "SLURM_STEP_TASKS_PER_NODE": "8"}, "0-1", f"{BOTH} (local rank 1 of 8 is no index into the 2"),
+        ({}, "0-1", BOTH),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "1", ""),
+    ],
+    ids=["torchrun", "one GPU visible", "reordered", "deepspeed", "hydra", "flux", "srun", "gpus-per-task", "one task",
+         "more tasks than GPUs", "container", "container with one GPU"],
+)  # fmt: skip
+def test_the_command_takes_the_worker_of_its_process(
+    tmp_path: Path, train: tuple[str, ...], environ: dict[str, str], cpus: str, printed: str
+) -> None:
+    """Its local rank is an index only where it sees several; several GPUs of its own are reported in one line."""
+    done = affinity("run", "--", *train, **STAND_INS, **environ)
+    assert done.returncode == 0, done.stderr
+    assert found(tmp_path) == [cpus]
+    assert done.stderr.startswith(printed)
+    assert done.stderr.count("\n") == bool(printed)
+
+
+def test_the_form_that_click_reads_does_the_same(tmp_path: Path, train: tuple[str, ...]) -> None:
+    """Without `--`."""
+    done = affinity("run", *train, **STAND_INS, **TORCHRUN)
+    assert (found(tmp_path), done.stderr) == (["1"], "")
+
+
+def test_a_second_affinity_run_confirms_the_first(tmp_path: Path, train: tuple[str, ...]) -> None:
+    """An image's entry point within a job's command: the GPU that was named stays."""
+    done = affinity("run", "--gpu", "0", "--", COMMAND, "run", "--", *train, **STAND_INS, **TORCHRUN)
+    assert (found(tmp_path), done.stderr) == (["0"], "")
+
+
+@pytest.mark.parametrize(
+    ("environ", "status", "out", "err"),
+    [
+        ({}, 0, "0-1\n", "affinity: not bound: no GPU is visible to this process: put --gpu REF or --node N"),
+        ({"AFFINITY_ENFORCE": "required"}, 3, "", "affinity: required, but no GPU is visible to this process"),
+        ({"AFFINITY_AUTO": "0"}, 0, "0-1\n", ""),
+    ],
+    ids=["best-effort", "required", "off"],
+)
+def test_without_a_gpu_the_command_runs_unbound(environ: dict[str, str], status: int, out: str, err: str) -> None:
+    """With one line that states what to do; an error where binding is required."""
+    show = "import os; print('-'.join(map(str, sorted(os.sched_getaffinity(0)))))"
+    environ = {**STAND_INS, **environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = affinity("run", "--", sys.executable, "-c", show, prefix=("taskset", "-c", "0,1"), **environ)
+    assert (done.returncode, done.stdout) == (status, out)
+    assert done.stderr.startswith(err)
+    assert done.stderr.count("\n") == bool(err)
+
+
+ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+OPEN_MPI = pytest.param(("mpirun.openmpi", "--oversubscribe", "--bind-to", "none"), id="openmpi")
+MPICH = pytest.param(("mpiexec.hydra",), id="mpich")
+
+
+def launched(*command: str) -> subprocess.CompletedProcess[str]:
+    """Two ranks by a real launcher; skip if it is not installed."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed: apt-get install openmpi-bin mpich")
+    environ = {**os.environ, **STAND_INS, **ROOT}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100, check=True)
+
+
+@pytest.mark.parametrize("launcher", [OPEN_MPI, MPICH])
+def test_ranks_of_a_real_mpi_are_next_to_their_gpu(
+    tmp_path: Path, train: tuple[str, ...], launcher: tuple[str, ...]
+) -> None:
+    """Each becomes its command, bound."""
+    launched(*launcher, "-n", "2", COMMAND, "run", "--", *train)
+    assert found(tmp_path) == ["0", "1"]
+
+
+@pytest.mark.parametrize(("option", "collisions"), [((), ["mpirun --bind-to"]), (("--bind-to", "none"), [])])
+def test_the_mask_of_open_mpi_is_reported_by_explain(option: tuple[str, ...], collisions: list[str]) -> None:
+    """Its default leaves each rank one core."""
+    command = ("mpirun.openmpi", "--oversubscribe", *option, "-n", "1", COMMAND, "explain", "--json")
+    explained: dict[str, Any] = json.loads(launched(*command).stdout)
+    assert [row["switch"] for row in explained["collisions"]] == collisions
