@@ -1,4 +1,4 @@
-"""Ranks that torch itself starts. They need torch, which the tox environment `torch` has."""
+"""Ranks that torch, accelerate and DeepSpeed start. The tox environment `torch` has all three."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from commands import COMMAND
+from ranks import STAND_INS, found, program
 
 pytestmark = [
     pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed: tox run -e torch"),
     pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1"),
     pytest.mark.timeout(180),
 ]
-
-#: GPU i is next to CPU i.
-STAND_INS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "explicit", "AFFINITY_CPUS": "0|1", "AFFINITY_DEVICES": "pci"}
 
 PROGRAM = """
 import json, os, sys
@@ -36,9 +35,15 @@ def rank():
     launch = report.launch
     return [launch.launcher, launch.local_rank, launch.local_size, sorted(os.sched_getaffinity(0)), loaded]
 
+def write():
+    with open(sys.argv[3] + os.environ["LOCAL_RANK"], "w") as file: json.dump(rank(), file)
+
 if __name__ == "__main__":
     if sys.argv[2] == "rank":
-        with open(sys.argv[3] + os.environ["LOCAL_RANK"], "w") as file: json.dump(rank(), file)
+        write()
+    elif sys.argv[2] == "notebook":
+        from accelerate import notebook_launcher
+        notebook_launcher(write, num_processes=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0")
     else:
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
         config = LaunchConfig(
@@ -50,8 +55,13 @@ if __name__ == "__main__":
 """
 
 
+def needs(package: str) -> None:
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: tox run -e torch")
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-@pytest.mark.parametrize("start", ["elastic_launch(function)", "torchrun"])
+@pytest.mark.parametrize("start", ["elastic_launch(function)", "notebook_launcher", "torchrun"])
 def test_ranks_of_torch_and_their_data_loaders_are_next_to_their_gpu(tmp_path: Path, start: str, method: str) -> None:
     """A rank by `elastic_launch` is a child of multiprocessing, and has its local rank all the same."""
     script, out = tmp_path / "train.py", str(tmp_path / "rank")
@@ -59,10 +69,33 @@ def test_ranks_of_torch_and_their_data_loaders_are_next_to_their_gpu(tmp_path: P
     command = [sys.executable]
     if start == "torchrun":
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script), method, "rank"]
+    elif start == "notebook_launcher":
+        needs("accelerate")
+        command += [str(script), method, "notebook"]
     else:
         command += [str(script), method, "launch"]
     done = subprocess.run([*command, out], env={**os.environ, **STAND_INS}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
-        found = json.loads(Path(f"{out}{rank}").read_text())
-        assert found == ["torchrun", rank, 2, [rank], [True, [rank]]]
+        seen = json.loads(Path(f"{out}{rank}").read_text())
+        assert seen == ["torchrun", rank, 2, [rank], [True, [rank]]]
+
+
+#: As a person types them, with what a machine without GPUs needs.
+LAUNCHERS = {
+    "torchrun": "torchrun --standalone --no-python --nproc-per-node 2",
+    "accelerate": "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
+    "--dynamo_backend no --no_python",
+    "deepspeed": "deepspeed --num_gpus 2 --no_python --no_local_rank",
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ranks_of_a_real_launcher_become_their_command_bound(tmp_path: Path, launcher: str) -> None:
+    """`affinity run --` between the launcher and the program, and no line of the program changed."""
+    needs("torch" if launcher == "torchrun" else launcher)
+    name, *options = LAUNCHERS[launcher].split()
+    command = [str(Path(sys.executable).parent / name), *options, COMMAND, "run", "--", *program(tmp_path)]
+    done = subprocess.run(command, env={**os.environ, **STAND_INS}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert found(tmp_path) == ["0", "1"]

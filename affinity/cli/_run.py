@@ -54,7 +54,9 @@ def _report_chosen_gpus(planned: Plan) -> None:
     from affinity.errors import BindError
 
     launch, settings, selection = planned.launch, planned.observation.settings, planned.selection
-    notes = f" ({'; '.join(dict.fromkeys(launch.notes))})" if launch.notes else ""
+    ignored = planned.observation.ignored  # logged at the start of the command
+    notes = "; ".join(note for note in dict.fromkeys(launch.notes) if note not in ignored)
+    notes = f" ({notes})" if notes else ""
     if selection.strategy == "noop" and not settings.auto:
         return
     if not launch.gpus and launch.nodes is None:
