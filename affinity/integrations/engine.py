@@ -55,10 +55,9 @@ def is_on(engine: str, others: str = "") -> bool:
 
 
 def _settings() -> Settings:
-    """Return the operator's settings. SGLANG_AUTO_NUMA_BIND has no part: it turns off the engine's own binding."""
+    """Return the settings of this process: the operator's, and those that a parent gave in code."""
     received = Handoff.received(THIS_PROCESS)
-    environ = {name: text for name, text in os.environ.items() if name != "SGLANG_AUTO_NUMA_BIND"}
-    return Settings.from_environ(environ, parent=received.settings if received is not None else None)
+    return Settings.from_environ(os.environ, parent=received.settings if received is not None else None)
 
 
 @contextmanager
@@ -66,14 +65,14 @@ def starting_worker(*, gpu: GpuReference = None, node: int | None = None) -> Ite
     """Start the `multiprocessing` workers of the block bound, as `affinity.spawning()`, else unbound."""
     with ExitStack() as block:
         with errors_logged("the worker starts unbound"):
-            block.enter_context(spawning(gpu=gpu, node=node, settings=_settings()))
+            block.enter_context(spawning(gpu=gpu, node=node))
         yield
 
 
 def bind_worker(*, gpu: GpuReference = None, node: int | None = None) -> None:
     """Bind this process, as `affinity.bind()`, else leave it unbound. Log its report also if it is bound already."""
     with errors_logged("this process is unbound"):
-        bind(gpu=gpu, node=node, settings=_settings())
+        bind(gpu=gpu, node=node)
 
 
 def own_strategy() -> str | None:
