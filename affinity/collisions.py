@@ -29,7 +29,7 @@ def _sglang_plugins(environ: Environ) -> str:
 
 
 def _vllm_plugins(environ: Environ) -> str:
-    """Return the variable unless it has the plugin's name, which vLLM compares with spaces; an empty list loads none."""
+    """Return the variable unless the plugin is in it. vLLM compares names with their spaces; an empty list has none."""
     text = environ.get("VLLM_PLUGINS")
     return "" if text is None or "affinity" in text.split(",") else f"VLLM_PLUGINS={text}"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import affinity
+from affinity import NodeSet
+from affinity.cli._run import _report_chosen_gpus
 from affinity.testing import FakeHost
 
 ALL = list(range(8))
@@ -63,12 +65,45 @@ NO_INDEX = "is no index into the {} visible GPUs: it is placed next to all of th
         (step(5, SLURM_STEP_TASKS_PER_NODE="8(x", SLURM_NTASKS_PER_NODE=""), None, [5], ""),
     ],
 )
+@pytest.mark.parametrize("mode", [None, "command"], ids=["bind()", "affinity run"])
 def test_a_local_rank_is_an_index_only_if_each_worker_has_one_of_the_visible_gpus(
-    environ: dict[str, str], visible: str | None, gpus: list[int], note: str
+    environ: dict[str, str], visible: str | None, gpus: list[int], note: str, mode: str | None
 ) -> None:
     """A worker is never placed next to one of several GPUs that it has without a note."""
     shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    launch = affinity.plan(host=FakeHost("dgx-h100", environ={**environ, **shown}).host).launch
+    host = FakeHost("dgx-h100", environ={**environ, **shown}).host
+    launch = affinity.plan(host=host, launch_mode=mode).launch
     assert [launch.machine_gpus.index(gpu) for gpu in launch.gpus] == gpus
     assert " ".join(launch.notes).endswith(note)
     assert bool(launch.notes) == bool(note)
+
+
+def test_the_only_task_of_a_machine_is_placed_on_the_nodes_of_its_gpus_and_reports_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the line of `affinity run`: each GPU, the CPUs and the memory of both nodes, and the reason."""
+    host = FakeHost("dgx-h100", environ=step(0, SLURM_STEP_TASKS_PER_NODE="1")).host
+    planned = affinity.plan(host=host, launch_mode="command")
+    assert planned.launch.gpu_nodes == NodeSet([0, 1])
+    assert planned.placement is not None
+    assert planned.placement.cpus == host.allowed_cpus
+    _report_chosen_gpus(planned)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(str(gpu.pci) in line for gpu in planned.launch.gpus)
+    assert planned.placement.summary in line
+    assert line.endswith(f"(the only worker here has all 8 visible GPUs, {SEVERAL})")
+
+
+@pytest.mark.parametrize("environ", [
+    step(1, SLURM_STEP_TASKS_PER_NODE="8", SLURM_GPUS_PER_TASK="1", CUDA_VISIBLE_DEVICES="6"),
+    {**mpi(1, 8), "CUDA_VISIBLE_DEVICES": "6"},
+    {"CUDA_VISIBLE_DEVICES": "6"},
+], ids=["srun --gpus-per-task", "mpirun", "container"])  # fmt: skip
+def test_one_visible_gpu_is_the_tasks_without_a_line(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its node is not that of the GPU with the local rank's number."""
+    planned = affinity.plan(host=FakeHost("dgx-h100", environ=environ).host, launch_mode="command")
+    assert planned.launch.gpu_nodes == NodeSet([1])
+    _report_chosen_gpus(planned)
+    assert capsys.readouterr().err == ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import driver
 import pytest
 from commands import COMMAND, affinity
 from ranks import STAND_INS, found, program
@@ -60,6 +62,55 @@ def test_the_command_takes_the_worker_of_its_process(
     assert found(tmp_path) == [cpus]
     assert done.stderr.startswith(printed)
     assert done.stderr.count("\n") == bool(printed)
+
+
+@pytest.fixture(scope="module")
+def four_gpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of a process that has the fake driver with four GPUs."""
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is optional: pip install numa-affinity[nvml]")
+    return driver.four_gpus(tmp_path_factory.mktemp("driver"))
+
+
+ONE_EACH = {**TASK, "SLURM_GPUS_PER_TASK": "1"}
+TWO_EACH = {**TASK, "SLURM_GPUS_PER_TASK": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "cpus", "printed"),
+    [
+        (TORCHRUN, "1", [1]),  # two ranks with four GPUs: its GPU is a guess
+        ({**TORCHRUN, "CUDA_VISIBLE_DEVICES": "3,0"}, "0", []),
+        ({**TORCHRUN, "CUDA_VISIBLE_DEVICES": "GPU-2,GPU-3"}, "1", []),
+        ({**ONE_EACH, "CUDA_VISIBLE_DEVICES": "2"}, "0", []),  # without a device cgroup: Slurm's number of the GPU
+        ({**ONE_EACH, "CUDA_VISIBLE_DEVICES": "GPU-0"}, "0", []),
+        ({**HYDRA, "CUDA_VISIBLE_DEVICES": "2"}, "0", []),  # a wrapper of the site hides the others
+        ({**TWO_EACH, "CUDA_VISIBLE_DEVICES": "3,1"}, "1", [1, 3]),
+        ({**TWO_EACH, "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-0"}, "0-1", [0, 1]),
+        (ALONE, "0-1", [0, 1, 2, 3]),
+        ({**ALONE, "CUDA_VISIBLE_DEVICES": "2,0"}, "0", [0, 2]),
+        ({"CUDA_VISIBLE_DEVICES": "3"}, "1", []),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_gpus_are_those_that_the_process_sees(
+    tmp_path: Path, four_gpus: dict[str, str], environ: dict[str, str], cpus: str, printed: list[int]
+) -> None:
+    """A rank that sees one GPU has that one, of whatever number; a rank that has several is next to all of them.
+
+    A choice that is open to doubt is reported too.
+    """
+    done = affinity("run", "--", *program(tmp_path), **{**four_gpus, **environ, "AFFINITY_NODES": "0,0,0,0"})
+    assert done.returncode == 0, done.stderr
+    assert found(tmp_path) == [cpus]
+    assert sorted(int(bus) - 1 for bus in re.findall(r"0000:0(\d):00.0", done.stderr)) == printed
+    assert done.stderr.count("\n") == bool(printed)
+
+
+def test_a_variable_that_nothing_reads_is_reported_once() -> None:
+    """By its warning, and not again as a note of the rank."""
+    done = affinity("run", "--", "true", **STAND_INS, **TORCHRUN, AFFINITY_SERVICE_HOST="10.0.0.1")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("affinity: AFFINITY_SERVICE_HOST: no setting")
 
 
 def test_the_form_that_click_reads_does_the_same(tmp_path: Path, train: tuple[str, ...]) -> None:

@@ -177,17 +177,11 @@ def test_the_commands_of_the_page_run() -> None:
         assert "numactl" in done.stdout
 
 
-#: Four GPUs of one model, on buses 1 to 4; CPU 0 is next to those on even positions, CPU 1 to the others.
-FOUR = "".join(f"gpu 00000000:0{i + 1}:00.0 GPU-{i}{i:07}-aaaa 0x2330 a GPU\nmemory {i} 0\n" for i in range(4))
-
-
 @pytest.fixture(scope="module")
 def four_gpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process that has the fake driver with four GPUs."""
     pytest.importorskip("pynvml", reason="nvidia-ml-py is optional")
-    folder = tmp_path_factory.mktemp("driver")
-    placed = {"AFFINITY_DEVICES": "nvml", "AFFINITY_NODES": "", "AFFINITY_POLICY": "explicit"}
-    return {**driver.environment(driver.build(folder), FOUR, folder), **placed, "AFFINITY_CPUS": "0|1|0|1"}
+    return {**os.environ, **driver.four_gpus(tmp_path_factory.mktemp("driver"))}
 
 
 @pytest.mark.parametrize(("environ", "arguments", "gpus"), [

@@ -60,6 +60,18 @@ def environment(library: Path, reported: str, directory: Path) -> dict[str, str]
     }
 
 
+def four_gpus(directory: Path) -> dict[str, str]:
+    """The variables of a driver with four GPUs of one model on buses 1 to 4, the UUID of GPU i begins `GPU-i`.
+
+    CPU 0 is next to GPUs 0 and 2, CPU 1 to GPUs 1 and 3.
+    """
+    text = "".join(f"gpu 00000000:0{i + 1}:00.0 GPU-{i}{i:07}-aaaa 0x2330 a GPU\nmemory {i} 0\n" for i in range(4))
+    variables = environment(build(directory), text, directory)
+    placed = {"AFFINITY_DEVICES": "nvml", "AFFINITY_NODES": "", "AFFINITY_POLICY": "explicit"}
+    added = {name: value for name, value in variables.items() if os.environ.get(name) != value}
+    return {**added, **placed, "AFFINITY_CPUS": "0|1|0|1"}
+
+
 def calls(directory: Path) -> list[str]:
     """The driver's functions called so far."""
     log = directory / "calls.txt"
