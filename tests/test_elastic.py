@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from commands import COMMAND
-from ranks import STAND_INS, found, program
+from ranks import PAGES, STAND_INS, check_shown_command, shown_commands
 
 pytestmark = [
     pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed: tox run -e torch"),
@@ -81,21 +81,30 @@ def test_ranks_of_torch_and_their_data_loaders_are_next_to_their_gpu(tmp_path: P
         assert seen == ["torchrun", rank, 2, [rank], [True, [rank]]]
 
 
-#: As a person types them, with what a machine without GPUs needs.
-LAUNCHERS = {
-    "torchrun": "torchrun --standalone --no-python --nproc-per-node 2",
-    "accelerate": "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    "--dynamo_backend no --no_python",
-    "deepspeed": "deepspeed --num_gpus 2 --no_python --no_local_rank",
-}
+COMMANDS = shown_commands("torchrun.md")
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_ranks_of_a_real_launcher_become_their_command_bound(tmp_path: Path, launcher: str) -> None:
-    """`affinity run --` between the launcher and the program, and no line of the program changed."""
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_of_the_page_run(tmp_path: Path, line: str) -> None:
+    """`affinity run --` between each launcher and the program, and no line of the program changed."""
+    launcher = next(name for name in LAUNCHERS if f"{name} " in line)
     needs("torch" if launcher == "torchrun" else launcher)
-    name, *options = LAUNCHERS[launcher].split()
-    command = [str(Path(sys.executable).parent / name), *options, COMMAND, "run", "--", *program(tmp_path)]
-    done = subprocess.run(command, env={**os.environ, **STAND_INS}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert found(tmp_path) == ["0", "1"]
+    check_shown_command(line, tmp_path)
+
+
+LAUNCHERS = ("torchrun", "accelerate", "deepspeed")
+
+
+def test_each_launcher_has_a_command_on_the_page() -> None:
+    """None is left out unseen."""
+    assert [name for name in LAUNCHERS if not any(f"{name} " in line for line in COMMANDS)] == []
+
+
+def test_the_ranks_that_are_functions_of_the_page_are_bound(tmp_path: Path) -> None:
+    """Its program, as it is."""
+    (text,) = re.findall(r"```python\n(.*?)```", (PAGES / "torchrun.md").read_text(), re.DOTALL)
+    (tmp_path / "train.py").write_text(text)
+    command, environ = [sys.executable, str(tmp_path / "train.py")], {**os.environ, **STAND_INS}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(re.findall(r"in force: CPUs (\S+), memory policy preferred:0", done.stdout)) == ["0", "1"]

@@ -14,7 +14,7 @@ from typing import Any
 import driver
 import pytest
 from commands import COMMAND, affinity
-from ranks import STAND_INS, found, program
+from ranks import ROOT, STAND_INS, check_shown_command, found, program, shown_commands
 
 pytestmark = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1")
 
@@ -67,7 +67,6 @@ def test_the_command_takes_the_worker_of_its_process(
 @pytest.fixture(scope="module")
 def four_gpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables of a process that has the fake driver with four GPUs."""
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is optional: pip install numa-affinity[nvml]")
     return driver.four_gpus(tmp_path_factory.mktemp("driver"))
 
 
@@ -144,31 +143,34 @@ def test_without_a_gpu_the_command_runs_unbound(environ: dict[str, str], status:
     assert done.stderr.count("\n") == bool(err)
 
 
-ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-OPEN_MPI = pytest.param(("mpirun.openmpi", "--oversubscribe", "--bind-to", "none"), id="openmpi")
-MPICH = pytest.param(("mpiexec.hydra",), id="mpich")
+#: The program of each launcher.
+MPI = {"mpirun": "mpirun.openmpi", "mpiexec": "mpiexec.hydra"}
 
 
-def launched(*command: str) -> subprocess.CompletedProcess[str]:
-    """Two ranks by a real launcher; skip if it is not installed."""
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed: apt-get install openmpi-bin mpich")
-    environ = {**os.environ, **STAND_INS, **ROOT}
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100, check=True)
+def needs(launcher: str) -> None:
+    if shutil.which(launcher) is None:
+        pytest.skip(f"{launcher} is not installed: apt-get install openmpi-bin mpich")
 
 
-@pytest.mark.parametrize("launcher", [OPEN_MPI, MPICH])
-def test_ranks_of_a_real_mpi_are_next_to_their_gpu(
-    tmp_path: Path, train: tuple[str, ...], launcher: tuple[str, ...]
-) -> None:
-    """Each becomes its command, bound."""
-    launched(*launcher, "-n", "2", COMMAND, "run", "--", *train)
-    assert found(tmp_path) == ["0", "1"]
+@pytest.mark.parametrize("line", shown_commands("mpi-slurm.md"))
+def test_the_commands_of_the_page_run(tmp_path: Path, line: str) -> None:
+    """Each rank of a real Open MPI or MPICH becomes its command, bound."""
+    needs(next(program for name, program in MPI.items() if f"{name} " in line))
+    check_shown_command(line, tmp_path)
+
+
+def test_each_launcher_has_a_command_on_the_page() -> None:
+    """None is left out unseen."""
+    lines = shown_commands("mpi-slurm.md")
+    assert [name for name in MPI if not any(f"{name} " in line for line in lines)] == []
 
 
 @pytest.mark.parametrize(("option", "collisions"), [((), ["mpirun --bind-to"]), (("--bind-to", "none"), [])])
 def test_the_mask_of_open_mpi_is_reported_by_explain(option: tuple[str, ...], collisions: list[str]) -> None:
     """Its default leaves each rank one core."""
     command = ("mpirun.openmpi", "--oversubscribe", *option, "-n", "1", COMMAND, "explain", "--json")
-    explained: dict[str, Any] = json.loads(launched(*command).stdout)
+    needs(command[0])
+    environ = {**os.environ, **STAND_INS, **ROOT}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100, check=True)
+    explained: dict[str, Any] = json.loads(done.stdout)
     assert [row["switch"] for row in explained["collisions"]] == collisions

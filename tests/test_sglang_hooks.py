@@ -180,7 +180,6 @@ def test_the_commands_of_the_page_run() -> None:
 @pytest.fixture(scope="module")
 def four_gpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process that has the fake driver with four GPUs."""
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is optional")
     return {**os.environ, **driver.four_gpus(tmp_path_factory.mktemp("driver"))}
 
 

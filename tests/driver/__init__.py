@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 from affinity.testing.machines import Machine
 
 SOURCE = Path(__file__).parent / "nvml.c"
@@ -61,10 +63,11 @@ def environment(library: Path, reported: str, directory: Path) -> dict[str, str]
 
 
 def four_gpus(directory: Path) -> dict[str, str]:
-    """The variables of a driver with four GPUs of one model on buses 1 to 4, the UUID of GPU i begins `GPU-i`.
+    """The variables of a driver with four GPUs of one model on buses 1 to 4; skip if pynvml is not installed.
 
-    CPU 0 is next to GPUs 0 and 2, CPU 1 to GPUs 1 and 3.
+    The UUID of GPU i begins with `GPU-i`. CPU 0 is next to GPUs 0 and 2, CPU 1 to GPUs 1 and 3.
     """
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is optional: pip install numa-affinity[nvml]")
     text = "".join(f"gpu 00000000:0{i + 1}:00.0 GPU-{i}{i:07}-aaaa 0x2330 a GPU\nmemory {i} 0\n" for i in range(4))
     variables = environment(build(directory), text, directory)
     placed = {"AFFINITY_DEVICES": "nvml", "AFFINITY_NODES": "", "AFFINITY_POLICY": "explicit"}
