@@ -12,7 +12,12 @@ from pathlib import Path
 import driver
 
 #: GPU i is next to CPU i.
-STAND_INS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "explicit", "AFFINITY_CPUS": "0|1", "AFFINITY_DEVICES": "pci"}
+PLACEHOLDERS = {
+    "AFFINITY_NODES": "0,0",
+    "AFFINITY_POLICY": "explicit",
+    "AFFINITY_CPUS": "0|1",
+    "AFFINITY_DEVICES": "pci",
+}
 
 #: What the kernel shows of each thread; then what `bind()` does, and again; then a data loader's and a program's CPUs.
 TRAIN = """

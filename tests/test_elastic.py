@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from ranks import PAGES, STAND_INS, check_shown_command, shown_commands
+from ranks import PAGES, PLACEHOLDERS, check_shown_command, shown_commands
 
 pytestmark = [
     pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed: tox run -e torch"),
@@ -74,7 +74,9 @@ def test_ranks_of_torch_and_their_data_loaders_are_next_to_their_gpu(tmp_path: P
         command += [str(script), method, "notebook"]
     else:
         command += [str(script), method, "launch"]
-    done = subprocess.run([*command, out], env={**os.environ, **STAND_INS}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, out], env={**os.environ, **PLACEHOLDERS}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         seen = json.loads(Path(f"{out}{rank}").read_text())
@@ -104,7 +106,7 @@ def test_the_ranks_that_are_functions_of_the_page_are_bound(tmp_path: Path) -> N
     """Its program, as it is."""
     (text,) = re.findall(r"```python\n(.*?)```", (PAGES / "torchrun.md").read_text(), re.DOTALL)
     (tmp_path / "train.py").write_text(text)
-    command, environ = [sys.executable, str(tmp_path / "train.py")], {**os.environ, **STAND_INS}
+    command, environ = [sys.executable, str(tmp_path / "train.py")], {**os.environ, **PLACEHOLDERS}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(re.findall(r"in force: CPUs (\S+), memory policy preferred:0", done.stdout)) == ["0", "1"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ranks import PLACEHOLDERS
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -97,7 +98,7 @@ def test_a_child_of_multiprocessing_is_a_rank_only_by_variables_of_its_own(
     assert json.loads(done.stdout) == expected
 
 
-#: A rank that binds itself, and starts a data loader, which calls `bind()` too. GPU i is next to CPU i.
+#: A rank that binds itself, and starts a data loader, which calls `bind()` too.
 RANK = """
 import json, multiprocessing, os, sys, affinity
 from affinity.kernel.linux import THIS_PROCESS
@@ -114,7 +115,6 @@ if __name__ == "__main__":
     process.start(); process.join()
     sys.exit(process.exitcode)
 """
-STAND_INS = {"AFFINITY_NODES": "0,0", "AFFINITY_POLICY": "explicit", "AFFINITY_CPUS": "0|1", "AFFINITY_DEVICES": "pci"}
 TWO_CPUS = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1")
 
 
@@ -128,7 +128,7 @@ def loaded(
     script = tmp_path / "rank.py"
     script.write_text(RANK)
     command = [sys.executable, str(script), json.dumps([method, own, bind, late])]
-    environ = {**os.environ, **STAND_INS, **environ}
+    environ = {**os.environ, **PLACEHOLDERS, **environ}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
     found: list[Any] = json.loads(done.stdout)
     return found

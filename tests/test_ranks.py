@@ -14,7 +14,7 @@ from typing import Any
 import driver
 import pytest
 from commands import COMMAND, affinity
-from ranks import ROOT, STAND_INS, check_shown_command, found, program, shown_commands
+from ranks import PLACEHOLDERS, ROOT, check_shown_command, found, program, shown_commands
 
 pytestmark = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="needs CPUs 0 and 1")
 
@@ -57,7 +57,7 @@ def test_the_command_takes_the_worker_of_its_process(
     tmp_path: Path, train: tuple[str, ...], environ: dict[str, str], cpus: str, printed: str
 ) -> None:
     """Its local rank is an index only where it sees several; several GPUs of its own are reported in one line."""
-    done = affinity("run", "--", *train, **STAND_INS, **environ)
+    done = affinity("run", "--", *train, **PLACEHOLDERS, **environ)
     assert done.returncode == 0, done.stderr
     assert found(tmp_path) == [cpus]
     assert done.stderr.startswith(printed)
@@ -107,20 +107,20 @@ def test_the_gpus_are_those_that_the_process_sees(
 
 def test_a_variable_that_nothing_reads_is_reported_once() -> None:
     """By its warning, and not again as a note of the rank."""
-    done = affinity("run", "--", "true", **STAND_INS, **TORCHRUN, AFFINITY_SERVICE_HOST="10.0.0.1")
+    done = affinity("run", "--", "true", **PLACEHOLDERS, **TORCHRUN, AFFINITY_SERVICE_HOST="10.0.0.1")
     (line,) = done.stderr.splitlines()
     assert line.startswith("affinity: AFFINITY_SERVICE_HOST: no setting")
 
 
 def test_the_form_that_click_reads_does_the_same(tmp_path: Path, train: tuple[str, ...]) -> None:
     """Without `--`."""
-    done = affinity("run", *train, **STAND_INS, **TORCHRUN)
+    done = affinity("run", *train, **PLACEHOLDERS, **TORCHRUN)
     assert (found(tmp_path), done.stderr) == (["1"], "")
 
 
 def test_a_second_affinity_run_confirms_the_first(tmp_path: Path, train: tuple[str, ...]) -> None:
     """An image's entry point within a job's command: the GPU that was named stays."""
-    done = affinity("run", "--gpu", "0", "--", COMMAND, "run", "--", *train, **STAND_INS, **TORCHRUN)
+    done = affinity("run", "--gpu", "0", "--", COMMAND, "run", "--", *train, **PLACEHOLDERS, **TORCHRUN)
     assert (found(tmp_path), done.stderr) == (["0"], "")
 
 
@@ -136,7 +136,7 @@ def test_a_second_affinity_run_confirms_the_first(tmp_path: Path, train: tuple[s
 def test_without_a_gpu_the_command_runs_unbound(environ: dict[str, str], status: int, out: str, err: str) -> None:
     """With one line that states what to do; an error where binding is required."""
     show = "import os; print('-'.join(map(str, sorted(os.sched_getaffinity(0)))))"
-    environ = {**STAND_INS, **environ, "CUDA_VISIBLE_DEVICES": ""}
+    environ = {**PLACEHOLDERS, **environ, "CUDA_VISIBLE_DEVICES": ""}
     done = affinity("run", "--", sys.executable, "-c", show, prefix=("taskset", "-c", "0,1"), **environ)
     assert (done.returncode, done.stdout) == (status, out)
     assert done.stderr.startswith(err)
@@ -170,7 +170,7 @@ def test_the_mask_of_open_mpi_is_reported_by_explain(option: tuple[str, ...], co
     """Its default leaves each rank one core."""
     command = ("mpirun.openmpi", "--oversubscribe", *option, "-n", "1", COMMAND, "explain", "--json")
     needs(command[0])
-    environ = {**os.environ, **STAND_INS, **ROOT}
+    environ = {**os.environ, **PLACEHOLDERS, **ROOT}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100, check=True)
     explained: dict[str, Any] = json.loads(done.stdout)
     assert [row["switch"] for row in explained["collisions"]] == collisions
