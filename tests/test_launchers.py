@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import COMMAND
 from ranks import PLACEHOLDERS
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -119,15 +120,23 @@ TWO_CPUS = pytest.mark.skipif(not {0, 1} <= os.sched_getaffinity(0), reason="nee
 
 
 def loaded(
-    tmp_path: Path, method: str, own: dict[str, str], *, bind: Any, environ: dict[str, str], **late: str
+    tmp_path: Path,
+    method: str,
+    own: dict[str, str],
+    *,
+    bind: Any,
+    environ: dict[str, str],
+    starter: tuple[str, ...] = (),
+    **late: str,
 ) -> list[Any]:
     """CPUs, memory policy, strategy, satisfied and notes of the data loader of a rank that was bound so.
 
-    late: variables that the rank sets in its own environment after its start.
+    starter: the command before the rank's own. late: variables that the rank sets in its own environment after its
+    start.
     """
     script = tmp_path / "rank.py"
     script.write_text(RANK)
-    command = [sys.executable, str(script), json.dumps([method, own, bind, late])]
+    command = [*starter, sys.executable, str(script), json.dumps([method, own, bind, late])]
     environ = {**os.environ, **PLACEHOLDERS, **environ}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
     found: list[Any] = json.loads(done.stdout)
@@ -170,6 +179,18 @@ def test_what_a_rank_set_for_itself_is_not_given_to_its_data_loader(
     given = {"CUDA_VISIBLE_DEVICES": "1"} if "LOCAL_RANK" in late else RANK_1
     cpus, *_ = loaded(tmp_path, method, given, bind={"gpu": "phys:0"}, environ={}, **late)
     assert cpus == [1], "what the child has besides is its own"
+
+
+@TWO_CPUS
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_the_data_loader_of_a_rank_that_started_bound_stays_too(tmp_path: Path, method: str) -> None:
+    """What the rank set for itself counts from its `bind()`, which changed nothing else."""
+    cpus, _, _, satisfied, notes = loaded(
+        tmp_path, method, {}, bind={"gpu": "phys:0"}, environ={},
+        starter=(COMMAND, "run", "--gpu", "phys:0", "--"), **RANK_1,
+    )  # fmt: skip
+    assert (cpus, satisfied) == ([0], True)
+    assert any("it stays where its parent is" in note for note in notes)
 
 
 @TWO_CPUS
