@@ -133,6 +133,12 @@ def matching_record(process: Process) -> Handoff | None:
     return next((known for known in records if known.cpus & online == mask), None)
 
 
+def bound_ancestor(process: Process) -> Process | None:
+    """Return the process above this one that wrote the record in the environment, None if there is none."""
+    found = Handoff.parse(process.environ.get(VARIABLE, ""))
+    return next((a for a in ancestors(process) if a.identity() == found.by), None) if found is not None else None
+
+
 def set_by_affinity(policy: MemoryPolicy, process: Process) -> bool:
     """Return whether this framework gave the process its memory policy.
 

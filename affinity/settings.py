@@ -42,6 +42,7 @@ class Settings:
     before. v2: False for the `legacy` strategy. devices: providers to ask, empty for automatic.
     cpus: the `explicit` policy's groups, one a GPU in PCI order. smt: all siblings of a core, or one.
     scope: whether a split policy divides a node's or a socket's cores. reserve: cores left free on each node.
+    autostart: whether workers bind themselves at their start; read then (affinity.integrations.autostart).
     options: the text of AFFINITY_ variables that are not built in, by name; `option` reads one.
     decided_by: the variable and its text, by field or by the name of an option.
     """
@@ -59,6 +60,7 @@ class Settings:
     smt: str = _field("all", "'all' or 'one'")
     scope: str = _field("node", "'node' or 'socket'")
     reserve: int = _field(0, "a number of cores from 0")
+    autostart: bool = _field(False, "True or False")
     options: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     decided_by: Mapping[str, str] = attrs.field(factory=dict, eq=False)
 

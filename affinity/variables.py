@@ -153,6 +153,9 @@ def _flag_text(value: bool) -> str:
 
 _BOOLEAN = "true, false, yes, no, on, off, 1, 0"
 
+AUTOSTART = Variable("AFFINITY_AUTOSTART", "autostart", _boolean, _BOOLEAN,
+                     "a worker that a launcher gave a local rank or a GPU binds itself at its start", format=_flag_text)  # fmt: skip
+
 VARIABLES = (
     Variable("AFFINITY_STRATEGY", "strategies", _names, "auto, or strategy names separated by commas",
              "the strategy, or several in order of preference", format=_joined(",")),
@@ -178,6 +181,7 @@ VARIABLES = (
              "whether a split policy divides a node's or a socket's cores"),
     Variable("AFFINITY_RESERVE", "reserve", _cores, "a number of cores, e.g. 2",
              "cores of each node left free for the system"),
+    AUTOSTART,
 )  # fmt: skip
 
 V2 = Variable("SGLANG_NUMA_BIND_V2", "v2", _boolean, _BOOLEAN, "0: the `legacy` strategy", "AFFINITY_STRATEGY=auto",

@@ -25,15 +25,16 @@ class Detected(NamedTuple):
     own: Mapping[str, str] = MappingProxyType({})
 
 
-def detect(process: Process, launchers: Registry[Launcher], named: str = "") -> Detected:
+def detect(
+    process: Process, launchers: Registry[Launcher], named: str = "", *, starter: Process | None = None
+) -> Detected:
     """Ask the launchers; of several that recognise the process, the one with the smallest distance holds.
 
     named: the only launcher to ask; its mode holds even if it does not recognise the process. A broken launcher is a
-    note. Raises UsageError for a variable of a launcher that does not parse, PluginError if `named` is broken.
+    note. starter: the process whose variables do not count; default: as the launchers find it. Raises UsageError for a variable of a launcher that does not parse, PluginError if `named` is broken.
     """
     notes: list[str] = []
     asked = {named: launchers.get(named)} if named else _by_distance(launchers, notes)
-    starter = None
     for name, launcher in asked.items():
         starter = starter or _answer(notes, name, launcher.starter, process)
     environ = own_variables(process, starter)
@@ -50,6 +51,13 @@ def detect(process: Process, launchers: Registry[Launcher], named: str = "") -> 
         reason = f"launcher {named} was named; it does not recognise this process"
         return Detected(Launch(asked[named].mode, reason, named, notes=tuple(notes)), asked[named], environ)
     return Detected(Launch(LaunchMode.INLINE, "no launcher recognises this process", notes=tuple(notes)))
+
+
+def is_launchers_own(program: str, launchers: Registry[Launcher]) -> bool:
+    """Return whether a Python process that starts with this program belongs to a launcher; see `Launcher.autostart`."""
+    notes: list[str] = []  # of broken launchers; the report of a bind has them
+    asked = _by_distance(launchers, notes).items()
+    return any([_answer(notes, name, launcher.autostart, program) for name, launcher in asked])
 
 
 def own_variables(process: Process, starter: Process | None) -> Mapping[str, str]:

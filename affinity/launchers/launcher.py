@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
@@ -28,6 +29,8 @@ class Launcher(ABC):
     #: If several launchers recognise a process, the smallest distance wins. Built in: launchers that set variables
     #: for each rank 10, message passing 20, batch systems 30, multiprocessing 40, clusters of actors 50.
     distance: ClassVar[int] = 15
+    #: Its own programs in Python, which start workers and are none: base names of scripts, and names of modules.
+    programs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
@@ -40,6 +43,14 @@ class Launcher(ABC):
     def starter(self, process: Process) -> Process | None:
         """Return the process that started `process`, None if unknown. Default: None."""
         return None
+
+    def autostart(self, program: str) -> bool:
+        """Return whether this Python process, which starts under AFFINITY_AUTOSTART=1, belongs to the launcher itself.
+
+        Such a process is not bound. program: the path of its script, the name of its module or the text of `-c`. If
+        workers get their GPUs after the start of their interpreter, prepare their bind here. Default: `programs`.
+        """
+        return program in self.programs or os.path.basename(program) in self.programs
 
     def notify(self, report: BindReport | None) -> None:  # noqa: B027
         """Take note of the report now in force, None if nothing is bound any more. Called after each bind and undo."""

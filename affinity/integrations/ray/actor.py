@@ -63,7 +63,7 @@ def _bound(target: Any, **where: Unpack[BindArguments]) -> Any:
 
         @functools.wraps(target)
         def stream(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            with _bound_task(where):
+            with bound_task(where):
                 yield from target(*args, **kwargs)
 
         return stream
@@ -71,7 +71,7 @@ def _bound(target: Any, **where: Unpack[BindArguments]) -> Any:
 
         @functools.wraps(target)
         def task(*args: Any, **kwargs: Any) -> Any:
-            with _bound_task(where):
+            with bound_task(where):
                 return target(*args, **kwargs)
 
         return task
@@ -85,6 +85,9 @@ class _Construction(threading.local):
 
 
 _construction = _Construction()
+
+#: Whether autostart has bound this process for its actor: `@bound` without arguments does not bind it again.
+bound_at_start = False
 
 
 def _bound_class(cls: type, where: BindArguments) -> type:
@@ -105,7 +108,8 @@ def _bound_init(instance: object, where: BindArguments) -> Iterator[None]:
     from affinity.api import bind
 
     outer = _construction.instance
-    if outer is not instance:  # else a derived class, bound as well, has come here through super()
+    nested = outer is instance  # a derived class, bound as well, has come here through super()
+    if not nested and (where or not bound_at_start):
         bind(**where)
     _construction.instance = instance
     try:
@@ -115,7 +119,7 @@ def _bound_init(instance: object, where: BindArguments) -> Iterator[None]:
 
 
 @contextmanager
-def _bound_task(where: BindArguments) -> Iterator[None]:
+def bound_task(where: BindArguments) -> Iterator[None]:
     from affinity.api import bind
 
     made = bind(**where)

@@ -19,6 +19,7 @@ class RayLauncher(Launcher):
     """Ray's workers: the processes of actors and tasks. What they start has their variables and is none of them."""
 
     mode, distance = LaunchMode.RAY, 50
+    programs = ("ray",)
 
     def detect(self, environ: Mapping[str, str], process: Process) -> Launch | None:
         if process.is_this_process:
@@ -34,6 +35,18 @@ class RayLauncher(Launcher):
         """Return the raylet. It has the variables of what started `ray start`, and its workers inherit them."""
         raylet = process.environ.get("RAY_RAYLET_PID", "")
         return ancestor(process, int(raylet)) if raylet.isdecimal() else None
+
+    def autostart(self, program: str) -> bool:
+        """Return whether this is a process of Ray: a command, a daemon or a worker, whose bind is prepared.
+
+        Source: the command lines in ray/_private/services.py, and runtime_env/context.py.
+        """
+        if os.path.basename(program) == "default_worker.py" and "RAY_RAYLET_PID" in os.environ:
+            from affinity.integrations.ray.autostart import install
+
+            install()
+        daemon = any(folder in program for folder in ("/ray/_private/", "/ray/dashboard/", "/ray/autoscaler/"))
+        return daemon or program.startswith("ray.") or super().autostart(program)
 
     def notify(self, report: BindReport | None) -> None:
         """Write the actor's record for `audit`, or delete it."""

@@ -13,16 +13,21 @@ from affinity.launchers import EnvironmentLauncher, Launch
 
 
 class Torchrun(EnvironmentLauncher):
-    """Source: PyTorch, "torchrun (Elastic Launch)", Environment Variables."""
+    """Source: PyTorch, "torchrun (Elastic Launch)", Environment Variables. Accelerate starts its ranks the same way."""
 
     mode, distance = LaunchMode.TORCHRUN, 10
+    programs = (
+        *("torchrun", "torch.distributed.run", "torch.distributed.launch"),
+        *("accelerate", "accelerate-launch", "accelerate.commands.launch"),
+    )
     markers, rank, size = ("TORCHELASTIC_RUN_ID",), "LOCAL_RANK", "LOCAL_WORLD_SIZE"
 
 
 class DeepSpeed(EnvironmentLauncher):
-    """Source: DeepSpeed 0.19.8, deepspeed/launcher/launch.py, `main`."""
+    """Source: DeepSpeed 0.19.8, deepspeed/launcher/launch.py, `main`, and runner.py, which starts it."""
 
     distance = 10
+    programs = ("deepspeed", "ds", "deepspeed.launcher.runner", "deepspeed.launcher.launch")
     markers, rank, size = ("CROSS_SIZE", "LOCAL_SIZE"), "LOCAL_RANK", "LOCAL_SIZE"
 
 
