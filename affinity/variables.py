@@ -154,7 +154,8 @@ def _flag_text(value: bool) -> str:
 _BOOLEAN = "true, false, yes, no, on, off, 1, 0"
 
 AUTOSTART = Variable("AFFINITY_AUTOSTART", "autostart", _boolean, _BOOLEAN,
-                     "a worker that a launcher gave a local rank or a GPU binds itself at its start", format=_flag_text)  # fmt: skip
+                     "a worker with a local rank or a GPU of its launcher's binds itself at its start",
+                     format=_flag_text)  # fmt: skip
 
 VARIABLES = (
     Variable("AFFINITY_STRATEGY", "strategies", _names, "auto, or strategy names separated by commas",

@@ -1,4 +1,4 @@
-"""`AFFINITY_AUTOSTART=1`: which processes bind themselves at the start of their interpreter, read from /proc by each."""
+"""`AFFINITY_AUTOSTART=1`: which processes bind themselves at the start of their interpreter, as /proc shows them."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ def test_no_flag_means_the_documented_defaults() -> None:
         ("AFFINITY_SMT", "one", "smt", "one"),
         ("AFFINITY_SCOPE", "socket", "scope", "socket"),
         ("AFFINITY_RESERVE", "2", "reserve", 2),
+        ("AFFINITY_AUTOSTART", "1", "autostart", True),
         ("SGLANG_NUMA_BIND_V2", "0", "v2", False),
         ("SGLANG_CRASH_ON_NUMA_BIND_FAILURE", "1", "required", True),
         ("SGLANG_SET_CPU_AFFINITY", "1", "policy", "even"),
@@ -158,7 +159,7 @@ FIELDS: dict[str, st.SearchStrategy[object]] = {
     "smt": st.sampled_from(["all", "one"]),
     "scope": st.sampled_from(["node", "socket"]),
     "reserve": st.integers(0, 99_999),
-    **{flag: st.booleans() for flag in ("auto", "required", "migrate", "v2")},
+    **{flag: st.booleans() for flag in ("auto", "required", "migrate", "v2", "autostart")},
 }
 OPTIONS = st.dictionaries(
     st.sampled_from(["AFFINITY_ACME_A", "AFFINITY_ACME_B", "AFFINITY_PORT"]), st.sampled_from(["1", "a;b=c", "é"])

@@ -13,10 +13,6 @@ import os
 import re
 import sys
 import traceback
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from affinity.plugins import Plugins
 
 #: Programs of this package and of pip.
 _HELPERS = re.compile(r"affinity|pip[\d.]*|__pip-runner__\.py")
@@ -40,47 +36,56 @@ def start() -> None:
 
 def _start() -> None:
     try:
-        from affinity.integrations.engine import bind_worker, errors_logged
-        from affinity.plugins import Plugins
-        from affinity.settings import Settings
-        from affinity.variables import AUTOSTART
-    except ImportError as missing:
-        _report_missing(missing)
+        if _is_rank() and _is_automatic():
+            from affinity.integrations.engine import bind_worker
+
+            bind_worker()
+    except Exception as error:
+        _log(error)
+
+
+def _log(error: Exception) -> None:
+    """Log the error of a process that starts unbound, and raise it under `required`."""
+    try:
+        from affinity.integrations.engine import errors_logged
+    except ImportError as missing:  # an incomplete installation: `required` is parsed without the package
+        if os.environ.get("AFFINITY_ENFORCE", "").strip().lower() == "required":
+            raise
+        remedy = f"install numa-affinity and what it requires in {sys.prefix}, or unset AFFINITY_AUTOSTART"
+        sys.stderr.write(f"affinity: this process starts unbound: {missing}: {remedy}\n")
         return
     with errors_logged("this process starts unbound"):
-        if not AUTOSTART.read(os.environ[AUTOSTART.name].strip() or "0"):
-            return
-        plugins = Plugins()
-        if _is_rank(plugins) and Settings.from_environ(os.environ).auto:
-            bind_worker()
+        raise error
 
 
-def _report_missing(missing: ImportError) -> None:
-    """Report an incomplete installation. Raise the error under `required`, which is parsed without the package."""
-    if os.environ.get("AFFINITY_ENFORCE", "").strip().lower() == "required":
-        raise missing
-    sys.stderr.write(
-        f"affinity: this process starts unbound: {missing}: install numa-affinity and what it requires in "
-        f"{sys.prefix}, or unset AFFINITY_AUTOSTART\n"
-    )
-
-
-def _is_rank(plugins: Plugins) -> bool:
+def _is_rank() -> bool:
     """Return whether a launcher gave this process a local rank or GPUs, and no process of the same rank is above it.
 
     A rank that is bound has a record in the environment, which its children inherit with the variables of the rank.
     """
+    from affinity.variables import AUTOSTART
+
+    program = _program()
+    if not AUTOSTART.read(os.environ[AUTOSTART.name].strip() or "0"):
+        return False
+    if program.startswith("from multiprocessing.") or _HELPERS.fullmatch(os.path.basename(program)):
+        return False
     from affinity.handoff import bound_ancestor
     from affinity.kernel.linux import THIS_PROCESS
     from affinity.launchers.detect import detect, is_launchers_own
+    from affinity.plugins import Plugins
 
-    program = _program()
-    if program.startswith("from multiprocessing.") or _HELPERS.fullmatch(os.path.basename(program)):
+    launchers = Plugins().launchers
+    if is_launchers_own(program, launchers):
         return False
-    if is_launchers_own(program, plugins.launchers):
-        return False
-    launch = detect(THIS_PROCESS, plugins.launchers, starter=bound_ancestor(THIS_PROCESS)).launch
+    launch = detect(THIS_PROCESS, launchers, starter=bound_ancestor(THIS_PROCESS)).launch
     return launch.local_rank is not None or bool(launch.assigned)
+
+
+def _is_automatic() -> bool:
+    from affinity.settings import Settings
+
+    return Settings.from_environ(os.environ).auto
 
 
 def _program() -> str:

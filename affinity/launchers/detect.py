@@ -30,8 +30,9 @@ def detect(
 ) -> Detected:
     """Ask the launchers; of several that recognise the process, the one with the smallest distance holds.
 
-    named: the only launcher to ask; its mode holds even if it does not recognise the process. A broken launcher is a
-    note. starter: the process whose variables do not count; default: as the launchers find it. Raises UsageError for a variable of a launcher that does not parse, PluginError if `named` is broken.
+    named: the only launcher to ask; its mode holds even if it does not recognise the process. starter: the process
+    whose variables do not count; default: the one that a launcher finds. A broken launcher is a note. Raises UsageError
+    for a variable of a launcher that does not parse, PluginError if `named` is broken.
     """
     notes: list[str] = []
     asked = {named: launchers.get(named)} if named else _by_distance(launchers, notes)
@@ -57,7 +58,7 @@ def is_launchers_own(program: str, launchers: Registry[Launcher]) -> bool:
     """Return whether a Python process that starts with this program belongs to a launcher; see `Launcher.autostart`."""
     notes: list[str] = []  # of broken launchers; the report of a bind has them
     asked = _by_distance(launchers, notes).items()
-    return any([_answer(notes, name, launcher.autostart, program) for name, launcher in asked])
+    return any(_answer(notes, name, launcher.autostart, program) for name, launcher in asked)
 
 
 def own_variables(process: Process, starter: Process | None) -> Mapping[str, str]:

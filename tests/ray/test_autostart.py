@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 import ray
 from unmodified import AT_IMPORT, Asynchronous, Grouped, Plain, look, memory_policy, proc_masks, work
-from workers import EVEN, ODD, STAND_INS, cpu_of, running
+from workers import EVEN, ODD, RAY, STAND_INS, cpu_of, running
 
 from affinity.integrations.ray import audit, bound
 
@@ -120,7 +122,7 @@ def test_an_actor_of_a_bound_class_is_bound_once(actors: Actors) -> None:
     assert ray.get(actor.strategy.remote()) == "libnuma"  # a second bind would have had nothing to do
 
 
-def test_the_audit_sees_actors_that_were_bound_before_their_class(actors: Actors) -> None:
+def test_the_audit_shows_actors_that_were_bound_before_their_class(actors: Actors) -> None:
     """With the name of their class, as those that bind themselves."""
     actor = actors(Plain)
     pid = ray.get(actor.seen.remote())["now"]["pid"]
@@ -197,6 +199,49 @@ def test_a_bound_task_is_given_back_too() -> None:
     seen = ray.get(ray.remote(**KEPT)(bound(work)).remote())
     assert on_its_cpu(seen)
     assert given_back(seen["pid"])
+
+
+#: Another library's driver, which has a setup hook of its own and starts Ray itself.
+HOOKED = """
+import os, ray
+from unmodified import Plain
+
+def hook(): os.environ["HOOK"] = "ran"
+
+def environ(actor): return os.environ["HOOK"]
+
+{init}
+actor = ray.remote(num_gpus=1)(Plain).remote()
+seen = ray.get(actor.seen.remote())
+print(ray.get(actor.__ray_call__.remote(environ)), {{*seen["import"]["masks"].values()}}, seen["init"]["gpus"])
+"""
+
+
+def program(text: str, folder: Path, **variables: str) -> str:
+    """The last line that a driver of its own Ray prints."""
+    (folder / "driver.py").write_text(text)
+    environ = {**os.environ, **RAY, **STAND_INS, **variables}
+    command = [sys.executable, str(folder / "driver.py")]
+    done = subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, timeout=100, check=True)
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("of", ["node", "job"])
+def test_it_works_beside_the_setup_hook_of_another_library(of: str, tmp_path: Path) -> None:
+    """Ray has one slot for such a hook; the variable is of the whole Ray, or of the job's runtime environment."""
+    environ = {"AFFINITY_AUTOSTART": "1"}
+    job = {"env_vars": environ} if of == "job" else {}
+    init = f"ray.init(num_cpus=1, num_gpus=8, runtime_env={{'worker_process_setup_hook': hook, **{job!r}}})"
+    seen = program(HOOKED.format(init=init), tmp_path, **(environ if of == "node" else {}))
+    assert seen == f"ran {{({EVEN},)}} ['0']"
+
+
+def test_the_program_of_the_page_prints_the_cpus_of_the_gpu(tmp_path: Path) -> None:
+    """docs/howto/ray-libraries.md; this machine lacks the GPU alone."""
+    page = Path(__file__).resolve().parent.parent.parent / "docs/howto/ray-libraries.md"
+    (text,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert "ray.init(" in text
+    assert program(text.replace("ray.init(", "ray.init(num_gpus=8, "), tmp_path) == str(EVEN)
 
 
 def test_it_works_in_an_interpreter_that_a_program_starts(actors: Actors, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from affinity.integrations.ray import actor
-from affinity.integrations.ray.launcher import RayLauncher, worker_context
+from affinity.integrations.ray.context import accelerator_ids, worker_context
 from affinity.kernel.linux import THIS_PROCESS
 
 _MODULE = "ray._private.function_manager"
@@ -144,8 +143,7 @@ def _bound() -> Iterator[None]:
 
 def _is_to_be_bound() -> bool:
     """Return whether Ray assigned GPUs to this worker, and binding is not off."""
-    launch = RayLauncher().detect(os.environ, THIS_PROCESS)
-    if launch is None or not launch.assigned:
+    if not accelerator_ids(THIS_PROCESS):
         return False
     from affinity.integrations.engine import is_on
 

@@ -18,7 +18,7 @@ STORE = b"numa-affinity"
 def publish(report: BindReport | None, context: Any) -> None:
     """Write the record of this actor's bind over an earlier one; delete it if the report is None.
 
-    context: of this worker (`affinity.integrations.ray.launcher.worker_context`). A task has no record.
+    context: of this worker (`affinity.integrations.ray.context.worker_context`). A task has no record.
     """
     import json
 
