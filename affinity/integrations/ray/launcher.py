@@ -7,10 +7,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from affinity import LaunchMode
 from affinity.integrations.ray.context import accelerator_ids, worker_context
 from affinity.kernel import Process
-from affinity.launchers import Launch, Launcher, ancestor
+from affinity.launchers import Launch, Launcher, LaunchMode, ancestor
 
 if TYPE_CHECKING:
     from affinity import BindReport

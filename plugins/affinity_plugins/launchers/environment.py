@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from affinity import LaunchMode
 from affinity.kernel import Process
-from affinity.launchers import EnvironmentLauncher, Launch
+from affinity.launchers import EnvironmentLauncher, Launch, LaunchMode
 
 
 class Torchrun(EnvironmentLauncher):

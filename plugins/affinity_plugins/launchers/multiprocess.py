@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from affinity import LaunchMode
 from affinity.kernel import Process, multiprocessing_parent
-from affinity.launchers import Launch, Launcher, ancestor
+from affinity.launchers import Launch, Launcher, LaunchMode, ancestor
 
 
 class Multiprocessing(Launcher):
