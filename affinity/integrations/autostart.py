@@ -63,11 +63,16 @@ def _is_rank() -> bool:
 
     A rank that is bound has a record in the environment, which its children inherit with the variables of the rank.
     """
+    from affinity.errors import SettingsError
     from affinity.variables import AUTOSTART
 
+    malformed = None
+    try:
+        if not AUTOSTART.read(os.environ[AUTOSTART.name].strip() or "0"):
+            return False
+    except SettingsError as error:
+        malformed = error
     program = _program()
-    if not AUTOSTART.read(os.environ[AUTOSTART.name].strip() or "0"):
-        return False
     if program.startswith("from multiprocessing.") or _HELPERS.fullmatch(os.path.basename(program)):
         return False
     from affinity.handoff import bound_ancestor
@@ -78,6 +83,8 @@ def _is_rank() -> bool:
     launchers = Plugins().launchers
     if is_launchers_own(program, launchers):
         return False
+    if malformed is not None:  # here, because a launcher reports it where a user sees it, or its ranks do
+        raise malformed
     launch = detect(THIS_PROCESS, launchers, starter=bound_ancestor(THIS_PROCESS)).launch
     return launch.local_rank is not None or bool(launch.assigned)
 

@@ -276,12 +276,12 @@ def test_an_actor_that_must_not_start_unbound_fails_at_its_creator(actors: Actor
 
 def test_a_task_that_must_not_run_unbound_fails_at_its_caller() -> None:
     """And runs without `required`, with a mistake in the settings too."""
-    for environ in (IMPOSSIBLE, {"AFFINITY_MEMORY": "near"}):
+    for environ in (IMPOSSIBLE, {"AFFINITY_MEMORY": "near"}, {"AFFINITY_AUTOSTART": "maybe"}):
         call = ray.remote(**KEPT, runtime_env={"env_vars": environ})(work)
         assert one(ray.get(call.remote(), timeout=60)["masks"]) == FREE
         required = {"env_vars": {**environ, "AFFINITY_ENFORCE": "required"}}
         call = ray.remote(**KEPT, runtime_env=required)(work)
-        with pytest.raises(ray.exceptions.RayTaskError, match=r"CPUs 8191 to this worker|AFFINITY_MEMORY='near'"):
+        with pytest.raises(ray.exceptions.RayTaskError, match=r"CPUs 8191 to this worker|'near'|'maybe'"):
             ray.get(call.remote(), timeout=60)
 
 

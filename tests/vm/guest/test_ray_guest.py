@@ -9,6 +9,7 @@ import actors
 import pytest
 import ray
 import ray_head
+import unmodified
 from test_binding import bound_threads, share
 from worker import node_cpus
 
@@ -110,7 +111,7 @@ def test_survey_and_audit_of_the_cluster(lived: dict[str, Any]) -> None:
 
 
 def test_a_task_is_bound_and_gives_its_worker_back(lived: dict[str, Any]) -> None:
-    """The last test: it takes a GPU from an actor."""
+    """It takes a GPU from an actor, for which it comes late."""
     gone = lived["sync"]
     ray.kill(gone["actor"])
     task = ray.remote(num_gpus=1, num_cpus=0, max_calls=0)(actors.task)
@@ -121,3 +122,19 @@ def test_a_task_is_bound_and_gives_its_worker_back(lived: dict[str, Any]) -> Non
     assert share(bound["pages"], node) == 1
     assert (after["mask"], after["policy"]) == ([0, 1, 2, 3], "default")
     assert after["pid"] == bound["pid"]
+
+
+def test_unmodified_actors_on_gpus_of_two_nodes_are_bound_by_autostart(lived: dict[str, Any]) -> None:
+    """The last test: one has the GPU that the task has left, the other takes one from an actor."""
+    ray.kill(lived["threaded"]["actor"])
+    environ = {"env_vars": {"AFFINITY_AUTOSTART": "1"}}
+    made = ray.remote(num_gpus=1, num_cpus=0, runtime_env=environ)(unmodified.Unmodified)
+    found = ray.get([actor.lived.remote() for actor in [made.remote() for _ in range(2)]])
+    assert {node_of(one) for one in found} == {node_of(lived["sync"]), node_of(lived["threaded"])}
+    for one in found:
+        node = node_of(one)
+        assert one["import"] == {"mask": sorted(node_cpus()[node]), "policy": f"prefer:{node}"}
+        assert bound_threads(one, node) == 1
+        assert len(one["masks"]) > 10
+        assert share(one["pages"], node) == 1
+        assert share({str(n): size for n, size in one["own"].items()}, node) >= 0.99
