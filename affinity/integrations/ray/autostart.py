@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import ModuleType
 from typing import Any
 
 from affinity.integrations.ray import actor
@@ -27,26 +25,9 @@ _TASKS = ("FunctionActorManager.get_execution_info", ("self", "job_id", "functio
 
 def install() -> None:
     """Replace the methods as soon as Ray has imported their module; importing it here would come before its paths."""
-    sys.meta_path.insert(0, _Finder())
+    from affinity.integrations.engine import when_imported
 
-
-class _Finder:
-    """A finder of one module, which the other finders find and this one changes after its import."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != _MODULE:
-            return None
-        others = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec: Any = next(filter(None, others), None)
-        if spec is not None:
-            execute = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                execute(module)
-                _replace_methods()
-
-            spec.loader.exec_module = exec_module
-        return spec
+    when_imported(_MODULE, _replace_methods)
 
 
 def _replace_methods() -> None:
