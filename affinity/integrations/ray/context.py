@@ -19,7 +19,7 @@ def accelerator_ids(process: Process) -> list[str] | None:
     if "ray" not in sys.modules or "RAY_JOB_ID" not in process.environ:
         return None
     context = worker_context()
-    return None if context is None else sorted(context.getaccelerator_ids().get("GPU", []))
+    return None if context is None else sorted(context.get_accelerator_ids().get("GPU", []))
 
 
 def worker_context() -> Any:
