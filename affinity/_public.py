@@ -14,6 +14,7 @@ from affinity.errors import PluginError as PluginError
 from affinity.errors import SettingsError as SettingsError
 from affinity.errors import UnknownGpuError as UnknownGpuError
 from affinity.errors import UsageError as UsageError
+from affinity.external import attach as attach
 from affinity.host import Host as Host
 from affinity.launchers.launch import LaunchMode as LaunchMode
 from affinity.report.report import BindReport as BindReport

@@ -117,8 +117,11 @@ def bind(
             plugins, gpu=gpu, node=node, launch_mode=launch_mode, settings=settings, host=host, running=True
         )
         observation.host.require_this_machine()
-        if observation.launch.mode is LaunchMode.COMMAND:
-            raise UsageError("launch mode command is for `affinity run`: use inline for a process that binds itself")
+        if observation.launch.mode in (LaunchMode.COMMAND, LaunchMode.ATTACH):
+            raise UsageError(
+                f"launch mode {observation.launch.mode.value} is for `affinity run` (command) or affinity.attach() "
+                "(attach): use inline for a process that binds itself"
+            )
         planned = make_plan(observation, plugins)
         before = SavedState.of(observation.host.kernel)
         step = _apply(planned, before)

@@ -120,8 +120,16 @@ def record(kernel: Kernel, handoff: Handoff | None) -> Handoff | None:
 
 def own_record(process: Process) -> Handoff | None:
     """Return the record of a bind by this process itself, not by one that it was forked from."""
-    found = _records.get(process) or Handoff.parse(process.environ.get(VARIABLE, ""))
+    found = _records.get(process) or Handoff.parse(_variable(process))
     return found if found is not None and found.by == process.identity() else None
+
+
+def _variable(process: Process) -> str:
+    """Return the record in a process's environment, "" for a process whose environment may not be read."""
+    try:
+        return process.environ.get(VARIABLE, "")
+    except PermissionError:
+        return ""
 
 
 def matching_record(process: Process) -> Handoff | None:
@@ -200,7 +208,7 @@ def process_mask(process: Process) -> CpuSet:
 
 def _known_records(process: Process) -> list[Handoff]:
     """Return every record that applies to this process, the latest first."""
-    environment = Handoff.parse(process.environ.get(VARIABLE, ""))
+    environment = Handoff.parse(_variable(process))
     if environment is not None and not _counts(environment, process):
         environment = None
     known = _records.get(process), Handoff.received(process), environment

@@ -11,6 +11,7 @@ from affinity.launchers.launch import Launch
 from affinity.settings import Settings
 
 if TYPE_CHECKING:
+    from affinity.kernel.protocol import Process
     from affinity.launchers.launcher import Launcher
 
 
@@ -20,7 +21,8 @@ class Observation:
 
     host: the machine, its kernel, and what this process may use. launch: how the worker was started, and its GPUs.
     settings: the operator's flags. launcher: which one recognised the process, None for none. ignored: warnings about
-    AFFINITY_ variables that nothing reads.
+    AFFINITY_ variables that nothing reads. target: the process to bind if it is another one (launch mode `attach`); the
+    CPUs and nodes that `host` allows are then that process's.
     """
 
     host: Host
@@ -28,3 +30,9 @@ class Observation:
     settings: Settings = attrs.field(factory=Settings)
     launcher: Launcher | None = attrs.field(default=None, eq=False, repr=False)
     ignored: tuple[str, ...] = ()
+    target: Process | None = attrs.field(default=None, eq=False)
+
+    @property
+    def process(self) -> Process:
+        """The process to bind: this one, or under launch mode `attach` another."""
+        return self.target or self.host.kernel

@@ -22,6 +22,7 @@ from affinity.variables import describe_unknown
 if TYPE_CHECKING:
     from affinity.devices.gpu import Gpu
     from affinity.devices.inventory import Inventory
+    from affinity.kernel.protocol import Process
 
 #: What a caller may give as a GPU: a reference (see affinity.devices.references.resolve), or several.
 GpuReference = str | int | Sequence[str | int] | None
@@ -67,9 +68,7 @@ def observe(
     passed = received.settings if received is not None else {}
     settings = settings or Settings.from_environ(environ, parent=passed)
     environ = {**environ, **passed}
-    ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
-    if ignored and settings.required:
-        raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
+    ignored = _ignored(settings, plugins)
     detected = _launch(launch_mode, host, plugins, started_bound=received is not None, running=running)
     launch, launcher = detected.launch, detected.launcher
     nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
@@ -93,6 +92,68 @@ def observe(
     notes = (*launch.notes, *host.notes, *found.notes, *([why] if why else ()))
     launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
     return Observation(host, launch, settings, launcher, ignored)
+
+
+def observe_other(
+    plugins: Plugins, process: Process, host: Host, settings: Settings, *, gpu: GpuReference, node: int | None
+) -> Observation:
+    """Read the machine for another process, which runs; either its GPU or its node is given.
+
+    host: the machine, and what that process may use of it. A GPU's ordinal counts as in this process.
+    """
+    ignored = _ignored(settings, plugins)
+    launch = Launch(LaunchMode.ATTACH, f"process {process.pid} already runs", notes=ignored)
+    if node is not None:
+        launch = attrs.evolve(launch, nodes=NodeSet([parse_index(node, "node")]), notes=(*ignored, *host.notes))
+        return Observation(host, launch, settings, ignored=ignored, target=process)
+    from affinity.devices.inventory import Inventory
+
+    found = Inventory(host, settings, host.kernel.environ, plugins.devices)
+    gpus, note = _worker_gpus(gpu, launch, found, required=settings.required)
+    machine_gpus = found.machine
+    notes = (*ignored, *host.notes, *found.notes, *([note] if note else ()))
+    launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
+    return Observation(host, launch, settings, ignored=ignored, target=process)
+
+
+def given_gpus(plugins: Plugins, process: Process, host: Host, settings: Settings) -> tuple[str, ...]:
+    """Return references to the GPUs that the environment or the launcher of another process gives it, if certain.
+
+    () if they are not: no variable names them for this process alone, they are on several nodes, or may be others. What
+    the process wrote into its environment after its start cannot be seen.
+    """
+    from affinity.devices.inventory import Inventory
+    from affinity.devices.ordinals import SELECTORS
+
+    try:
+        known = own_record(process) or Handoff.received(process)
+        detected = detect(process, plugins.launchers)
+        environ = process.environ
+    except (OSError, UsageError):  # another user's process, or a variable that does not parse
+        return ()
+    if known is not None and known.gpus:
+        return known.gpus
+    launch = detected.launch
+    if launch.assigned:
+        return launch.assigned
+    found = Inventory(host, settings, environ, plugins.devices)
+    entries = found.visible_order.entries
+    if launch.local_rank is not None:
+        entries = entries[launch.local_rank : launch.local_rank + 1] if launch.local_size == len(entries) else ()
+    elif not (detected.own if detected.launcher is not None else environ).keys() & SELECTORS:
+        return ()
+    gpus = [entry.unambiguous_gpu() for entry in entries]
+    if len({gpu.node for gpu in gpus}) != 1 or gpus[0].node is None:
+        return ()
+    return tuple(str(g.pci) if g.pci is not None else f"phys:{found.machine.index(g)}" for g in gpus)
+
+
+def _ignored(settings: Settings, plugins: Plugins) -> tuple[str, ...]:
+    """Return the warnings about variables that nothing reads. Raise SettingsError if binding is required."""
+    ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
+    if ignored and settings.required:
+        raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
+    return ignored
 
 
 def _launch(

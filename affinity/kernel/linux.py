@@ -1,6 +1,6 @@
 """`LinuxKernel`: this process on the real kernel.
 
-Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2), proc(5), numa(7),
+Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), move_pages(2), proc(5), numa(7),
 Documentation/admin-guide/mm/numa_memory_policy.rst.
 """
 
@@ -11,22 +11,28 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.migration import migrate_pages
 from affinity.kernel.pages import ResidentBytes, resident_bytes
 
 # Not in the methods: a process that has changed its user may be unable to import.
 from affinity.kernel.process import LinuxProcess, process_of
 from affinity.kernel.procfs import (
     allowed_nodes,
+    available_bytes,
+    cgroup,
+    cpuset_cpus,
     identity_text,
     mempolicy_of_maps,
     online_cpus,
     own_files,
     process_age,
     raise_if_exhausted,
+    require_move_target,
     require_own_proc,
     start_time,
     thread_ids,
@@ -130,7 +136,24 @@ class LinuxKernel:
         return ""
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
-        return syscalls.migrate_pages(0, origin, target)
+        with own_files():
+            require_move_target(target, self.allowed_nodes())
+            return migrate_pages("/proc/self", 0, origin, target)
+
+    def available_bytes(self, node: int) -> int:
+        return available_bytes(node)
+
+    def cgroup(self) -> str:
+        with own_files():
+            return cgroup("/proc/self")
+
+    def cpuset_cpus(self) -> CpuSet:
+        with own_files():
+            return cpuset_cpus("/proc/self")
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        yield
 
     def resident_bytes(self) -> ResidentBytes:
         with own_files():

@@ -91,7 +91,7 @@ def _anonymous_size(directory: str) -> int:
 def _sample(directory: str, total: int, nodes_of: Callable[[Sequence[int]], Sequence[int]]) -> dict[int, int]:
     """Return how many of some 1,000 pages, drawn at random from those in memory, lie on each node."""
     size = os.sysconf("SC_PAGE_SIZE")
-    ranges = _anonymous_ranges(directory)
+    ranges = private_ranges(directory)
     ends = list(accumulate((end - start) // size for start, end in ranges))
     pages = ends[-1] if ends else 0
     draws = min(-(-_SAMPLE * pages * size // max(total, 1)), _MOST_LOOKED_AT)
@@ -110,14 +110,18 @@ def _sample(directory: str, total: int, nodes_of: Callable[[Sequence[int]], Sequ
     return found
 
 
-def _anonymous_ranges(directory: str) -> Sequence[tuple[int, int]]:
-    """Return the private mappings of no file, without those that the program may not use (reserved address space)."""
+def private_ranges(directory: str, *, of_files: bool = False) -> Sequence[tuple[int, int]]:
+    """Return the private mappings of no file, without those that the program may not use (reserved address space).
+
+    of_files: also the writable private ones of a file, whose pages are the process's own once it has written to them.
+    """
     ranges = []
     with open(f"{directory}/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             addresses, permissions, _, _, inode, *name = line.split(maxsplit=5)
             special = bool(name) and name[0].startswith("[v")  # the kernel's: vdso, vvar, vsyscall
-            if permissions[3] == "p" and permissions[:3] != "---" and inode == "0" and not special:
+            usable = permissions[:3] != "---" if inode == "0" else of_files and permissions[1] == "w"
+            if permissions[3] == "p" and usable and not special:
                 start, _, end = addresses.partition("-")
                 ranges.append((int(start, 16), int(end, 16)))
     return ranges

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.migration import migrate_pages
 from affinity.kernel.pages import ResidentBytes, resident_bytes
 from affinity.kernel.procfs import (
     FLAGS,
@@ -17,11 +19,15 @@ from affinity.kernel.procfs import (
     PARENT,
     START_TIME,
     allowed_nodes,
+    available_bytes,
+    cgroup,
+    cpuset_cpus,
     identity_text,
     mempolicy_of_maps,
     online_cpus,
     process_age,
     read_stat,
+    require_move_target,
     require_own_proc,
     start_time,
     thread_ids,
@@ -108,8 +114,43 @@ class LinuxProcess:
             return resident_bytes(directory, self._pid)
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
-        self._check()
-        return syscalls.migrate_pages(self._pid, origin, target)
+        with self._reading() as directory:
+            require_move_target(target, allowed_nodes(directory))
+            return migrate_pages(directory, self._pid, origin, target)
+
+    def available_bytes(self, node: int) -> int:
+        return available_bytes(node)
+
+    def cgroup(self) -> str:
+        with self._reading() as directory:
+            return cgroup(directory)
+
+    def cpuset_cpus(self) -> CpuSet:
+        with self._reading() as directory:
+            return cpuset_cpus(directory)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        try:
+            descriptor = os.pidfd_open(self._pid)
+        except ProcessLookupError:
+            raise
+        except OSError as refused:
+            if refused.errno == errno.EINVAL or (refused.errno == errno.ENOENT):
+                raise ValueError(f"{self._pid} is a thread, not a process") from None
+            descriptor = -1  # before Linux 5.3, or refused by a seccomp filter: the start time alone identifies it
+        try:
+            self._check()  # the PID is still this process's, and so is the descriptor
+            yield
+            ended = select.poll()
+            if descriptor >= 0:
+                ended.register(descriptor, select.POLLIN)
+            if ended.poll(0):
+                raise ProcessLookupError(errno.ESRCH, "the process has ended", self._directory)
+            self._check()
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
     def age(self) -> float:
         with self._reading() as directory:

@@ -88,6 +88,52 @@ def raise_if_exhausted(refused: OSError) -> None:
         raise SystemFileError(refused.errno, refused.strerror, refused.filename) from None
 
 
+def require_move_target(target: NodeSet, allowed: NodeSet) -> None:
+    """Raise OSError if pages cannot be moved to these nodes: none is given, or one is outside the process's cpuset."""
+    if not target:
+        raise OSError(errno.EINVAL, "no node to move pages to", "move_pages")
+    if not target <= allowed:
+        raise OSError(errno.EPERM, f"node {target - allowed} is outside the cpuset of the process", "move_pages")
+
+
+def available_bytes(node: int) -> int:
+    """Return the bytes of a node that are free or hold clean file pages. Source: proc(5), /proc/meminfo."""
+    sizes = {}
+    with open(f"/sys/devices/system/node/node{node}/meminfo", encoding="utf-8") as meminfo:
+        for line in meminfo:
+            _, _, key, value, *_ = line.split()
+            sizes[key] = int(value) * 1024
+    return sum(sizes.get(key, 0) for key in ("MemFree:", "Inactive(file):", "SReclaimable:"))
+
+
+def cgroup(directory: str) -> str:
+    """Return the path of a process's control group: the one of cpuset (version 1), else that of version 2."""
+    found = "/"
+    with open(f"{directory}/cgroup", encoding="utf-8", errors="replace") as groups:
+        for line in groups:
+            _, _, rest = line.rstrip("\n").partition(":")
+            controllers, _, path = rest.partition(":")
+            if "cpuset" in controllers.split(","):
+                return path
+            found = found if controllers else path
+    return found
+
+
+def cpuset_cpus(directory: str) -> CpuSet:
+    """Return the CPUs that the cpuset of a process has, whatever its mask; all online ones if it cannot be read."""
+    path = cgroup(directory)
+    while True:
+        for name in ("/cpuset{}/cpuset.effective_cpus", "{}/cpuset.cpus.effective"):
+            try:
+                with open("/sys/fs/cgroup" + name.format(path.rstrip("/")), encoding="utf-8") as cpus:
+                    return CpuSet.parse(cpus.read())
+            except FileNotFoundError:
+                continue
+        if path in ("", "/"):
+            return online_cpus()
+        path = os.path.dirname(path)  # a group without the controller has its parent's
+
+
 PARENT, FLAGS, START_TIME = 1, 6, 19  # fields of `read_stat`; the start in clock ticks since boot
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD in include/linux/sched.h
 

@@ -1,12 +1,13 @@
 """`Process` and `Kernel`: what this package asks of the operating system, as protocols.
 
-Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2), proc(5).
+Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), move_pages(2), proc(5), cpuset(7).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NoReturn, Protocol
 
 from affinity.errors import ForeignProcError
@@ -69,7 +70,25 @@ class Process(Protocol):
         """Return the bytes of its own (anonymous) pages by node: counted, or estimated if a count would stall it."""
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
-        """Move its pages from `origin` to `target`; return the number of pages left behind."""
+        """Move its own pages from `origin` to `target`, in steps that do not stall it; return how many stay there.
+
+        Pages that another process maps too stay. ENOMEM if a node is full: those moved until then are there.
+        """
+
+    def available_bytes(self, node: int) -> int:
+        """Return the bytes of a node that are free or hold clean file pages."""
+
+    def cgroup(self) -> str:
+        """Return the path of its control group, as this process's namespace shows it."""
+
+    def cpuset_cpus(self) -> CpuSet:
+        """Return the CPUs that its cpuset has, whatever its mask: those that a mask can be widened to."""
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Return a block that raises ProcessLookupError, at its begin or its end, if the process has ended by then.
+
+        Raises ValueError at its begin if the PID is that of a thread.
+        """
 
     def age(self) -> float:
         """Return the seconds since it started."""

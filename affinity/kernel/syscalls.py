@@ -1,6 +1,6 @@
 """System calls on a thread or process, by id: what `LinuxKernel` and `LinuxProcess` share.
 
-Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), migrate_pages(2), move_pages(2).
+Sources: sched_setaffinity(2), set_mempolicy(2), get_mempolicy(2), move_pages(2).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import functools
 import os
 from collections.abc import Sequence
 
-from affinity.kernel.capability import SYS_NICE, capability_dropped
 from affinity.kernel.mempolicy import MemoryFlag, MemoryMode, MemoryPolicy
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
 
@@ -28,9 +27,9 @@ _FLAGS = {MemoryFlag.STATIC_NODES: 0x8000, MemoryFlag.RELATIVE_NODES: 0x4000, Me
 
 # Numbers from the kernel's own tables of each architecture.
 _NUMBERS = {
-    "x86_64": {"set_mempolicy": 238, "get_mempolicy": 239, "migrate_pages": 256, "move_pages": 279},
-    "aarch64": {"set_mempolicy": 237, "get_mempolicy": 236, "migrate_pages": 238, "move_pages": 239},
-    "ppc64le": {"set_mempolicy": 261, "get_mempolicy": 260, "migrate_pages": 258, "move_pages": 301},
+    "x86_64": {"set_mempolicy": 238, "get_mempolicy": 239, "move_pages": 279},
+    "aarch64": {"set_mempolicy": 237, "get_mempolicy": 236, "move_pages": 239},
+    "ppc64le": {"set_mempolicy": 261, "get_mempolicy": 260, "move_pages": 301},
 }
 
 _NODE_BITS = 1024  # the largest CONFIG_NODES_SHIFT; the kernel refuses a shorter mask in get_mempolicy
@@ -90,26 +89,32 @@ def set_mempolicy(policy: MemoryPolicy) -> None:
     _call("set_mempolicy", ctypes.c_int(mode), mask, bits)
 
 
-def migrate_pages(pid: int, origin: NodeSet, target: NodeSet) -> int:
-    """Move the pages of a process, 0 for the calling one, that no other process shares; return how many could not be.
-
-    With CAP_SYS_NICE the call would move shared pages too, so that it is made without.
-    """
-    old, bits = _node_mask(origin | target)  # one length for both; bits of target are cleared again
-    for i in range(len(old)):
-        old[i] = origin.bits >> (i * _WORD) & ~(~0 << _WORD)
-    new = type(old)(*(target.bits >> (i * _WORD) & ~(~0 << _WORD) for i in range(len(old))))
-    with capability_dropped(SYS_NICE):
-        return _call("migrate_pages", ctypes.c_int(pid), bits, old, new)
-
-
 def page_nodes(pid: int, addresses: Sequence[int]) -> list[int]:
     """Return the node of the page at each address of a process, 0 for the calling one; below 0 if there is none."""
-    count = len(addresses)
-    nodes = (ctypes.c_int * count)()
-    pages = (ctypes.c_void_p * count)(*addresses)
-    _call("move_pages", ctypes.c_int(pid), ctypes.c_ulong(count), pages, None, nodes, ctypes.c_int(0))
+    nodes = (ctypes.c_int * len(addresses))()
+    _move_pages(pid, addresses, None, nodes)
     return list(nodes)
+
+
+def move_pages(pid: int, addresses: Sequence[int], node: int) -> int:
+    """Move pages of a process, 0 for the calling one, to a node; return how many of those tried were not moved.
+
+    A page that another process maps too is never moved. The call may end at the first page that cannot be moved.
+    """
+    nodes = (ctypes.c_int * len(addresses))(*[node] * len(addresses))
+    return _move_pages(pid, addresses, nodes, (ctypes.c_int * len(addresses))())
+
+
+_MPOL_MF_MOVE = 2  # pages of this process alone; include/uapi/linux/mempolicy.h
+
+
+def _move_pages(
+    pid: int, addresses: Sequence[int], nodes: ctypes.Array[ctypes.c_int] | None, status: ctypes.Array[ctypes.c_int]
+) -> int:
+    count = len(addresses)
+    pages = (ctypes.c_void_p * count)(*addresses)
+    flags = ctypes.c_int(_MPOL_MF_MOVE if nodes is not None else 0)
+    return _call("move_pages", ctypes.c_int(pid), ctypes.c_ulong(count), pages, nodes, status, flags)
 
 
 def _call(name: str, *args: object) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LaunchMode(enum.Enum):
-    """When a strategy can act: around a start, around an exec, or in a process that runs. It is no launcher's name.
+    """When a strategy can act: around a start, an exec, in a process that runs, or on another one. No launcher's name.
 
     The names of four launchers are kept from before launchers were plugins. A new launcher has mode INLINE.
     """
@@ -27,6 +27,7 @@ class LaunchMode(enum.Enum):
     MPI = "mpi"
     SLURM = "slurm"
     INLINE = "inline"
+    ATTACH = "attach"
 
     @classmethod
     def parse(cls, text: str) -> LaunchMode:
@@ -39,7 +40,7 @@ class LaunchMode(enum.Enum):
 
 
 #: The modes in which the process already runs when the worker's code first can act.
-RUNNING = frozenset(LaunchMode) - {LaunchMode.COMMAND}
+RUNNING = frozenset(LaunchMode) - {LaunchMode.COMMAND, LaunchMode.ATTACH}
 
 
 @attrs.frozen

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from affinity.api import Plan
     from affinity.collisions import Found
+    from affinity.degradation import Degradation
     from affinity.devices.gpu import Gpu
+    from affinity.external import Attachment
     from affinity.host import Host
     from affinity.kernel.mempolicy import MemoryPolicy
     from affinity.policies.placement import Placement
@@ -238,12 +240,28 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
         "moved": bound.moved,
         "move_seconds": bound.outcome.seconds,
         "left": bound.outcome.unmoved,
-        "degradations": [
-            {"tried": d.action, "errno": d.errno or None, "said": d.error, "remedy": d.remedy or None}
-            for d in bound.degradations
-        ],
+        "degradations": list(map(degradation, bound.degradations)),
         "seconds_since_start": round(bound.age, 3),
     }
+
+
+def attachment(made: Attachment) -> Shape:
+    """Return the plan of `attach` for a process, its state, and what cannot be set from outside."""
+    now = made.before
+    return {
+        **plan(made.planned),
+        "observed": {
+            "threads": len(now.threads),
+            "masks": masks(now),
+            "resident": None if now.resident is None else {str(n): size for n, size in sorted(now.resident.items())},
+            "resident_sampled": None if now.resident is None else now.resident.sampled,
+        },
+        "degradations": list(map(degradation, made.obstacles)),
+    }
+
+
+def degradation(found: Degradation) -> Shape:
+    return {"tried": found.action, "errno": found.errno or None, "said": found.error, "remedy": found.remedy or None}
 
 
 def masks(now: Observed) -> dict[str, int]:

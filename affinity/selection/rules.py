@@ -11,7 +11,7 @@ from affinity.errors import BindError, PluginError
 from affinity.handoff import set_by_affinity
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode
-from affinity.launchers.launch import Launch
+from affinity.launchers.launch import Launch, LaunchMode
 from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.registry import Registry
@@ -158,7 +158,8 @@ def _nothing_to_gain(given: SelectionInput) -> Support:
     node_is_given = given.launch.nodes is not None or given.settings.nodes is not None
     if not node_is_given and len(host.topology.cpu_nodes) < 2 and placement.cpus == host.allowed_cpus:
         return Support.yes(f"one node with CPUs ({host.topology.cpu_nodes}): every CPU and page is local already")
-    foreign = None if host.is_foreign else _foreign_mempolicy(host, placement)
+    of_another = given.launch.mode is LaunchMode.ATTACH  # its policies are reported, thread by thread
+    foreign = None if host.is_foreign or of_another else _foreign_mempolicy(host, placement)
     if foreign:
         return Support.yes(foreign)
     return Support.no(f"node {placement.nodes} is known and the process is not bound from outside")
@@ -176,6 +177,8 @@ def _foreign_mempolicy(host: Host, placement: Placement) -> str:
 
 
 def _legacy_requested(given: SelectionInput) -> Support:
+    if given.launch.mode is LaunchMode.ATTACH:
+        return Support.no("another process is bound, which V1 could not")
     if given.settings.v2:
         return Support.no("SGLANG_NUMA_BIND_V2=0 is not set")
     return Support.yes("SGLANG_NUMA_BIND_V2=0")
@@ -189,7 +192,13 @@ def _started_by_us(given: SelectionInput) -> Support:
 
 
 def _running(given: SelectionInput) -> Support:
+    if given.launch.mode is LaunchMode.ATTACH:
+        return Support.no("launch mode attach: it is another process")
     return Support.yes(f"launch mode {given.launch.mode.value}: the process already runs")
+
+
+def _attached(given: SelectionInput) -> Support:
+    return Support.yes(f"launch mode {given.launch.mode.value}: another process, which already runs")
 
 
 RULES: tuple[Rule, ...] = (
@@ -198,5 +207,6 @@ RULES: tuple[Rule, ...] = (
     Rule("no node is known, nothing to gain, or bound from outside", _nothing_to_gain, ("noop",)),
     Rule("SGLANG_NUMA_BIND_V2=0", _legacy_requested, ("legacy",)),
     Rule("affinity starts the process (spawn, fork, command)", _started_by_us, ("numactl", "inherit")),
-    Rule("the process already runs", _running, ("libnuma", "inherit")),
+    Rule("the process already runs and binds itself", _running, ("libnuma", "inherit")),
+    Rule("another process that already runs (attach)", _attached, ("external",)),
 )

@@ -5,6 +5,7 @@ from affinity.launchers.launch import Launch as Launch
 from affinity.launchers.launch import LaunchMode as LaunchMode
 from affinity.observation import Observation as Observation
 from affinity.policies.placement import Placement as Placement
+from affinity.strategies.process import bind_from_outside as bind_from_outside
 from affinity.strategies.process import bind_process as bind_process
 from affinity.strategies.process import set_mempolicy_verified as set_mempolicy_verified
 from affinity.strategies.process import thread_placed as thread_placed

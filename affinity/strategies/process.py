@@ -1,11 +1,12 @@
 """Binding a process that already runs: every thread's mask, the memory policy, the pages touched before.
 
 Public to strategies: `libnuma`, `inherit`, `numactl` and `legacy` differ only in what they use of it.
-Sources: sched_setaffinity(2) and set_mempolicy(2) (both per thread), migrate_pages(2) (whole process).
+Sources: sched_setaffinity(2) and set_mempolicy(2) (both per thread), move_pages(2) (whole process).
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import os
@@ -22,6 +23,7 @@ from affinity.handoff import mask_lent, matching_record, process_mask
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.kernel.protocol import Kernel, Process, visible_threads
+from affinity.observation import Observation
 from affinity.policies.placement import Placement
 from affinity.strategies.strategy import Outcome
 from affinity.topology.cpuset import CpuSet
@@ -89,15 +91,17 @@ def bind_threads(cpus: CpuSet, process: Process) -> Outcome:
 def change_masks(process: Process, wanted: Callable[[int, CpuSet], CpuSet]) -> tuple[int, tuple[OSError, ...]]:
     """Give each thread the mask `wanted(tid, mask)`; return how many were changed, and the refusals.
 
-    A thread not yet changed may start others meanwhile, so the list is read again until no new thread is changed.
+    A thread not yet changed may start others meanwhile, so the list is read again until two in a row have nothing new:
+    one may lack a thread if others end while it is read.
     """
     changed = 0
     refused: list[OSError] = []
     seen: set[int] = set()
+    quiet = 0
     while True:
-        before = changed
         new = [tid for tid in visible_threads(process) if tid not in seen]
         seen.update(new)
+        quiet = 0 if new else quiet + 1
         for tid in new:
             try:
                 mask = process.get_affinity(tid)
@@ -109,7 +113,7 @@ def change_masks(process: Process, wanted: Callable[[int, CpuSet], CpuSet]) -> t
                 continue  # it ended between the listing and the call
             except OSError as error:
                 refused.append(error)
-        if changed == before or len(seen) == 1:  # new threads were started by changed threads, or there is only one
+        if quiet == 2 or (len(seen) == 1 and process.is_this_process):  # a thread that is alone starts none meanwhile
             return changed, tuple(refused)
 
 
@@ -175,8 +179,32 @@ def _policy(kernel: Kernel) -> MemoryPolicy | None:
         return None
 
 
-def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome) -> Outcome:
-    """Move the pages that lie elsewhere to the placement's memory nodes; a refusal is in the outcome, not raised."""
+def bind_from_outside(placement: Placement, observation: Observation) -> Outcome:
+    """Put another process that runs, with every thread it has, on the placement (launch mode `attach`).
+
+    Its new pages follow its CPUs if it has set no memory policy: only the process itself can set one. So `preferred`
+    and `local` are in force without a call, and other modes raise BindError. Other errors as `bind_process`.
+    """
+    memory = placement.memory
+    if memory is not None and memory.mode not in _FOLLOW_CPUS:
+        raise BindError(
+            f"memory policy {memory} of another process cannot be set (set_mempolicy(2) is for the calling thread): "
+            "start it through `affinity run`, or give its control group a cpuset with these nodes"
+        )
+    process = observation.process
+    outcome = bind_threads(placement.cpus, process) if placement.cpus is not None else Outcome()
+    return migrate_to_placement(placement, observation.host, outcome, process) if placement.migrate else outcome
+
+
+_FOLLOW_CPUS = (MemoryMode.PREFERRED, MemoryMode.PREFERRED_MANY, MemoryMode.LOCAL)
+
+
+def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome, process: Process | None = None) -> Outcome:
+    """Move the pages that lie elsewhere to the placement's memory nodes; a refusal is in the outcome, not raised.
+
+    process: whose pages; default: this one's.
+    """
+    process = process or host.kernel
     policy = placement.memory
     if policy is None or policy.mode in (MemoryMode.INTERLEAVE, MemoryMode.DEFAULT):
         return outcome
@@ -185,11 +213,15 @@ def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome) -> 
     elsewhere = (host.topology.memory_nodes & host.topology.cpu_nodes & host.allowed_nodes) - target
     if not target or not elsewhere:
         return outcome
+    before, left = None, 0
+    start = time.perf_counter()
     try:
-        before = host.kernel.resident_bytes()
+        before = process.resident_bytes()
         start = time.perf_counter()
-        left = host.kernel.migrate_pages(elsewhere, target)
-        seconds = time.perf_counter() - start
+        left = process.migrate_pages(elsewhere, target)
     except OSError as refused:
-        return attrs.evolve(outcome, errors=(*outcome.errors, refused))
+        outcome = attrs.evolve(outcome, errors=(*outcome.errors, refused))
+        if refused.errno != errno.ENOMEM:  # a node that became full: until then, pages were moved
+            return outcome
+    seconds = time.perf_counter() - start
     return attrs.evolve(outcome, resident_before=before, unmoved=left * mmap.PAGESIZE, seconds=seconds)

@@ -1,6 +1,6 @@
 """`SimulatedKernel`: the `Kernel` of a machine that is not here, with the rules of Linux.
 
-Sources: sched_setaffinity(2), set_mempolicy(2), migrate_pages(2), cpuset(7), and the kernel's mm/mempolicy.c and
+Sources: sched_setaffinity(2), set_mempolicy(2), move_pages(2), cpuset(7), and the kernel's mm/mempolicy.c and
 kernel/sched/syscalls.c for what they leave open: what lies outside the cpuset is cut silently, and only what is
 wholly outside is refused. `tests/test_fakehost.py` runs the same calls on Linux and here.
 """
@@ -18,6 +18,8 @@ import attrs
 
 from affinity import BindError, CpuSet, NodeSet
 from affinity.kernel import MemoryMode, MemoryPolicy, Process, ResidentBytes
+from affinity.kernel.migration import destinations
+from affinity.kernel.procfs import require_move_target
 from affinity.testing import programs
 from affinity.topology import Topology
 
@@ -147,6 +149,7 @@ class SimulatedKernel:
         self._machine.last_id += not pid
         self._id = pid or self._machine.last_id
         self._parent = parent
+        self._cgroup = "/"
         self._machine.processes[self._id] = self
         self._threads = {self._id: first}
         self._pages: dict[int, int] = {}
@@ -413,11 +416,8 @@ class SimulatedKernel:
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
         with self._call("migrate_pages", origin, target):
-            if not target <= self._machine.mems:
-                raise _error(errno.EPERM, "migrate_pages")
-            if not target:
-                raise _error(errno.EINVAL, "migrate_pages")
-            for source, dest in _moves(origin, target):
+            require_move_target(target, self._machine.mems)
+            for source, dest in destinations(origin, target).items():
                 pages = self._pages.pop(source, 0)
                 got = self._take(dest, pages)
                 if source in self._machine.free:
@@ -426,6 +426,26 @@ class SimulatedKernel:
                     self._pages[source] = pages - got
                     raise _error(errno.ENOMEM, "migrate_pages")
             return 0
+
+    def available_bytes(self, node: int) -> int:
+        with self._call("available_bytes", node):
+            return self._machine.free[node] * PAGE
+
+    def cgroup(self) -> str:
+        with self._call("cgroup"):
+            return self._cgroup
+
+    def cpuset_cpus(self) -> CpuSet:
+        with self._call("cpuset_cpus"):
+            return self._machine.cpuset
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        with self._call("watched"):
+            pass
+        yield
+        with self._call("watched"):
+            pass
 
     def resident_bytes(self) -> ResidentBytes:
         with self._call("resident"):
@@ -493,26 +513,3 @@ def _error(number: int, call: str) -> OSError:
 def _by_distance(topology: Topology, node: int, among: NodeSet) -> list[int]:
     row = topology.distances.get(node, {})
     return sorted(among, key=lambda n: (n != node, row.get(n, 0), n))
-
-
-def _moves(origin: NodeSet, target: NodeSet) -> Iterator[tuple[int, int]]:
-    """Which node's pages go where, in order: the i-th of `origin` to the i-th of `target`, in turn.
-
-    After do_migrate_pages() of mm/mempolicy.c: where the two sets differ in size, nodes in both keep their pages;
-    a move into a node that is itself still to be emptied waits until that is done.
-    """
-    old, new = list(origin), list(target)
-    left = set(origin)
-    while True:
-        source = dest = -1
-        for node in sorted(left):
-            to = new[old.index(node) % len(new)]
-            if (len(old) != len(new) and node in target) or to == node:
-                continue
-            source, dest = node, to
-            if to not in left:
-                break
-        if source < 0:
-            return
-        left.discard(source)
-        yield source, dest

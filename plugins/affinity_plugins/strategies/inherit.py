@@ -13,6 +13,7 @@ from functools import partial
 from affinity import LaunchMode
 from affinity.policies import Placement
 from affinity.strategies import (
+    RUNNING,
     AffinityStrategy,
     Observation,
     Outcome,
@@ -24,9 +25,9 @@ from affinity.strategies import (
 
 
 class Inherit(AffinityStrategy):
-    """Strategy for every launch mode: a started worker inherits the placement, a running process sets it."""
+    """Strategy for each start and each running process that binds itself: inherits the placement, or sets it."""
 
-    launch_modes = frozenset(LaunchMode)
+    launch_modes = RUNNING | {LaunchMode.COMMAND}
 
     def supports(self, observation: Observation) -> Support:
         method = observation.launch.start_method

@@ -1,0 +1,131 @@
+"""`affinity attach`: bind processes that run, from outside."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from affinity.cli import _options, _output, _validate
+
+if TYPE_CHECKING:
+    from affinity.external import Attachment
+    from affinity.host import Host
+    from affinity.report.report import BindReport
+    from affinity.settings import Settings
+
+
+@click.command()
+@_options.gpu
+@_options.node
+@_options.policy
+@click.option("--no-pages", is_flag=True, help="Leave pages touched before where they are.")
+@click.option("--widen", is_flag=True, help="Its CPU mask is no limit: any CPU of its cpuset may be used.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done. Changes nothing.")
+@click.option("--undo", is_flag=True, help="Restore the CPU masks from before.")
+@_options.as_json
+@click.argument("pids", nargs=-1, required=True, type=click.IntRange(min=1), metavar="PID...")
+def command(
+    *,
+    pids: tuple[int, ...],
+    gpu: str | None,
+    node: int | None,
+    policy: str | None,
+    no_pages: bool,
+    widen: bool,
+    dry_run: bool,
+    undo: bool,
+    as_json: bool,
+) -> None:
+    """Bind processes that run to the CPUs and the memory of a GPU's node, or of a given node.
+
+    All of their threads, and their private pages. Without --gpu and --node, the GPU that the environment or the launcher
+    of a process gives it. What cannot be set from outside is reported with what helps.
+    """
+    import attrs
+
+    from affinity.errors import AffinityError, UsageError
+    from affinity.host import Host
+
+    host = Host.live()
+    _validate.exactly_one_place(gpu, node)
+    _validate.node(host, node)
+    if undo and (gpu, node, policy, no_pages, widen, dry_run) != (None, None, None, False, False, False):
+        raise UsageError("--undo restores what was there before: no other option but --json goes with it")
+    settings = _validate.settings(policy)
+    if no_pages:
+        settings = attrs.evolve(settings, migrate=False)
+    found: list[dict[str, Any]] = []
+    status = 0
+    for pid in dict.fromkeys(pids):
+        try:
+            found.append(_act(pid, host, gpu, node, settings, widen=widen, dry_run=dry_run, undo=undo, quiet=as_json))
+        except AffinityError as error:
+            from affinity.cli._errors import report_error
+
+            found.append({"pid": pid, "error": str(error)})
+            status = max(status, report_error(error))
+    if as_json:
+        _output.json(found)
+    sys.exit(status)
+
+
+def _act(
+    pid: int,
+    host: Host,
+    gpu: str | None,
+    node: int | None,
+    settings: Settings,
+    *,
+    widen: bool,
+    dry_run: bool,
+    undo: bool,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Act on one process; print what came of it unless `quiet`; return it in the shape of `--json`."""
+    from affinity import external
+    from affinity.render import serialize
+
+    if undo:
+        now = external.undo(pid, host=host)
+        if not quiet:
+            print(f"process {pid}: CPUs {now.threads[now.caller]} as before, {len(now.threads)} threads; "
+                  "pages stay where they are")  # fmt: skip
+        return {"pid": pid, "undone": True, "masks": serialize.masks(now)}
+    if dry_run:
+        process = external.find_process(pid, host)
+        made = external.prepare(process, host, gpu=gpu, node=node, settings=settings, widen=widen)
+        if not quiet:
+            _print_plan(made)
+        return {"pid": pid, **serialize.attachment(made)}
+    report = external.attach(pid, gpu=gpu, node=node, settings=settings, host=host, widen=widen)
+    if not quiet:
+        _print_report(pid, report)
+    return {"pid": pid, **serialize.report(report)}
+
+
+def _print_plan(made: Attachment) -> None:
+    planned, now = made.planned, made.before
+    print(f"process {made.process.pid}: {planned.problem or (planned.placement and planned.placement.summary)}")
+    print(f"  strategy {planned.selection.strategy}: {planned.selection.reason}")
+    outside = sum(not mask <= planned.placement.cpus for mask in now.threads.values()) if (
+        planned.placement is not None and planned.placement.cpus is not None) else 0  # fmt: skip
+    print(f"  {len(now.threads)} threads, {outside} of them may run on other CPUs")
+    if now.resident is not None:
+        print("  memory: " + ", ".join(f"node {n} {size >> 20} MiB" for n, size in sorted(now.resident.items())))
+    _output.lines("  not possible from outside", map(str, made.obstacles))
+    _output.lines("  note", planned.launch.notes)
+
+
+def _print_report(pid: int, report: BindReport) -> None:
+    print(f"process {pid}: {report.summary}")
+    threads = len(report.observed.threads)
+    print(f"  {threads - report.unbound_threads} of {threads} threads on these CPUs only")
+    if report.outcome.skipped:
+        print(f"  {report.outcome.skipped} threads have a CPU mask of their own and keep it")
+    share = report.local_share
+    if share is not None:
+        print(f"  {share:.1%} of its own pages are on its nodes")
+    _output.lines("  degraded", map(str, report.degradations))
+    _output.lines("  note", report.launch.notes)
