@@ -166,8 +166,8 @@ def _obstacles(
     missing = (own_nodes or placement.nodes) - observation.host.allowed_nodes
     if missing and observation.settings.memory is not None:
         error = f"its cpuset allows memory of node {observation.host.allowed_nodes}, not of node {missing}"
-        found.append(Degradation("memory on its node", "", error,
-                                 cpuset_command(cgroup, placement.nodes) or "widen cpuset.mems of its control group"))  # fmt: skip
+        remedy = cpuset_command(cgroup, placement.nodes) or "widen cpuset.mems of its control group"
+        found.append(Degradation(f"memory on node {missing}", "", error, remedy))
     nodes = page_nodes(placement)
     for policy, threads in Counter(policies.values()).items():
         if policy.mode not in (MemoryMode.DEFAULT, MemoryMode.LOCAL) and not policy.nodes <= nodes:

@@ -110,4 +110,4 @@ def test_numactl_missing_falls_to_inherit() -> None:
 def test_modes_of_the_table_are_the_modes_there_are() -> None:
     """No launch mode is forgotten: each one gets a strategy that acts."""
     for mode in LaunchMode:
-        assert selection({}, mode.value).strategy in ("numactl", "libnuma")
+        assert selection({}, mode.value).strategy in ("numactl", "libnuma", "external")

@@ -40,8 +40,8 @@ def command(
 ) -> None:
     """Bind processes that run to the CPUs and the memory of a GPU's node, or of a given node.
 
-    All of their threads, and their private pages. Without --gpu and --node, the GPU that the environment or the launcher
-    of a process gives it. What cannot be set from outside is reported with what helps.
+    All of their threads, and their private pages. Without --gpu and --node, the GPU that the environment or the
+    launcher of a process gives it. What cannot be set from outside is reported with what helps.
     """
     import attrs
 

@@ -136,7 +136,7 @@ class LinuxProcess:
         except ProcessLookupError:
             raise
         except OSError as refused:
-            if refused.errno == errno.EINVAL or (refused.errno == errno.ENOENT):
+            if refused.errno in (errno.EINVAL, errno.ENOENT):
                 raise ValueError(f"{self._pid} is a thread, not a process") from None
             descriptor = -1  # before Linux 5.3, or refused by a seccomp filter: the start time alone identifies it
         try:

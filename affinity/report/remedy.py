@@ -6,7 +6,7 @@ import re
 
 from affinity.topology.cpuset import NodeSet
 
-#: A part of a control group's path, and the command that changes that group's cpuset. An id has 64 digits; 12 are enough.
+#: A part of a control group's path, and the command that changes that group's cpuset. 12 digits of an id are enough.
 #: Sources: docker-update(1), podman-update(1), systemd.resource-control(5) (AllowedMemoryNodes: systemd 244).
 _MANAGERS = (
     (r"kubepods", "in Kubernetes, the static CPU manager and the Static memory manager of the kubelet place it"),

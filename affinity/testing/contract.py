@@ -37,7 +37,7 @@ from affinity.policies import Observation, Placement, PlacementPolicy
 from affinity.strategies import RUNNING, AffinityStrategy
 from affinity.testing.fakehost import FakeHost
 from affinity.testing.machines import Machine
-from affinity.testing.simkernel import Executed
+from affinity.testing.simkernel import Executed, SimulatedKernel
 
 #: Two packages, many nodes, nodes without CPUs, sparse node numbers, a container with a narrow cpuset, one node.
 MACHINES = ("dgx-h100", "dgx-a100", "gb200", "power9-ac922", "container-without-gpu-node", "vm-one-node")
@@ -262,6 +262,66 @@ class StrategyContract(ABC):
             assert (became.value.failure, became.value.argv, became.value.environ) == ("", argv, {"A": "1"})
             self._in_force(placement, became.value)
 
+    @_for(LaunchMode.ATTACH)
+    def test_attach_puts_every_thread_of_another_process_on_the_placement(self, usable: FakeHost) -> None:
+        """The process that attaches is unchanged. A memory policy other than `preferred` may be a BindError."""
+        for placement in _placements(usable):
+            fake = _again(usable)
+            other = fake.start_process(threads=3)
+            before = _parent(fake), other.masks
+            try:
+                self.make().bind(placement, _attaching(fake, other))
+            except BindError:
+                assert placement.memory is not None
+                assert placement.memory.mode is MemoryMode.BIND
+                assert other.masks == before[1]
+                continue
+            if self.acts and placement.cpus is not None:
+                assert set(other.masks.values()) == {placement.cpus}
+            assert _parent(fake) == before[0]
+
+    @_for(LaunchMode.ATTACH)
+    def test_attach_skips_threads_with_a_mask_of_their_own(self, usable: FakeHost) -> None:
+        """And does nothing the second time."""
+        placement, other = _placements(usable)[0], usable.start_process(threads=2)
+        pinned, elsewhere = other.start_thread(), CpuSet([max(usable.host.allowed_cpus)])
+        other.set_affinity(pinned, elsewhere)
+        for _ in range(2):
+            self.make().bind(placement, _attaching(usable, other))
+            assert other.masks[pinned] == elsewhere
+            assert not self.acts or set(other.masks.values()) == {placement.cpus, elsewhere}
+
+    @_for(LaunchMode.ATTACH)
+    def test_attach_moves_the_pages_of_the_other_process_alone(self, usable: FakeHost) -> None:
+        """If the placement has a memory policy; if they cannot be moved, the masks are in force without the move."""
+        size = 1 << 20
+        bystander = usable.start_process(size=size)
+        placement, pages = _placements(usable)[0], bystander.pages_by_node
+        for refused in (False, True):
+            other = usable.start_process(size=size)
+            if refused:
+                usable.kernel.refuse("migrate_pages", errno.EPERM)
+            self.make().bind(placement, _attaching(usable, other))
+            if self.acts:
+                assert set(other.masks.values()) == {placement.cpus}
+                assert other.pages_by_node == (pages if refused else {placement.nodes.first(): size})
+            assert bystander.pages_by_node == pages
+
+    @_for(LaunchMode.ATTACH)
+    @pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.ESRCH])
+    def test_a_refused_attach_raises_an_error(self, usable: FakeHost, number: int) -> None:
+        """OSError or BindError, with the other process unchanged; also if it has ended."""
+        other = usable.start_process(threads=3)
+        masks = other.masks
+        if number == errno.ESRCH:
+            other.end()
+        else:
+            usable.kernel.refuse("set_affinity", number)
+        if self.acts:
+            with pytest.raises((OSError, BindError)):
+                self.make().bind(_narrow(usable), _attaching(usable, other))
+        assert other.masks == (masks if number != errno.ESRCH else {})
+
     def _in_force(self, placement: Placement, fake: FakeHost | Executed) -> None:
         """Check that the calling thread has the placement, or that nothing was changed if the strategy does not act."""
         caller = fake.kernel.thread_id()
@@ -413,6 +473,11 @@ def _starting(fake: FakeHost, method: str) -> Observation:
     """Return the observation for a strategy's `start`."""
     mode = LaunchMode.COMMAND if method == "exec" else LaunchMode.SPAWN
     return Observation(fake.host, Launch(mode, start_method=method))
+
+
+def _attaching(fake: FakeHost, other: SimulatedKernel) -> Observation:
+    """Return the observation for a strategy's `bind` of another process."""
+    return Observation(fake.host, Launch(LaunchMode.ATTACH), target=other)
 
 
 def _narrow(fake: FakeHost) -> Placement:

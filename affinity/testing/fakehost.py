@@ -83,6 +83,18 @@ class FakeHost:
         """`host` with a launch of mode `inline` and default settings: pass it to a strategy's methods."""
         return Observation(self.host, Launch(LaunchMode.INLINE))
 
+    def start_process(self, *, threads: int = 1, size: int = 0) -> SimulatedKernel:
+        """Start another process, as a server that never calls this package; return its kernel.
+
+        It has this process's mask and policy, that many threads, and touches `size` bytes. Its PID is what
+        `affinity.attach(pid, host=fake.host)` takes.
+        """
+        other = self.kernel.spawn(["server"])
+        for _ in range(threads - 1):
+            other.start_thread()
+        other.touch(size)
+        return other
+
     def start_worker(self, start: WorkerStart | None = None) -> FakeHost:
         """Start a worker as `multiprocessing`'s spawn method does, and return its process.
 
