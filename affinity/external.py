@@ -80,10 +80,6 @@ def attach(
     except ProcessLookupError as ended:
         undo_records.delete(process.identity(), host.kernel)
         raise BindError(f"process {pid} ended while it was bound: nothing of it is left to bind") from ended
-    except ValueError as thread:
-        if isinstance(thread, UsageError):
-            raise
-        raise UsageError(f"{thread}: give the id of the process that it belongs to") from None
     log_report(report)
     return report
 

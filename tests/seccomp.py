@@ -29,6 +29,7 @@ NUMBERS = {
         "migrate_pages": 256,
         "move_pages": 279,
         "set_mempolicy_home_node": 450,
+        "pidfd_open": 434,
     },
     "aarch64": {
         "sched_setaffinity": 122,
@@ -38,6 +39,7 @@ NUMBERS = {
         "migrate_pages": 238,
         "move_pages": 239,
         "set_mempolicy_home_node": 450,
+        "pidfd_open": 434,
     },
 }
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from affinity.errors import UsageError
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.kernel.migration import migrate_pages
@@ -137,7 +138,9 @@ class LinuxProcess:
             raise
         except OSError as refused:
             if refused.errno in (errno.EINVAL, errno.ENOENT):
-                raise ValueError(f"{self._pid} is a thread, not a process") from None
+                raise UsageError(
+                    f"{self._pid} is a thread, not a process: give the id of the process that it belongs to"
+                ) from None
             descriptor = -1  # before Linux 5.3, or refused by a seccomp filter: the start time alone identifies it
         try:
             self._check()  # the PID is still this process's, and so is the descriptor

@@ -87,7 +87,7 @@ class Process(Protocol):
     def watched(self) -> AbstractContextManager[None]:
         """Return a block that raises ProcessLookupError, at its begin or its end, if the process has ended by then.
 
-        Raises ValueError at its begin if the PID is that of a thread.
+        Raises UsageError at its begin if the PID is that of a thread.
         """
 
     def age(self) -> float:

@@ -135,24 +135,30 @@ def _bases(environ: Mapping[str, str]) -> list[str]:
 def _directory(base: str, *, create: bool) -> int | None:
     """Open the directory of the records below `base`, None if this user has none there.
 
-    Raises BindError if it is another user's, or others may read or write it.
+    Raises BindError if it is a link or another user's, or if others may read or write it.
     """
     path = os.path.join(base, "affinity")
     try:
+        if create and base.endswith("state"):  # a home's; the runtime directory is the login's to make
+            os.makedirs(base, 0o700, exist_ok=True)
+        if os.stat(base).st_uid != os.geteuid():  # as under sudo: the directory of the user that became root
+            return None
         if create:
-            if base.endswith("state"):  # a home's; the runtime directory is the login's to make
-                os.makedirs(base, 0o700, exist_ok=True)
-            if os.stat(base).st_uid != os.geteuid():  # as under sudo: a directory of the user that became root
-                return None
-            os.makedirs(path, 0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
     except OSError:
         return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as refused:
+        raise BindError(f"{path} is no directory of undo records ({refused.strerror}): remove it") from refused
     found = os.fstat(descriptor)
     if found.st_uid != os.geteuid() or found.st_mode & 0o077:
         os.close(descriptor)
-        raise BindError(f"{path} is not this user's alone (mode {found.st_mode & 0o777:03o}, owner {found.st_uid}): "
-                        "chmod it to 700 or remove it")  # fmt: skip
+        mode = f"mode {found.st_mode & 0o777:03o}, owner {found.st_uid}"
+        raise BindError(f"{path} is not this user's alone ({mode}): chmod it to 700 or remove it")
     return descriptor
 
 
