@@ -1,11 +1,14 @@
 """A process to look at from outside: obeys one line of its input after another, and answers each with a line.
 
-thread, end-thread TID, policy MODE [NODES] (of the main thread), touch BYTES.
+thread, end-thread TID, policy MODE [NODES] (of the main thread), touch BYTES; call DATA: a call of its own
+kernel, whose name and arguments, and whose result or error, are pickled in base 64.
 """
 
 from __future__ import annotations
 
+import base64
 import mmap
+import pickle
 import sys
 import threading
 
@@ -41,6 +44,17 @@ def touch(size: int) -> None:
     kept.append(block)
 
 
+def call(data: str) -> str:
+    """Return what its own kernel answers, or raises."""
+    name, arguments = pickle.loads(base64.b64decode(data))
+    try:
+        found = getattr(THIS_PROCESS, name)
+        answer = found(*arguments) if callable(found) else dict(found) if name == "environ" else found
+    except OSError as refused:
+        answer = refused
+    return base64.b64encode(pickle.dumps(answer)).decode()
+
+
 print(THIS_PROCESS.pid, flush=True)
 for line in sys.stdin:
     order, *words = line.split()
@@ -54,4 +68,6 @@ for line in sys.stdin:
             THIS_PROCESS.set_mempolicy(MemoryPolicy(MemoryMode(words[0]), NodeSet.parse("".join(words[1:]))))
         case "touch":
             touch(int(words[0]))
+        case "call":
+            answer = call(words[0])
     print(answer, flush=True)

@@ -34,7 +34,7 @@ ENVIRON = {
     "AFFINITY_CPUS": f"{FIRST}|{LAST}",
 }
 #: Another user without a right on processes; it may read files, since the interpreter may lie in a home.
-NOBODY = (
+UNPRIVILEGED = (
     "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--",
 )  # fmt: skip
@@ -265,7 +265,7 @@ def test_the_user_of_the_process_needs_no_right(program: Path, runtime: Path) ->
     with Server(program) as running:
         assert running.order("user", 65534) == "0"
         os.chown(runtime, 65534, 65534)
-        done = command(running.pid, "--gpu", "1", prefix=NOBODY)
+        done = command(running.pid, "--gpu", "1", prefix=UNPRIVILEGED)
         assert running.mask() == LAST
         assert done.returncode == 0
 
@@ -279,7 +279,9 @@ def test_another_users_process_is_refused_with_the_right_that_is_missing(
     os.chown(runtime, 65534, 65534)
     os.chmod(runtime.parent, 0o755)
     with Server(program) as running:
-        done = command(running.pid, "--gpu", "1", prefix=NOBODY, environ={**ENVIRON, "AFFINITY_ENFORCE": required})
+        done = command(
+            running.pid, "--gpu", "1", prefix=UNPRIVILEGED, environ={**ENVIRON, "AFFINITY_ENFORCE": required}
+        )
         assert running.mask() == ALL
         assert "as the user of the process or as root (CAP_SYS_" in done.stdout + done.stderr
         assert done.returncode == (3 if required == "required" else 0)
@@ -293,7 +295,7 @@ def test_an_undumpable_process_of_the_same_user_gets_its_masks(program: Path, ru
     with Server(program) as running:
         running.order("user", 65534)
         assert running.order("undumpable") == "0"
-        (row,) = json.loads(command(running.pid, "--gpu", "1", "--json", prefix=NOBODY).stdout)
+        (row,) = json.loads(command(running.pid, "--gpu", "1", "--json", prefix=UNPRIVILEGED).stdout)
         assert running.mask() == LAST
         assert row["satisfied"] is False
         assert {d["errno"] for d in row["degradations"]} == {"EACCES", "EPERM"} or row["degradations"]

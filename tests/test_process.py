@@ -1,14 +1,17 @@
-"""Another process by its PID: one contract, held by the processes of this machine and by those of a simulated one."""
+"""A process: one contract, held by another one by its PID, by one that looks at itself, and by simulated ones."""
 
 from __future__ import annotations
 
+import base64
+import errno
 import os
+import pickle
 import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -73,7 +76,9 @@ class RealChild:
 
 
 class ProcessContract(ABC):
-    """What holds for every process that is looked at by its PID."""
+    """What holds for every process. itself: it is the one that looks."""
+
+    itself = False
 
     @abstractmethod
     def make(self) -> tuple[Kernel, Child]:
@@ -100,12 +105,25 @@ class ProcessContract(ABC):
 
     def test_it_is_the_process_of_that_pid(self, kernel: Kernel, child: Child, process: Process) -> None:
         """It has a parent, an age, and an identity that the parent does not have."""
-        assert (process.pid, process.thread_id(), process.is_this_process) == (child.pid, child.pid, False)
+        assert (process.pid, process.thread_id(), process.is_this_process) == (child.pid, child.pid, self.itself)
         parent = process.parent()
         assert parent is not None
         assert (parent.pid, parent.identity()) == (kernel.pid, kernel.identity())
         assert process.identity() == kernel.process(child.pid).identity() != kernel.identity()
         assert 0 <= process.age() < 60
+
+    def test_it_has_a_control_group_whose_cpuset_may_be_wider_than_its_mask(self, process: Process) -> None:
+        """The path is that of /proc; a mask that is narrowed leaves the cpuset as it was."""
+        cpus = process.cpuset_cpus()
+        process.set_affinity(0, CpuSet([max(cpus)]))
+        assert process.get_affinity() <= process.cpuset_cpus() == cpus
+        assert process.cgroup().startswith("/")
+
+    def test_nodes_have_room(self, process: Process) -> None:
+        """Bytes, of each node that it may use; OSError for one that is not there."""
+        assert all(process.available_bytes(node) > 1 << 20 for node in process.allowed_nodes())
+        with pytest.raises(OSError):
+            process.available_bytes(900)
 
     def test_what_it_was_started_with_is_seen(self, process: Process) -> None:
         """Its variables, and what a parent passed to it."""
@@ -169,6 +187,24 @@ class ProcessContract(ABC):
         assert process.migrate_pages(process.allowed_nodes(), node) == 0
         assert sum(process.resident_bytes()[n] for n in node) - before >= 32 * MIB
 
+    @pytest.mark.parametrize(("nodes", "number"), [([], "EINVAL"), ([900], "EPERM"), ([0, 900], "EPERM")])
+    def test_pages_are_not_moved_to_nodes_that_it_may_not_use(
+        self, process: Process, nodes: list[int], number: str
+    ) -> None:
+        """Nor to none."""
+        with pytest.raises(OSError) as refused:
+            process.migrate_pages(process.allowed_nodes(), NodeSet(nodes))
+        assert errno.errorcode[refused.value.errno or 0] == number
+
+    def test_watching_it_shows_that_it_has_ended(self, child: Child, process: Process) -> None:
+        """At the end of the block, and at the begin of the next one."""
+        with process.watched():
+            pass
+        with pytest.raises(ProcessLookupError), process.watched():
+            child.end()
+        with pytest.raises(ProcessLookupError), process.watched():
+            raise AssertionError
+
     def test_of_a_process_that_has_ended_every_call_is_refused(self, kernel: Kernel, child: Child) -> None:
         """With ProcessLookupError, and there is no such process any more."""
         process, tid = kernel.process(child.pid), child.start_thread()
@@ -194,6 +230,41 @@ class ProcessContract(ABC):
 class TestLinuxProcess(ProcessContract):
     def make(self) -> tuple[Kernel, Child]:
         return THIS_PROCESS, RealChild()
+
+
+class Itself:
+    """The kernel of a child, asked through the child."""
+
+    def __init__(self, child: RealChild) -> None:
+        self._child = child
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("pid", "environ", "handoff", "is_this_process"):
+            return self._ask(name)
+        return lambda *arguments: self._ask(name, *arguments)
+
+    def _ask(self, name: str, *arguments: object) -> Any:
+        data = base64.b64encode(pickle.dumps((name, arguments))).decode()
+        answer = pickle.loads(base64.b64decode(self._child.order("call", data)))
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+
+class TestLinuxKernel(ProcessContract):
+    """A process that looks at itself: it has not ended, and no tid that it uses is another process's."""
+
+    itself = True
+    test_watching_it_shows_that_it_has_ended = None  # type: ignore[assignment]
+    test_of_a_process_that_has_ended_every_call_is_refused = None  # type: ignore[assignment]
+    test_a_thread_of_another_process_is_not_touched = None  # type: ignore[assignment]
+
+    def make(self) -> tuple[Kernel, Child]:
+        return THIS_PROCESS, RealChild()
+
+    @pytest.fixture
+    def process(self, kernel: Kernel, child: Child) -> Process:
+        return Itself(child)  # type: ignore[return-value, arg-type]
 
 
 class TestSimulatedProcess(ProcessContract):

@@ -19,8 +19,8 @@ from affinity.kernel.syscalls import page_nodes
 
 #: Measured on Linux 6.18 with pages of 4 KiB: 12 to 30 ms a GiB.
 _SECONDS_PER_BYTE = 0.012 / (1 << 30)
-#: The longest count.
-COUNT_SECONDS = 0.02
+#: The longest count, if a sample can be drawn; five times as long if it is refused.
+COUNT_SECONDS = 0.004
 #: Pages of a sample, and of one call, which takes 1 to 3 ms.
 _SAMPLE = 1000
 #: Pages to look at, where most addresses have none.
@@ -61,20 +61,26 @@ def resident_bytes(
 ) -> ResidentBytes:
     """Return where the own pages of a process lie; pid 0 is the calling one.
 
-    longest: seconds that a count may take. nodes_of: returns the node of each address, below 0 if no page is there.
+    longest: seconds that a count may take; five times as long if a sample is refused. nodes_of: returns the node of each address, below 0 if no page is there.
     Raises OSError if a file or, for a large process, the sample is refused.
     """
     total = _anonymous_size(directory)
     if total * _SECONDS_PER_BYTE <= longest:
-        with open(f"{directory}/numa_maps", encoding="utf-8", errors="replace") as maps:
-            return ResidentBytes(anonymous_bytes(maps))
+        return _count(directory)
     try:
         found = _sample(directory, total, lambda addresses: nodes_of(pid, addresses))
     except OSError as refused:
+        if total * _SECONDS_PER_BYTE <= 5 * longest:
+            return _count(directory)
         stall = f"to count its pages would stall the process for about {total * _SECONDS_PER_BYTE:.1g} s"
         raise OSError(refused.errno, f"{refused.strerror}; {stall}", refused.filename) from None
     sampled = sum(found.values())
     return ResidentBytes({node: total * count // sampled for node, count in sorted(found.items())}, sampled)
+
+
+def _count(directory: str) -> ResidentBytes:
+    with open(f"{directory}/numa_maps", encoding="utf-8", errors="replace") as maps:
+        return ResidentBytes(anonymous_bytes(maps))
 
 
 def _anonymous_size(directory: str) -> int:

@@ -429,6 +429,8 @@ class SimulatedKernel:
 
     def available_bytes(self, node: int) -> int:
         with self._call("available_bytes", node):
+            if node not in self._machine.free:
+                raise _error(errno.ENOENT, f"node {node}")
             return self._machine.free[node] * PAGE
 
     def cgroup(self) -> str:

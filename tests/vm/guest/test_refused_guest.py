@@ -45,7 +45,7 @@ def test_pages_that_may_not_be_moved_are_reported(number: str) -> None:
     assert 0 <= share < 0.3
     (words,) = printed
     assert words.startswith("move pages touched before: ")
-    assert f"in migrate_pages [{number}]" in words
+    assert f"in move_pages [{number}]" in words
 
 
 def test_without_a_filter_they_are_moved() -> None:
