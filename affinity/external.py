@@ -72,16 +72,23 @@ def attach(
     `required`, if something cannot be set from outside. Its memory policy stays as it is; the report lists each thread
     that goes on taking memory elsewhere. `report.undo()` restores the masks; so does `affinity attach --undo`.
     """
+    report = attach_unlogged(pid, gpu=gpu, node=node, settings=settings, host=host, widen=widen)
+    log_report(report)
+    return report
+
+
+def attach_unlogged(
+    pid: int, *, gpu: GpuReference, node: int | None, settings: Settings | None, host: Host | None, widen: bool
+) -> BindReport:
+    """Do the same for a caller that prints the report."""
     host = host or Host.live()
     process = find_process(pid, host)
     try:
         with process.watched():
-            report = _attach(prepare(process, host, gpu=gpu, node=node, settings=settings, widen=widen))
+            return _attach(prepare(process, host, gpu=gpu, node=node, settings=settings, widen=widen))
     except ProcessLookupError as ended:
         undo_records.delete(process.identity(), host.kernel)
         raise BindError(f"process {pid} ended while it was bound: nothing of it is left to bind") from ended
-    log_report(report)
-    return report
 
 
 def find_process(pid: int, host: Host) -> Process:

@@ -22,6 +22,7 @@ DOCKER = ("get_mempolicy", "mbind", "set_mempolicy", "set_mempolicy_home_node", 
 #: The calls' numbers: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h.
 NUMBERS = {
     "x86_64": {
+        "ioctl": 16,
         "sched_setaffinity": 203,
         "mbind": 237,
         "set_mempolicy": 238,
@@ -32,6 +33,7 @@ NUMBERS = {
         "pidfd_open": 434,
     },
     "aarch64": {
+        "ioctl": 29,
         "sched_setaffinity": 122,
         "mbind": 235,
         "get_mempolicy": 236,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from affinity.kernel import ResidentBytes
 from affinity.kernel.pages import resident_bytes, share_error
-from affinity.kernel.syscalls import page_nodes
+from affinity.kernel.syscalls import page_nodes, touch_pages
 
 MIB = 1 << 20
 SELF = "/proc/self"
@@ -26,7 +28,6 @@ def pages() -> Iterator[mmap.mmap]:
     for offset in range(0, len(block), mmap.PAGESIZE):
         block[offset] = 1
     yield block
-    block.close()
 
 
 def test_a_sample_finds_what_a_count_finds() -> None:
@@ -99,3 +100,47 @@ def test_resident_bytes_are_a_mapping_that_can_be_sent() -> None:
     assert sent.sampled == 3
     assert share_error(0) == 0
     assert share_error(10_000) == 0.01
+
+
+def test_pages_are_read_around_holes(pages: mmap.mmap) -> None:
+    """As where the process unmaps memory meanwhile; an address of no mapping is no error."""
+    first = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    addresses = [first, 4096, first + mmap.PAGESIZE, 8192, 12288, *range(first, first + 3000 * mmap.PAGESIZE, 4096)]
+    with mmap.mmap(-1, 2 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as untouched:
+        there = ctypes.addressof(ctypes.c_char.from_buffer(untouched))
+        untouched.madvise(mmap.MADV_NOHUGEPAGE)
+        assert page_nodes(0, [there])[0] < 0
+        touch_pages(0, [*addresses, there])
+        assert page_nodes(0, [there])[0] == -errno.EFAULT  # the page of zeros, which no process owns
+    with pytest.raises(ProcessLookupError):
+        touch_pages(2**22 - 1, addresses)
+
+
+@pytest.mark.parametrize("scan", [True, False], ids=["PAGEMAP_SCAN", "pagemap"])
+def test_the_own_pages_are_found(pages: mmap.mmap, scan: bool, python: Callable[..., object]) -> None:
+    """Those that were written to, in anonymous memory and in a private mapping of a file; by either reading."""
+    refuse = (
+        ""
+        if scan
+        else f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]; import seccomp; seccomp.refuse(25, ['ioctl'])\n"
+    )  # ENOTTY, as before Linux 6.7
+    python(
+        "import ctypes, mmap, tempfile\n"
+        "from affinity.kernel.migration import _chunks\n"
+        "M, P = mmap, mmap.PAGESIZE\n"
+        "file = tempfile.TemporaryFile(); file.truncate(64 * P)\n"
+        "private = M.mmap(file.fileno(), 64 * P, flags=M.MAP_PRIVATE)\n"
+        "shared = M.mmap(file.fileno(), 64 * P, flags=M.MAP_SHARED)\n"
+        "block = M.mmap(-1, 1 << 34, flags=M.MAP_PRIVATE | M.MAP_ANONYMOUS | 0x4000)\n"
+        "block.madvise(M.MADV_NOHUGEPAGE)\n"
+        "def at(m, i): return ctypes.addressof(ctypes.c_char.from_buffer(m)) + i * P\n"
+        "for i in (0, 1, 77777, (1 << 34) // P - 1): block[i * P] = 1\n"
+        "private[3 * P] = 1; shared[5 * P] = 1; private[9 * P]; block[50 * P]\n"
+        f"{refuse}"
+        "found = [a for chunk in _chunks('/proc/self') for a in chunk]\n"
+        "assert len(found) == len(set(found))\n"
+        "mine = {a for a in found if at(block, 0) <= a < at(block, 0) + (1 << 34)}\n"
+        "assert mine - {at(block, 50)} == {at(block, i) for i in (0, 1, 77777, (1 << 34) // P - 1)}, mine\n"
+        "assert [a for a in found if at(private, 0) <= a < at(private, 64)] == [at(private, 3)]\n"
+        "assert not [a for a in found if at(shared, 0) <= a < at(shared, 64)]\n"
+    )

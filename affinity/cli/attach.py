@@ -99,7 +99,7 @@ def _act(
         if not quiet:
             _print_plan(made)
         return {"pid": pid, **serialize.attachment(made)}
-    report = external.attach(pid, gpu=gpu, node=node, settings=settings, host=host, widen=widen)
+    report = external.attach_unlogged(pid, gpu=gpu, node=node, settings=settings, host=host, widen=widen)
     if not quiet:
         _print_report(pid, report)
     return {"pid": pid, **serialize.report(report)}

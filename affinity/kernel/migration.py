@@ -11,10 +11,11 @@ import errno
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import BinaryIO
 
 from affinity.kernel.pages import private_ranges
-from affinity.kernel.syscalls import move_pages, page_nodes
+from affinity.kernel.syscalls import move_pages, page_nodes, touch_pages
 from affinity.topology.cpuset import NodeSet
 
 #: Pages of one call, which takes about 4 ms; and the most pages that are looked for in one reading of the page tables.
@@ -40,11 +41,29 @@ def migrate_pages(directory: str, pid: int, origin: NodeSet, target: NodeSet) ->
     left = 0
     for addresses in _chunks(directory) if goes else ():
         by_node: dict[int, list[int]] = {}
-        for address, node in zip(addresses, page_nodes(pid, addresses), strict=True):
+        for address, node in _located(pid, addresses):
             if node in goes:
                 by_node.setdefault(node, []).append(address)
         left += sum(_moved(pid, pages, goes[node]) for node, pages in by_node.items())
     return left
+
+
+def _located(pid: int, addresses: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield each address with the node of its page.
+
+    Linux 6.1 to 6.5 neither show nor move a page that automatic NUMA balancing has marked, to see which CPU reads it next
+    (gup_can_follow_protnone() in include/linux/mm.h). Such a page is read first, which takes the mark away.
+    """
+    marked = []
+    for address, node in zip(addresses, page_nodes(pid, addresses), strict=True):
+        if node == -errno.ENOENT:
+            marked.append(address)
+        else:
+            yield address, node
+    if marked:
+        with suppress(OSError):  # Yama and seccomp profiles may refuse it: they stay
+            touch_pages(pid, marked)
+        yield from zip(marked, page_nodes(pid, marked), strict=True)
 
 
 def _moved(pid: int, addresses: Sequence[int], node: int) -> int:

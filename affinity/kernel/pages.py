@@ -61,7 +61,8 @@ def resident_bytes(
 ) -> ResidentBytes:
     """Return where the own pages of a process lie; pid 0 is the calling one.
 
-    longest: seconds that a count may take; five times as long if a sample is refused. nodes_of: returns the node of each address, below 0 if no page is there.
+    longest: seconds that a count may take; five times as long if a sample is refused. nodes_of: returns the node of
+    each address, below 0 if no page is there.
     Raises OSError if a file or, for a large process, the sample is refused.
     """
     total = _anonymous_size(directory)

@@ -105,6 +105,39 @@ def move_pages(pid: int, addresses: Sequence[int], node: int) -> int:
     return _move_pages(pid, addresses, nodes, (ctypes.c_int * len(addresses))())
 
 
+class _Bytes(ctypes.Structure):
+    """struct iovec, readv(2)."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+_MOST_BYTES = 1024  # IOV_MAX
+
+
+def touch_pages(pid: int, addresses: Sequence[int]) -> None:
+    """Read a byte at each address of a process, as the process itself would; an address without a page is passed over.
+
+    Raises OSError if the process may not be read. Source: process_vm_readv(2).
+    """
+    while addresses:
+        some, addresses = addresses[:_MOST_BYTES], addresses[_MOST_BYTES:]
+        there = (_Bytes * len(some))(*((address, 1) for address in some))
+        here = (ctypes.c_char * len(some))()
+        local = _Bytes(ctypes.addressof(here), len(some))
+        done = _libc().process_vm_readv(
+            ctypes.c_int(pid or os.getpid()),
+            ctypes.byref(local),
+            1,
+            there,
+            ctypes.c_ulong(len(some)),
+            ctypes.c_ulong(0),
+        )
+        if done < 0 and ctypes.get_errno() != errno.EFAULT:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "process_vm_readv")
+        if done < len(some):  # it ends at the first address that cannot be read
+            addresses = [*some[max(done, 0) + 1 :], *addresses]
+
+
 _MPOL_MF_MOVE = 2  # pages of this process alone; include/uapi/linux/mempolicy.h
 
 
