@@ -6,7 +6,7 @@ import ctypes
 import errno
 import mmap
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,13 @@ MAP_NORESERVE = 0x4000  # mmap(2); the module has it from Python 3.13 on
 
 
 @pytest.fixture(autouse=True)
-def pages() -> Iterator[mmap.mmap]:
+def pages() -> mmap.mmap:
     """256 MiB in pages of the smallest size."""
     block = mmap.mmap(-1, 256 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     block.madvise(mmap.MADV_NOHUGEPAGE)
     for offset in range(0, len(block), mmap.PAGESIZE):
         block[offset] = 1
-    yield block
+    return block
 
 
 def test_a_sample_finds_what_a_count_finds() -> None:
@@ -119,11 +119,8 @@ def test_pages_are_read_around_holes(pages: mmap.mmap) -> None:
 @pytest.mark.parametrize("scan", [True, False], ids=["PAGEMAP_SCAN", "pagemap"])
 def test_the_own_pages_are_found(pages: mmap.mmap, scan: bool, python: Callable[..., object]) -> None:
     """Those that were written to, in anonymous memory and in a private mapping of a file; by either reading."""
-    refuse = (
-        ""
-        if scan
-        else f"import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}]; import seccomp; seccomp.refuse(25, ['ioctl'])\n"
-    )  # ENOTTY, as before Linux 6.7
+    folder = str(Path(__file__).parent)
+    refuse = f"import sys; sys.path[:0] = [{folder!r}]; import seccomp; seccomp.refuse(25, ['ioctl'])\n"  # ENOTTY
     python(
         "import ctypes, mmap, tempfile\n"
         "from affinity.kernel.migration import _chunks\n"
@@ -136,7 +133,7 @@ def test_the_own_pages_are_found(pages: mmap.mmap, scan: bool, python: Callable[
         "def at(m, i): return ctypes.addressof(ctypes.c_char.from_buffer(m)) + i * P\n"
         "for i in (0, 1, 77777, (1 << 34) // P - 1): block[i * P] = 1\n"
         "private[3 * P] = 1; shared[5 * P] = 1; private[9 * P]; block[50 * P]\n"
-        f"{refuse}"
+        f"{chr(10) if scan else refuse}"
         "found = [a for chunk in _chunks('/proc/self') for a in chunk]\n"
         "assert len(found) == len(set(found))\n"
         "mine = {a for a in found if at(block, 0) <= a < at(block, 0) + (1 << 34)}\n"

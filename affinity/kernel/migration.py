@@ -51,8 +51,8 @@ def migrate_pages(directory: str, pid: int, origin: NodeSet, target: NodeSet) ->
 def _located(pid: int, addresses: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield each address with the node of its page.
 
-    Linux 6.1 to 6.5 neither show nor move a page that automatic NUMA balancing has marked, to see which CPU reads it next
-    (gup_can_follow_protnone() in include/linux/mm.h). Such a page is read first, which takes the mark away.
+    Linux 6.1 to 6.5 neither show nor move a page that automatic NUMA balancing has marked, to see which CPU is next to
+    read it (gup_can_follow_protnone() in include/linux/mm.h). Such a page is read first, which takes the mark away.
     """
     marked = []
     for address, node in zip(addresses, page_nodes(pid, addresses), strict=True):

@@ -121,17 +121,10 @@ def touch_pages(pid: int, addresses: Sequence[int]) -> None:
     """
     while addresses:
         some, addresses = addresses[:_MOST_BYTES], addresses[_MOST_BYTES:]
-        there = (_Bytes * len(some))(*((address, 1) for address in some))
+        there = (_Bytes * len(some))(*[_Bytes(address, 1) for address in some])
         here = (ctypes.c_char * len(some))()
-        local = _Bytes(ctypes.addressof(here), len(some))
-        done = _libc().process_vm_readv(
-            ctypes.c_int(pid or os.getpid()),
-            ctypes.byref(local),
-            1,
-            there,
-            ctypes.c_ulong(len(some)),
-            ctypes.c_ulong(0),
-        )
+        local, count = _Bytes(ctypes.addressof(here), len(some)), ctypes.c_ulong(len(some))
+        done = _libc().process_vm_readv(pid or os.getpid(), ctypes.byref(local), 1, there, count, ctypes.c_ulong(0))
         if done < 0 and ctypes.get_errno() != errno.EFAULT:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "process_vm_readv")
         if done < len(some):  # it ends at the first address that cannot be read
