@@ -139,7 +139,7 @@ def test_undo_puts_back_what_it_can_and_states_what_it_cannot() -> None:
     report = affinity.bind(gpu=1, host=fake.host)
     stuck = sorted(fake.kernel.masks)[2]
     fake.kernel.refuse("set_affinity", errno.EPERM, when=lambda tid, _: tid == stuck)
-    with pytest.raises(BindError, match=r"undo: .*CPUs: Operation not permitted in set_affinity \[EPERM\]"):
+    with pytest.raises(BindError, match=r"undo: .*CPUs: Operation not permitted in sched_setaffinity \[EPERM\]"):
         report.undo()
     assert {tid for tid, mask in fake.kernel.masks.items() if mask == NODE_1} == {stuck}
     assert set(fake.kernel.policies.values()) == {MemoryPolicy()}

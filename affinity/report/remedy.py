@@ -12,10 +12,7 @@ _MANAGERS = (
     (r"kubepods", "in Kubernetes, the static CPU manager and the Static memory manager of the kubelet place it"),
     (r"docker[-/]([0-9a-f]{12})[0-9a-f]{52}", "docker update --cpuset-mems {nodes} {name}"),
     (r"libpod-([0-9a-f]{12})[0-9a-f]{52}", "podman update --cpuset-mems {nodes} {name}"),
-    (
-        r"([^/]+\.(?:service|scope|slice))(?:/[^/]*)*$",
-        "systemctl set-property --runtime {name} AllowedMemoryNodes={nodes}",
-    ),
+    (r".*/([^/]+\.(?:service|scope))", "systemctl set-property --runtime {name} AllowedMemoryNodes={nodes}"),
 )
 
 

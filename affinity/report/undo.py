@@ -64,7 +64,7 @@ class UndoRecord:
             masks = {name: CpuSet.parse(found[name]) for name in ("cpus", "main", "allowed")}
             return cls(identity=str(found["identity"]), threads=threads, strategy=str(found["strategy"]),
                        when=float(found["when"]), **masks)  # fmt: skip
-        except (KeyError, TypeError, AttributeError, ListFormatError) as wrong:
+        except (KeyError, TypeError, AttributeError, RecursionError, ListFormatError) as wrong:
             raise ValueError(f"{type(wrong).__name__}: {wrong}") from None
 
 
@@ -169,11 +169,14 @@ def _read(directory: int, name: str) -> str | None:
         return None
     except OSError as refused:
         raise BindError(f"the undo record {name} cannot be read ({refused.strerror}): remove it") from refused
-    with open(descriptor, encoding="utf-8", errors="replace") as file:
+    try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_size > _LARGEST:
             raise BindError(f"the undo record {name} is not a file of this user and of a usual size: remove it")
-        return file.read()
+        with open(descriptor, encoding="utf-8", errors="replace", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def _checked(text: str, identity: str, base: str) -> UndoRecord:

@@ -40,6 +40,9 @@ REFUSABLE = frozenset(
     }
 )
 
+#: Calls that Linux's errors name otherwise.
+_SYSCALLS = {"set_affinity": "sched_setaffinity", "migrate_pages": "move_pages"}
+
 #: Calls that change something; `SimulatedKernel.changes` shows these alone.
 CHANGING = frozenset({"set_affinity", "set_mempolicy", "migrate_pages", "exec"})
 
@@ -424,7 +427,7 @@ class SimulatedKernel:
                     self._machine.free[source] += got
                 if got < pages:
                     self._pages[source] = pages - got
-                    raise _error(errno.ENOMEM, "migrate_pages")
+                    raise _error(errno.ENOMEM, "move_pages")
             return 0
 
     def available_bytes(self, node: int) -> int:
@@ -490,7 +493,7 @@ class SimulatedKernel:
                 if not self._threads:
                     raise _error(errno.ESRCH, f"process {self._id}")
                 if refusal and when(*arguments):
-                    raise _error(refusal, name)
+                    raise _error(refusal, _SYSCALLS.get(name, name))
                 yield
             except OSError as refused:
                 number = refused.errno or 0

@@ -171,7 +171,8 @@ def test_a_user_without_capabilities_moves_its_own_process(c_server: Server, tmp
     drop = ("setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups",
             "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--")  # fmt: skip
     status, errors, row = command(c_server.pid, "--node", "3", prefix=drop, XDG_RUNTIME_DIR=str(own))
-    assert (status, errors, row["satisfied"], c_server.mask()) == (0, "", True, NODE_3)
+    assert (status, errors, degraded(row), c_server.mask()) == (0, "", "", NODE_3)
+    assert row["satisfied"]
     assert share(c_server.pages(), 3) >= 0.99
 
 
