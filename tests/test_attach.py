@@ -265,9 +265,10 @@ def test_the_user_of_the_process_needs_no_right(program: Path, runtime: Path) ->
     with Server(program) as running:
         assert running.order("user", 65534) == "0"
         os.chown(runtime, 65534, 65534)
-        done = command(running.pid, "--gpu", "1", prefix=UNPRIVILEGED)
-        assert running.mask() == LAST
-        assert done.returncode == 0
+        done = command(running.pid, "--gpu", "1", "--json", prefix=UNPRIVILEGED)
+        (row,) = json.loads(done.stdout)
+        assert (done.returncode, running.mask()) == (0, LAST)
+        assert (row["degradations"], row["satisfied"], row["observed"]["local_share"]) == ([], True, 1)
 
 
 @ROOT_ONLY

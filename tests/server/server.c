@@ -7,13 +7,15 @@
    share PATH           maps a file shared and writes to it
    policy MODE NODE     of the main thread: 1 preferred, 2 bind
    pin CPU              the newest thread pins itself
+   pin-pages            the newest memory, as a fixed buffer of io_uring
    undumpable           prctl(2)
    pages                its private pages by node, "node:pages ..."
    stall SECONDS BYTES  the longest mmap, write and munmap of BYTES within that time, in microseconds
-   user UID             setresuid(2) */
+   user ID              setresgid(2), setresuid(2) */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -22,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -78,6 +81,13 @@ static double longest_call(double seconds, size_t size) {
     return worst * 1e6;
 }
 
+static long pin_pages(void) {
+    struct io_uring_params parameters = {0};
+    struct iovec newest_block = {kept[count - 1], sizes[count - 1]};
+    long ring = syscall(SYS_io_uring_setup, 1, &parameters);
+    return ring < 0 ? ring : syscall(SYS_io_uring_register, ring, IORING_REGISTER_BUFFERS, &newest_block, 1);
+}
+
 static void print_pages(void) {
     long by_node[64] = {0}, size = sysconf(_SC_PAGESIZE);
     for (int i = 0; i < count; i++)
@@ -128,6 +138,8 @@ int main(void) {
         } else if (sscanf(line, "policy %lu %lu", &value, &node) == 2) {
             unsigned long mask = 1UL << node;
             printf("%ld\n", syscall(SYS_set_mempolicy, (int)value, &mask, 64UL));
+        } else if (!strncmp(line, "pin-pages", 9)) {
+            printf("%ld\n", pin_pages());
         } else if (sscanf(line, "pin %lu", &value) == 1) {
             cpu_set_t cpus;
             CPU_ZERO(&cpus);
@@ -140,7 +152,7 @@ int main(void) {
         } else if (sscanf(line, "stall %lf %lu", &seconds, &value) == 2) {
             printf("%.0f\n", longest_call(seconds, value));
         } else if (sscanf(line, "user %lu", &value) == 1) {
-            printf("%d\n", setresuid(value, value, value) | prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
+            printf("%d\n", setresgid(value, value, value) | setresuid(value, value, value) | prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
         } else
             printf("unknown order: %s", line);
     }

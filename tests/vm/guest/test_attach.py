@@ -159,8 +159,17 @@ def test_a_cpuset_without_the_nodes_cpus_is_respected(program: Path) -> None:
         assert running.mask() == CpuSet([2, 3])
 
 
-def test_a_user_without_capabilities_moves_its_own_process(c_server: Server, tmp_path: Path) -> None:
-    """Threads and pages."""
+@pytest.fixture(params=[0, 1, 2])
+def ptrace_scope(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Yama's setting; not 3, which could not be taken back."""
+    setting = Path("/proc/sys/kernel/yama/ptrace_scope")
+    setting.write_text(str(request.param))
+    yield request.param
+    setting.write_text("0")
+
+
+def test_a_user_without_capabilities_moves_its_own_process(c_server: Server, tmp_path: Path, ptrace_scope: int) -> None:
+    """Threads and pages, with each setting of Yama, which is about ptrace(2) alone."""
     on_node(c_server, 0, 64)
     assert c_server.order("user", UNPRIVILEGED) == "0"
     own = tmp_path / "own"
@@ -228,6 +237,20 @@ def test_memory_shared_with_a_bystander_stays(program: Path) -> None:
         assert share(running.pages(), 3) >= 0.99
         assert (nodes(), bystander.pages(), bystander.mask()) == (before, {0: 32 * MIB // 4096}, ALL)
     shared.unlink()
+
+
+def test_pinned_pages_stay_and_are_reported(c_server: Server) -> None:
+    """A fixed buffer of io_uring: the others are moved, also those that come after it in a chunk."""
+    on_node(c_server, 0, 32)
+    assert c_server.order("pin-pages") == "0"
+    on_node(c_server, 0, 32)
+    status, _, row = command(c_server.pid, "--node", "3")
+    assert (status, c_server.mask(), row["left"]) == (0, NODE_3, 32 * MIB)
+    assert c_server.pages() == {0: 32 * MIB // 4096, 3: 32 * MIB // 4096}
+    assert degraded(row) == (
+        "move pages touched before; 32 MiB stay: pinned, as for io_uring or a device, or shared with a process that it "
+        "was forked from; restart it through `affinity run`"
+    )
 
 
 def test_pages_of_a_process_that_may_not_be_moved_are_reported(c_server: Server) -> None:
