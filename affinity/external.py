@@ -298,8 +298,8 @@ def _report(
         degradations.append(Degradation.of("bind every thread" if masks else "move pages touched before", error))
     if outcome.unmoved >= 1 << 20:
         size = f"{outcome.unmoved >> 20} MiB"
-        error = f"{size} stay: pinned, as for io_uring or a device, or shared with a process that it was forked from"
-        degradations.append(Degradation("move pages touched before", "", error, "restart it through `affinity run`"))
+        stays = f"{size} stay: pinned, as for io_uring or a device, or shared with a process that it was forked from"
+        degradations.append(Degradation("move pages touched before", "", stays, "restart it through `affinity run`"))
     degradations += [d for d in now.unreadable if d.action == "read the nodes of pages"]
     if planned.problem:
         degradations.append(Degradation("place", "", planned.problem, ""))

@@ -135,6 +135,25 @@ def test_a_chain_of_threads_is_caught(c_server: Server) -> None:
     assert c_server.mask() == LAST
 
 
+def test_a_process_that_starts_threads_without_end_is_bound(c_server: Server) -> None:
+    """New threads of bound ones are no reason to look again."""
+    c_server.order("storm")
+    began = time.monotonic()
+    assert affinity.attach(c_server.pid, gpu=1, settings=settings()).satisfied
+    assert time.monotonic() - began < 5
+    assert set(c_server.masks().values()) == {LAST}
+
+
+def test_a_process_that_takes_its_cpus_back_without_end_holds_nothing_up(c_server: Server) -> None:
+    """Its main thread is bound, and the call ends."""
+    c_server.order("resist")
+    began = time.monotonic()
+    report = affinity.attach(c_server.pid, gpu=1, settings=settings())
+    assert time.monotonic() - began < 20
+    assert c_server.masks()[c_server.pid] == LAST
+    assert report.strategy == "external"
+
+
 def test_a_dry_run_changes_nothing(c_server: Server, runtime: Path) -> None:
     """It prints what would be done; as JSON, the plan's keys."""
     done = command(c_server.pid, "--gpu", "1", "--dry-run")

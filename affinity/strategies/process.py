@@ -88,33 +88,39 @@ def bind_threads(cpus: CpuSet, process: Process) -> Outcome:
     return Outcome(bound=bound + changed, skipped=skipped + len(refused), errors=refused)
 
 
+#: Readings of the list of threads, of which a process that starts threads without end could ask for any number.
+_MOST_PASSES = 500
+
+
 def change_masks(process: Process, wanted: Callable[[int, CpuSet], CpuSet]) -> tuple[int, tuple[OSError, ...]]:
     """Give each thread the mask `wanted(tid, mask)`; return how many were changed, and the refusals.
 
-    A thread not yet changed may start others meanwhile, so the list is read again until two in a row have nothing new:
-    one may lack a thread if others end while it is read.
+    A thread not yet changed may start others meanwhile, so the list is read again until two in a row have no thread to
+    change: one may lack a thread if others end while it is read.
     """
     changed = 0
     refused: list[OSError] = []
     seen: set[int] = set()
     quiet = 0
-    while True:
+    for _ in range(_MOST_PASSES):
         new = [tid for tid in visible_threads(process) if tid not in seen]
         seen.update(new)
-        quiet = 0 if new else quiet + 1
+        quiet += 1
         for tid in new:
             try:
                 mask = process.get_affinity(tid)
                 cpus = wanted(tid, mask)
                 if cpus != mask:
+                    quiet = 0
                     process.set_affinity(tid, cpus)
                     changed += 1
             except ProcessLookupError:
-                continue  # it ended between the listing and the call
+                quiet = 0  # it ended between the listing and the call, and may have started another
             except OSError as error:
                 refused.append(error)
         if quiet == 2 or (len(seen) == 1 and process.is_this_process):  # a thread that is alone starts none meanwhile
-            return changed, tuple(refused)
+            break
+    return changed, tuple(refused)
 
 
 @contextmanager

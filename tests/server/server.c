@@ -2,6 +2,8 @@
 
    thread               a thread that waits; its id
    chain N              a thread that starts the next and ends, N times, one each millisecond; the last waits
+   storm                a thread that starts threads without end, each of which ends at once
+   resist               a chain without end, each of whose threads takes back the CPUs of the program's start
    touch BYTES          new private memory, written by the main thread
    touch-in-thread BYTES  the same, written by a new thread that goes on to wait
    share PATH           maps a file shared and writes to it
@@ -62,6 +64,22 @@ static void *link_of_chain(void *left) {
     return NULL;
 }
 
+static void *end_at_once(void *unused) { return unused; }
+
+static void *storm(void *unused) {
+    for (;; usleep(20)) start(end_at_once, unused);
+    return unused;
+}
+
+static cpu_set_t cpus_at_start;
+
+static void *resist(void *unused) {
+    sched_setaffinity(0, sizeof cpus_at_start, &cpus_at_start);
+    usleep(100);
+    start(resist, unused);
+    return unused;
+}
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -107,6 +125,7 @@ int main(void) {
     char line[512], text[400];
     unsigned long value, node;
     double seconds;
+    sched_getaffinity(0, sizeof cpus_at_start, &cpus_at_start);
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("%d\n", getpid());
     while (fgets(line, sizeof line, stdin)) {
@@ -117,6 +136,9 @@ int main(void) {
             printf("%d\n", newest);
         } else if (sscanf(line, "chain %lu", &value) == 1) {
             start(link_of_chain, (void *)value);
+            puts("");
+        } else if (!strncmp(line, "storm", 5) || !strncmp(line, "resist", 6)) {
+            start(*line == 's' ? storm : resist, NULL);
             puts("");
         } else if (sscanf(line, "touch-in-thread %lu", &value) == 1) {
             newest = 0;
