@@ -64,6 +64,27 @@ def test_under_required_a_thread_that_is_refused_undoes_all(refused: int) -> Non
     assert (report.satisfied, list(other.masks.values()).count(NODE_1)) == (False, 3)
 
 
+@pytest.mark.parametrize("resists", [False, True])
+def test_a_new_thread_at_each_reading_of_the_list_does_not_hold_attach_up(resists: bool) -> None:
+    """One that has the mask is no reason to read on; one that takes the old mask back each time is reported."""
+    fake = machine()
+    other = fake.start_process()
+
+    def start(*_: object) -> bool:
+        if other.masks:
+            tid = other.start_thread()
+            if resists:
+                other.set_affinity(tid, fake.topology.online)
+        return False
+
+    fake.kernel.refuse("threads", errno.EIO, when=start)
+    report = affinity.attach(other.pid, gpu=7, host=fake.host)
+    assert other.masks[other.pid] == NODE_1
+    assert report.satisfied is not resists
+    assert (len(other.masks) < 20) is not resists
+    assert not resists or "attach again" in str(report.degradations[0])
+
+
 @pytest.mark.parametrize("mode", [MemoryMode.BIND, MemoryMode.PREFERRED, MemoryMode.INTERLEAVE])
 def test_a_thread_with_a_policy_elsewhere_is_reported_with_what_helps(mode: MemoryMode) -> None:
     """Its new pages still go there; with what its manager could do, if the control group shows one."""

@@ -11,7 +11,6 @@ import errno
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import BinaryIO
 
 from affinity.kernel.pages import private_ranges
@@ -44,26 +43,34 @@ def migrate_pages(directory: str, pid: int, origin: NodeSet, target: NodeSet) ->
         for address, node in _located(pid, addresses):
             if node in goes:
                 by_node.setdefault(node, []).append(address)
+            left += node == _HIDDEN
         left += sum(_moved(pid, pages, goes[node]) for node, pages in by_node.items())
     return left
 
 
+_HIDDEN = -1  # the node of a page that the kernel does not show
+
+
 def _located(pid: int, addresses: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield each address with the node of its page.
+    """Yield each address with the node of its page, below 0 if there is no page.
 
     Linux 6.1 to 6.5 neither show nor move a page that automatic NUMA balancing has marked, to see which CPU is next to
-    read it (gup_can_follow_protnone() in include/linux/mm.h). Such a page is read first, which takes the mark away.
+    read it (gup_can_follow_protnone() in include/linux/mm.h): it looks like none (ENOENT), a huge one like no mapping
+    (EFAULT). Such a page is read first, which takes the mark away.
     """
     marked = []
     for address, node in zip(addresses, page_nodes(pid, addresses), strict=True):
-        if node == -errno.ENOENT:
+        if node in (-errno.ENOENT, -errno.EFAULT):
             marked.append(address)
         else:
             yield address, node
     if marked:
-        with suppress(OSError):  # Yama and seccomp profiles may refuse it: they stay
+        try:
             touch_pages(pid, marked)
-        yield from zip(marked, page_nodes(pid, marked), strict=True)
+        except OSError:  # Yama and seccomp profiles may refuse it: they stay
+            yield from ((address, _HIDDEN) for address in marked)
+        else:
+            yield from zip(marked, page_nodes(pid, marked), strict=True)
 
 
 def _moved(pid: int, addresses: Sequence[int], node: int) -> int:

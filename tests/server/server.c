@@ -2,8 +2,8 @@
 
    thread               a thread that waits; its id
    chain N              a thread that starts the next and ends, N times, one each millisecond; the last waits
-   storm                a thread that starts threads without end, each of which ends at once
-   resist               a chain without end, each of whose threads takes back the CPUs of the program's start
+   storm                threads that start threads without end, each of which ends soon
+   resist               the same, and each takes back the CPUs that the program had at its start
    touch BYTES          new private memory, written by the main thread
    touch-in-thread BYTES  the same, written by a new thread that goes on to wait
    share PATH           maps a file shared and writes to it
@@ -64,20 +64,18 @@ static void *link_of_chain(void *left) {
     return NULL;
 }
 
-static void *end_at_once(void *unused) { return unused; }
-
-static void *storm(void *unused) {
-    for (;; usleep(20)) start(end_at_once, unused);
-    return unused;
-}
-
 static cpu_set_t cpus_at_start;
 
-static void *resist(void *unused) {
-    sched_setaffinity(0, sizeof cpus_at_start, &cpus_at_start);
-    usleep(100);
-    start(resist, unused);
-    return unused;
+static void *end_soon(void *resists) {
+    if (resists) sched_setaffinity(0, sizeof cpus_at_start, &cpus_at_start);
+    usleep(20000);
+    return NULL;
+}
+
+static void *storm(void *resists) {
+    for (;; usleep(100))
+        for (int i = 0; i < 20; i++) start(end_soon, resists);
+    return NULL;
 }
 
 static double now(void) {
@@ -138,7 +136,7 @@ int main(void) {
             start(link_of_chain, (void *)value);
             puts("");
         } else if (!strncmp(line, "storm", 5) || !strncmp(line, "resist", 6)) {
-            start(*line == 's' ? storm : resist, NULL);
+            start(storm, *line == 'r' ? line : NULL);
             puts("");
         } else if (sscanf(line, "touch-in-thread %lu", &value) == 1) {
             newest = 0;
