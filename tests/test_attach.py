@@ -198,6 +198,14 @@ def test_without_a_gpu_the_process_must_make_it_certain(
         assert mask or "pass its GPU (--gpu, gpu=…) or a node (--node, node=…)" in done.stderr
 
 
+def test_settings_of_the_process_do_not_count(program: Path) -> None:
+    """A stranger's environment does not decide what its mask will be."""
+    theirs = {**ENVIRON, "AFFINITY_CPUS": f"{LAST}|{FIRST}", "AFFINITY_AUTO": "0", "AFFINITY_STRATEGY": "noop"}
+    with Server(program, environ=theirs) as running:
+        assert affinity.attach(running.pid, gpu=1, settings=settings()).satisfied
+        assert running.mask() == LAST
+
+
 def test_a_process_started_by_us_goes_to_the_gpu_it_was_started_for(program: Path) -> None:
     """The handoff that `affinity run` leaves is a certain answer, and its mask no limit."""
     with Server(program, sys.executable, "-m", "affinity", "run", "--gpu", "1", "--", environ=ENVIRON) as running:

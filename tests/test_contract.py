@@ -85,7 +85,7 @@ for _name in WORKERS:
 
 def test_the_built_in_plugins_are_all_here() -> None:
     """An entry point that went missing would silently take its contract along."""
-    assert {"noop", "numactl", "libnuma", "legacy", "inherit"} <= set(PLUGINS.strategies.names())
+    assert {"noop", "numactl", "libnuma", "legacy", "inherit", "external"} <= set(PLUGINS.strategies.names())
     assert {"node", *DISJOINT} <= set(PLUGINS.policies.names())
     assert set(WORKERS) <= set(PLUGINS.launchers.names())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -54,6 +55,15 @@ def test_it_is_read_as_it_was_written_by_its_user_alone(process: LinuxProcess, r
     undo.delete(process.identity(), THIS_PROCESS)
     assert undo.read(process, THIS_PROCESS) is None
     undo.delete(process.identity(), THIS_PROCESS)
+
+
+def test_it_has_masks_and_identity_and_nothing_else(process: LinuxProcess, runtime: Path) -> None:
+    """Neither the command line nor a variable of the process."""
+    undo.write(record(process), THIS_PROCESS)
+    text = (runtime / "affinity" / process.identity()).read_text()
+    assert set(json.loads(text)) == {"version", "identity", "cpus", "main", "allowed", "threads", "strategy", "when"}
+    assert "sleep" not in text
+    assert str(runtime) not in text
 
 
 def test_without_a_runtime_directory_it_lies_in_the_state_home(

@@ -144,6 +144,22 @@ def test_a_cpuset_without_the_node_is_respected(program: Path, required: bool) -
             assert expected in degraded(row)
 
 
+def test_no_control_group_is_changed(program: Path) -> None:
+    """Not even where it is what keeps the process from the node."""
+    with cpuset(cpus="0-3", mems="0-1") as group, Server(program) as running:
+        (group / "cgroup.procs").write_text(str(running.pid))
+
+        def state() -> list[str]:
+            files = (*sorted(group.glob("cpuset.*")), group / "cgroup.procs", Path(f"/proc/{running.pid}/cgroup"))
+            return [file.read_text() for file in files]
+
+        before = state()
+        for options in (["--node", "3"], ["--node", "1"], ["--node", "1", "--widen"]):
+            command(running.pid, *options)
+        assert command(running.pid, "--undo")[0] == 0
+        assert state() == before
+
+
 def test_a_cpuset_without_the_nodes_cpus_is_respected(program: Path) -> None:
     """Also with --widen, which goes up to the cpuset."""
     with cpuset(cpus="0-3") as group, Server(program) as running:
@@ -201,7 +217,7 @@ def test_a_node_nearly_full_takes_what_fits(program: Path) -> None:
         filler, running = (stack.enter_context(Server(program)) for _ in range(2))
         on_node(running, 0, 192)
         room = THIS_PROCESS.available_bytes(3)
-        filler.order("policy", 2, 3)  # else what lies in the page cache of node 3 is not given up for it
+        filler.order("policy", 2, 3)  # else node 2 takes it before the page cache of node 3 is emptied
         on_node(filler, 3, (room >> 20) - 96)
         status, errors, _ = command(running.pid, "--node", "3", AFFINITY_ENFORCE="required")
         assert status == 3
