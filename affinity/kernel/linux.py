@@ -163,6 +163,9 @@ class LinuxKernel:
         with own_files():
             return process_age("/proc/self", time.clock_gettime(time.CLOCK_BOOTTIME))
 
+    def check_page_moves(self) -> None:
+        syscalls.page_nodes(0, ())
+
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         from affinity.kernel.command import probe
 

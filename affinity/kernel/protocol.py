@@ -147,6 +147,9 @@ class Kernel(Process, Protocol):
     def libnuma_error(self) -> str:
         """Return why libnuma cannot be used and what to do; "" if it can."""
 
+    def check_page_moves(self) -> None:
+        """Raise OSError if this process may not move its pages. Move none."""
+
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         """Run a command to its end; return None if it exits 0, else its last message and how it ended.
 

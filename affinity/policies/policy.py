@@ -14,6 +14,10 @@ from affinity.topology.cpuset import CpuSet, NodeSet
 from affinity.variables import Option
 
 
+#: What to do if CPUs of a node are not allowed.
+WIDEN_CPUS = "widen the cpuset, container or batch limit"
+
+
 class PlacementPolicy(ABC):
     """Base class of entry-point group `affinity.policies`: the choice of CPUs and memory for a worker.
 
@@ -81,6 +85,6 @@ def allowed_cpus_of(nodes: NodeSet, host: Host) -> CpuSet:
     if not cpus:
         raise PlacementError(
             f"no CPU of node {nodes} ({cpus_of_nodes}) is allowed here (allowed: {host.allowed_cpus or 'none'}): "
-            "widen the cpuset, container or batch limit, or choose another GPU"
+            f"{WIDEN_CPUS}, or choose another GPU"
         )
     return cpus

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from affinity.degradation import Degradation
     from affinity.devices.gpu import Gpu
     from affinity.external import Attachment
+    from affinity.doctor import Check
     from affinity.host import Host
     from affinity.kernel.mempolicy import MemoryPolicy
     from affinity.policies.placement import Placement
@@ -111,6 +112,20 @@ def collision(found: Found) -> Shape:
         "effect": row.effect,
         "use": row.use,
         "source": row.source,
+    }
+
+
+def examination(checks: Sequence[Check]) -> Shape:
+    """Return the checks of `affinity doctor`."""
+    return {"version": VERSION, "checks": [check(found) for found in checks]}
+
+
+def check(found: Check) -> Shape:
+    return {
+        "name": found.name,
+        "value": found.value,
+        "verdict": found.verdict.value,
+        "remedy": found.remedy or None,
     }
 
 

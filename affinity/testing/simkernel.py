@@ -460,6 +460,12 @@ class SimulatedKernel:
         with self._call("age"):
             return self.seconds
 
+    def check_page_moves(self) -> None:
+        with self._call("check_page_moves"):
+            number, _ = self._machine.refusals.get("migrate_pages", (0, bool))
+            if number:
+                raise _error(number, "move_pages")
+
     def check_command(self, argv: Sequence[str], timeout: float) -> str | None:
         with self._call("probe", tuple(argv)):
             try:

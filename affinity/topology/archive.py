@@ -1,6 +1,6 @@
-"""A machine in an archive: only the files that a topology is read from, and nothing that identifies its owner.
+"""A machine in an archive: the files that a topology is read from, and nothing that identifies its owner.
 
-The archive holds `sys/…`, two lines of `proc/self/status` and two of each GPU's `numa_status`. It has no host name, no
+The archive holds `sys/…`, some settings of the kernel in `proc/sys/…`, two lines of `proc/self/status` and two of each GPU's `numa_status`. It has no host name, no
 serial number and no UUID: files are chosen by name, and the directories between a device and its host bridge, which on
 some hypervisors are named by an identifier, are left out. Archives of hwloc-gather-topology(1), with one directory at
 the top, are read too.
@@ -36,6 +36,16 @@ _TOPOLOGY = (
     ("package_cpus_list", "core_siblings_list", "core_siblings"),
 )
 _CACHE = ("level", "shared_cpu_list", "shared_cpu_map")
+#: Settings of the kernel that `affinity doctor` checks.
+_SETTINGS = (
+    ("proc/sys/kernel", "numa_balancing"),
+    ("proc/sys/vm", "zone_reclaim_mode"),
+    ("proc/sys/vm", "overcommit_memory"),
+    ("sys/kernel/mm/transparent_hugepage", "enabled"),
+    ("sys/devices/system/cpu/smt", "active"),
+    ("sys/devices/system/cpu", "offline"),
+    ("sys/devices/system/cpu/cpufreq/policy0", "scaling_governor"),
+)
 _PCI = ("class", "vendor", "device", "numa_node", "local_cpulist", "local_cpus", "boot_vga")
 
 
@@ -148,6 +158,8 @@ class _Capture:
                 self._read(f"{cpus}/{name}/cache/{index}", _CACHE)
         for name in _listdir(os.path.join(self.root, "sys/bus/pci/devices")):
             self.pci(name)
+        for directory, name in _SETTINGS:
+            self._read(directory, (name,))
         if self._read("proc/self", ("status",)):
             self._filter_lines("proc/self/status", b"Cpus_allowed_list:", b"Mems_allowed_list:")
         else:  # an archive of another tool: its cpuset's files hold the same
