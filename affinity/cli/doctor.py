@@ -27,14 +27,15 @@ def command(*, host: Host, strict: bool, as_json: bool) -> None:
 
     Run it where the worker runs: in its container, with its variables. Of another machine, what its files show.
     """
-    from affinity.doctor import Subject, examine
+    from affinity.doctor import CHECKS, Subject, examine
+    from affinity.integrations.doctor import check_engines
     from affinity.observe import observe
     from affinity.plugins import Plugins
 
     plugins = Plugins()
     observation = observe(plugins, gpu="all", settings=_validate.settings(), host=host)
     with _files(host) as root:
-        checks = examine(Subject(observation, plugins, root))
+        checks = examine(Subject(observation, plugins, root), (*CHECKS, check_engines))
     if as_json:
         from affinity.render import serialize
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from affinity.doctor import calls, machine, places, software
 from affinity.doctor.check import Check as Check
 from affinity.doctor.check import Subject as Subject
 from affinity.doctor.check import Verdict as Verdict
 
-CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
+CheckFunction = Callable[[Subject], Iterator[Check]]
+
+CHECKS: tuple[CheckFunction, ...] = (
     software.check_container,
     calls.check_calls,
     calls.check_policy,
@@ -22,11 +24,10 @@ CHECKS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
     software.check_tools,
     software.check_plugins,
     software.check_variables,
-    software.check_engines,
 )
 
 
-def examine(subject: Subject) -> tuple[Check, ...]:
-    """Return every check that applies to the machine, the worst first."""
+def examine(subject: Subject, checks: Sequence[CheckFunction] = CHECKS) -> tuple[Check, ...]:
+    """Return what these functions found, the worst first. A function yields nothing where it does not apply."""
     severity = list(Verdict)
-    return tuple(sorted((c for check in CHECKS for c in check(subject)), key=lambda c: severity.index(c.verdict)))
+    return tuple(sorted((c for check in checks for c in check(subject)), key=lambda c: severity.index(c.verdict)))

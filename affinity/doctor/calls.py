@@ -24,8 +24,8 @@ def check_calls(subject: Subject) -> Iterator[Check]:
             call()
         except OSError as refused:
             found = Degradation.of(name, refused)
-            code = f"{found.error} [{found.errno}]" if found.errno else found.error
-            return Check(name, f"{code}{_filtered(subject)}", verdict, remedy or found.remedy or "see its manual page")
+            value = f"{refused.strerror} [{found.errno}]{_filtered(subject)}"
+            return Check(name, value, verdict, remedy or found.remedy or f"see {name}(2)")
         return Check(name, "allowed")
 
     yield probe("threads", kernel.threads, Verdict.BLOCKED)

@@ -17,11 +17,10 @@ def check_gpus(subject: Subject) -> Iterator[Check]:
     if not launch.gpus:
         remedy = "give the container its GPUs, or name a node (`affinity run --node N`)"
         yield Check("GPUs", "none is visible to this process", Verdict.NOTE, remedy)
-    known = [gpu for gpu in launch.gpus if gpu.node is not None]
+    known = [gpu.node for gpu in launch.gpus if gpu.node is not None]
     if known:
-        mig = sum(len(gpu.mig_uuids) for gpu in known)
-        parts = f", {mig} MIG devices" if mig else ""
-        yield Check("GPUs", f"{len(known)} on nodes {NodeSet(gpu.node for gpu in known if gpu.node is not None)}{parts}")
+        mig = sum(len(gpu.mig_uuids) for gpu in launch.gpus)
+        yield Check("GPUs", f"{len(known)} on nodes {NodeSet(known)}" + (f", {mig} MIG devices" if mig else ""))
     unknown: dict[str, list[str]] = {}
     for gpu in launch.gpus:
         if gpu.node is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import distribution
 
 import attrs
 
@@ -11,7 +10,6 @@ from affinity.collisions import find
 from affinity.doctor.check import Check, Subject, Verdict
 from affinity.errors import PluginError
 from affinity.launchers.launch import LaunchMode
-from affinity.registry import BUILTIN
 from affinity.support import call_supports
 
 #: Strategies that need a program or a library of the system, and what is lost without it.
@@ -19,9 +17,6 @@ _TOOLS = {
     "numactl": "workers inherit the mask of the thread that starts them instead",
     "libnuma": "a running process sets its memory policy by the system call instead",
 }
-
-#: Variables by which an engine loads the plugins that they list alone, and the engine's entry-point group.
-_ALLOWLISTS = {"SGLANG_PLUGINS": "sglang.srt.plugins", "VLLM_PLUGINS": "vllm.general_plugins"}
 
 
 def check_container(subject: Subject) -> Iterator[Check]:
@@ -89,17 +84,3 @@ def check_variables(subject: Subject) -> Iterator[Check]:
         if name.startswith("RAY_EXPERIMENTAL_NOSET_") and environ[name]:
             value = f"{name}: each worker sees all GPUs, and its GPU 0 is the machine's"
             yield Check("GPU selection", value, Verdict.WARN, "unset it, unless the program chooses its assigned GPU")
-
-
-def check_engines(subject: Subject) -> Iterator[Check]:
-    """Yield each engine's list of plugins that leaves this package out."""
-    if subject.host.is_foreign:
-        return
-    environ = subject.host.kernel.environ
-    for variable, group in _ALLOWLISTS.items():
-        listed = environ.get(variable)
-        if listed is None or "affinity" in (name.strip() for name in listed.split(",")):
-            continue
-        if distribution(BUILTIN).entry_points.select(group=group):
-            value = f"{variable}={listed}: this package's plugin is not loaded"
-            yield Check("engine plugins", value, Verdict.WARN, f"add affinity to {variable}")

@@ -127,18 +127,26 @@ def fits(hook: Hook) -> bool:
     found = tuple(inspect.signature(original).parameters)[: len(hook.parameters)] if callable(original) else None
     if found == hook.parameters:
         return True
-    engine = hook.module.partition(".")[0]
-    version = getattr(sys.modules.get(engine), "__version__", "of unknown version")
-    state = "is missing" if found is None else f"takes ({', '.join(found)})"
-    message = (
-        f"in {engine} {version}, {hook.module}.{hook.name} {state}, ({', '.join(hook.parameters)}) was expected: "
-        f"{hook.lost}; upgrade numa-affinity, or start the engine with `affinity run`"
-    )
+    engine = sys.modules.get(hook.module.partition(".")[0])
+    message = "; ".join(difference(hook, found, getattr(engine, "__version__", "of unknown version")))
     if _required():
         raise BindError(message)
     is_child = multiprocessing.parent_process() is not None  # the launching process has logged it
     log.log(logging.DEBUG if is_child else logging.WARNING, "affinity: %s", message)
     return False
+
+
+def difference(hook: Hook, found: tuple[str, ...] | None, version: str) -> tuple[str, str]:
+    """Return how an engine's function differs from what is expected, and the remedy.
+
+    found: the names of its first parameters, None if it is missing.
+    """
+    state = "is missing" if found is None else f"takes ({', '.join(found)})"
+    name = f"in {hook.module.partition('.')[0]} {version}, {hook.module}.{hook.name}"
+    return (
+        f"{name} {state}, ({', '.join(hook.parameters)}) was expected: {hook.lost}",
+        "upgrade numa-affinity, or start the engine with `affinity run`",
+    )
 
 
 def replace(hook: Hook, make: Callable[[Any], Any]) -> bool:

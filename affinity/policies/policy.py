@@ -13,7 +13,6 @@ from affinity.policies.placement import Placement, preferred_policy
 from affinity.topology.cpuset import CpuSet, NodeSet
 from affinity.variables import Option
 
-
 #: What to do if CPUs of a node are not allowed.
 WIDEN_CPUS = "widen the cpuset, container or batch limit"
 

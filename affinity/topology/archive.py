@@ -1,9 +1,9 @@
 """A machine in an archive: the files that a topology is read from, and nothing that identifies its owner.
 
-The archive holds `sys/…`, some settings of the kernel in `proc/sys/…`, two lines of `proc/self/status` and two of each GPU's `numa_status`. It has no host name, no
-serial number and no UUID: files are chosen by name, and the directories between a device and its host bridge, which on
-some hypervisors are named by an identifier, are left out. Archives of hwloc-gather-topology(1), with one directory at
-the top, are read too.
+The archive holds `sys/…`, some settings of the kernel in `proc/sys/…`, two lines of `proc/self/status` and two of each
+GPU's `numa_status`. It has no host name, no serial number and no UUID: files are chosen by name, and the directories
+between a device and its host bridge, which on some hypervisors are named by an identifier, are left out. Archives of
+hwloc-gather-topology(1), with one directory at the top, are read too.
 """
 
 from __future__ import annotations
