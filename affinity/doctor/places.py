@@ -29,6 +29,8 @@ def check_gpus(subject: Subject) -> Iterator[Check]:
         remedy = "set AFFINITY_NODES to the node of each GPU in PCI order"
         yield Check("GPU node", f"{', '.join(names)}: {reason}", Verdict.UNKNOWN, remedy)
     for note in dict.fromkeys((*launch.notes, *subject.host.notes)):
+        if note in subject.observation.ignored:
+            continue  # a variable, which `settings` has
         value, _, remedy = note.partition("; ")
         yield Check("devices", value, Verdict.NOTE, remedy or "compare with `affinity show`")
 
