@@ -16,7 +16,7 @@ import pytest
 import seccomp
 from commands import affinity, called, printed
 
-from affinity import CpuSet, Host, NodeSet, Settings
+from affinity import CpuSet, Host, NodeSet, Settings, bind
 from affinity.collisions import find
 from affinity.doctor import Check, Subject, Verdict, examine
 from affinity.doctor.machine import SETTINGS
@@ -24,18 +24,20 @@ from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.observe import observe
 from affinity.plugins import Plugins
 from affinity.testing import FakeHost, machines, trees
+from affinity.testing.machines.model import GiB, Machine, even_nodes, gpus_at
 from affinity.topology.archive import write_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = ROOT / "tests/engines/sglang_shape"
 H100 = "dgx-h100"
+PLUGINS = Plugins()
+SMALL = Machine(even_nodes(2, cores=2, memory=GiB, packages=2), gpus=gpus_at("41:00.0 81:00.0", (0, 1)))
 
 
 def examined(host: Host, root: Path | str | None = None, settings: Settings | None = None) -> tuple[Check, ...]:
     """Every check of a host, under its variables; each one that is not ok has a remedy, and no other has."""
-    plugins = Plugins()
-    observation = observe(plugins, gpu="all", settings=settings, host=host)
-    checks = examine(Subject(observation, plugins, None if root is None else str(root)))
+    observation = observe(PLUGINS, gpu="all", settings=settings, host=host)
+    checks = examine(Subject(observation, PLUGINS, None if root is None else str(root)))
     assert [c for c in checks if (c.verdict is Verdict.OK) == bool(c.remedy) or not c.value] == []
     return checks
 
@@ -97,6 +99,9 @@ def test_a_policy_from_outside_is_a_reason_to_be_left_alone() -> None:
     fake.kernel.set_mempolicy(MemoryPolicy(MemoryMode.INTERLEAVE, NodeSet([0, 1])))
     check = problems(examined(fake.host))["memory policy"]
     assert (check.verdict, check.value.split(",")[0]) == (Verdict.WARN, "interleave:0-1")
+    bound = FakeHost(H100)
+    bind(gpu=4, host=bound.host)
+    assert Check("memory policy", "preferred:1") in examined(bound.host)
 
 
 def test_a_cpuset_without_the_node_of_a_gpu() -> None:
@@ -147,12 +152,15 @@ def test_the_single_node_of_a_virtual_machine_may_hide_several(tmp_path: Path) -
     assert "AFFINITY_POLICY" in problems(examined(one, tmp_path))["nodes"].remedy
 
 
-def test_several_nodes_in_a_socket_are_named(tmp_path: Path) -> None:
-    """Sub-NUMA clustering, as files show it; a machine with a node for each socket has none."""
-    assert "2 nodes" in problems(examined(FakeHost("azure-ndv4").host, trees.write(
-        machines.get("azure-ndv4"), tmp_path / "four")))["sockets"].value  # fmt: skip
-    two = trees.write(machines.get("azure-ndv2"), tmp_path / "two")
-    assert "sockets" not in problems(examined(FakeHost("azure-ndv2").host, two))
+@pytest.mark.parametrize(("sockets", "most"), [((0, 0, 1, 1), "2"), ((0, 1, 2, 3), None)])
+def test_several_nodes_in_a_socket_are_named(sockets: tuple[int, ...], most: str | None, tmp_path: Path) -> None:
+    """Sub-NUMA clustering, by the socket of each node's first CPU; a node for each socket is none."""
+    host = FakeHost("azure-ndv4").host
+    for node, socket in zip(host.topology.nodes, sockets, strict=True):
+        file = f"sys/devices/system/cpu/cpu{node.cpus.first()}/topology/physical_package_id"
+        put(tmp_path, **{file: f"{socket}\n"})
+    check = problems(examined(host, tmp_path)).get("sockets")
+    assert (check and check.value.split()[2]) == most
 
 
 @pytest.mark.parametrize(
@@ -238,6 +246,15 @@ def test_a_setting_of_the_kernel(setting, tmp_path: Path) -> None:  # type: igno
     assert setting.name in {check.name for check in examined(host, tmp_path)}
 
 
+@pytest.mark.parametrize("text", ["1\x1b[2J", "secret " * 1000], ids=["escape", "long"])
+def test_a_captured_file_may_hold_anything(text: str, tmp_path: Path) -> None:
+    """Sixty characters of it are printed, and none that a terminal obeys."""
+    put(tmp_path, **{SETTINGS[0].path: text})
+    value = problems(examined(FakeHost(H100).host, tmp_path))[SETTINGS[0].name].value
+    assert value.isprintable()
+    assert value.count("secret") < 10
+
+
 def node_files(root: Path, *, free: int, hit: int = 1000, foreign: int = 0) -> Path:
     """Two nodes of 100 GiB; node 1 has as many GiB free, and its counters."""
     for node, left in ((0, 50), (1, free)):
@@ -315,11 +332,11 @@ def test_mig_devices_are_counted(tmp_path: Path) -> None:
     """By the real pynvml on a driver library of our own."""
     pytest.importorskip("pynvml", reason="nvidia-ml-py is optional")
     library = driver.build(tmp_path / "library")
-    reported = driver.describe(machines.get(H100), "mig 5 MIG-aaaa1111-0000", "mig 5 MIG-aaaa2222-0000")
-    tree = trees.write(machines.get(H100), tmp_path / "root")
+    reported = driver.describe(machines.get("vm-one-gpu"), "mig 0 MIG-aaaa1111-0000", "mig 0 MIG-aaaa2222-0000")
+    tree = trees.write(machines.get("vm-one-gpu"), tmp_path / "root")
     environ = driver.environment(library, reported, tmp_path / "child")
     done = affinity("doctor", "--root", tree, environ={**environ, "AFFINITY_DEVICES": "nvml"})
-    assert "GPUs: 8 on nodes 0-1, 2 MIG devices" in done.stdout, done.stderr
+    assert "GPUs: 1 on nodes 0, 2 MIG devices" in done.stdout, done.stderr
 
 
 # ---------------------------------------------------------------- this machine, for real
@@ -466,7 +483,7 @@ CALLS = {"sched_setaffinity", "set_mempolicy", "move_pages", "threads", "memory 
 
 def test_of_another_machine_there_is_what_its_files_show(tmp_path: Path) -> None:
     """No call is tried, this environment shows nothing of it; its archive has the same settings as the tree."""
-    root = Path(trees.write(machines.get(H100), tmp_path / "root"))
+    root = Path(trees.write(SMALL, tmp_path / "root"))
     for setting in SETTINGS:
         put(root, **{setting.path: VALUES[setting.name][0]})
     of_tree = printed("doctor", "--root", str(root), KMP_AFFINITY="compact")["checks"]

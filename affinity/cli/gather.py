@@ -9,7 +9,7 @@ import click
 @click.argument("archive", default="machine.tar.gz")
 @click.option("--root", default="/", metavar="DIR", help="Gather from a directory that contains sys/.")
 def command(*, archive: str, root: str) -> None:
-    """Write the nodes, CPUs, caches and GPUs of this machine to ARCHIVE (machine.tar.gz), as files of sysfs.
+    """Write the nodes, CPUs, caches and GPUs of this machine, and settings of its kernel, to ARCHIVE (machine.tar.gz).
 
     It contains no host name, serial number or UUID. Read it with `--root ARCHIVE`, or in a test with
     `affinity.testing.machines.load("ARCHIVE")`.

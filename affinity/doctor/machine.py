@@ -55,12 +55,18 @@ SETTINGS = (
 )  # fmt: skip
 
 
+#: Characters of a file that are printed, as of other captured files.
+_LONGEST = 60
+
+
 def check_settings(subject: Subject) -> Iterator[Check]:
     """Yield a check for each setting that the machine has."""
     for setting in SETTINGS:
         value = subject.read(setting.path)
         if value is None:
             continue
+        if len(value) > _LONGEST or not value.isprintable():  # a captured file may hold anything
+            value = ascii(value[:_LONGEST])
         if setting.harms(value):
             yield Check(setting.name, f"{value}: {setting.effect}", setting.verdict, setting.remedy)
         else:
@@ -109,7 +115,7 @@ def check_mounts(subject: Subject) -> Iterator[Check]:
                 value = "noexec: an engine's own start through a script there fails"
                 yield Check("/tmp", value, Verdict.NOTE, "mount -o remount,exec /tmp")
             case ["proc", "proc", options] if (hidden := _hidden(options)) not in ("", "0", "off"):
-                value = f"hidepid={hidden}: processes of other users are not shown"
+                value = f"hidepid={hidden[:20]}: processes of other users are not shown"
                 yield Check("processes", value, Verdict.NOTE, "mount -o remount,hidepid=0 /proc, or run it as root")
 
 

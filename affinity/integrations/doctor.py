@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, version
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from affinity.doctor import Check, Subject, Verdict
-from affinity.integrations.engine import Hook, difference
 from affinity.registry import BUILTIN
+
+if TYPE_CHECKING:
+    from affinity.integrations.engine import Hook
 
 
 class Engine(NamedTuple):
@@ -57,6 +59,8 @@ def _plugins(engine: Engine) -> list[EntryPoint]:
 
 
 def _check_hooks(engine: Engine, folder: str, hooks: tuple[Hook, ...]) -> Iterator[Check]:
+    from affinity.integrations.engine import difference  # loads what a worker needs: only if there is an engine
+
     try:
         release = version(engine.name)
     except PackageNotFoundError:  # a folder on sys.path

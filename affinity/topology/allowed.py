@@ -41,7 +41,7 @@ def read_allowed(root: str) -> Allowed:
         raise TopologyError(f"{file}: {wrong}") from wrong
     if found.cpus is not None and found.nodes is not None:
         return found
-    of_cpuset = read_cpuset(root, cpuset_name(root))
+    of_cpuset = _read_cpuset(root)
     return Allowed(
         of_cpuset.cpus if found.cpus is None else found.cpus,
         of_cpuset.nodes if found.nodes is None else found.nodes,
@@ -49,8 +49,8 @@ def read_allowed(root: str) -> Allowed:
     )
 
 
-def read_cpuset(root: str, name: str) -> Allowed:
-    """Return what a cpuset allows, None where no file of it shows that. Raise TopologyError for a malformed name."""
+def _read_cpuset(root: str) -> Allowed:
+    name = cpuset_name(root)
     if ".." in name.split("/"):
         raise TopologyError(f"{root}: cpuset {name!r} is outside its hierarchy; expected a path without '..'")
     for mount, file in (*_USUAL_MOUNTS, *_mounts(root)):
@@ -65,12 +65,12 @@ def read_cpuset(root: str, name: str) -> Allowed:
     return Allowed(None, None, (f"{missing}: all online CPUs count as allowed; correct it with --allowed-cpus",))
 
 
-def cpuset_name(root: str, process: str | int = "self") -> str:
-    """Return the path of a process's cpuset below its mount, "" if no file shows it."""
-    name = read_text(os.path.join(root, f"proc/{process}/cpuset"))
+def cpuset_name(root: str) -> str:
+    """Return the path of the process's cpuset below its mount, "" if the capture does not have it."""
+    name = read_text(os.path.join(root, "proc/self/cpuset"))
     if name is not None:
         return name
-    for line in (read_text(os.path.join(root, f"proc/{process}/cgroup")) or "").splitlines():
+    for line in (read_text(os.path.join(root, "proc/self/cgroup")) or "").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if not controllers or "cpuset" in controllers.split(","):  # version 2, or this controller of version 1
