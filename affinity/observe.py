@@ -123,7 +123,6 @@ def given_gpus(plugins: Plugins, process: Process, host: Host, settings: Setting
     the process wrote into its environment after its start cannot be seen.
     """
     from affinity.devices.inventory import Inventory
-    from affinity.devices.ordinals import SELECTORS
 
     try:
         known = own_record(process) or Handoff.received(process)

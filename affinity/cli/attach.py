@@ -49,7 +49,7 @@ def command(
     from affinity.host import Host
 
     host = Host.live()
-    _validate.exactly_one_place(gpu, node)
+    _validate.one_place(gpu, node)
     _validate.node(host, node)
     if undo and (gpu, node, policy, no_pages, widen, dry_run) != (None, None, None, False, False, False):
         raise UsageError("--undo restores what was there before: no other option but --json goes with it")

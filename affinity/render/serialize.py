@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from affinity.collisions import Found
     from affinity.degradation import Degradation
     from affinity.devices.gpu import Gpu
-    from affinity.external import Attachment
     from affinity.doctor import Check
+    from affinity.external import Attachment
     from affinity.host import Host
     from affinity.kernel.mempolicy import MemoryPolicy
     from affinity.policies.placement import Placement
