@@ -229,10 +229,10 @@ def test_a_mask_is_a_limit_unless_asked(program: Path, required: str) -> None:
         assert running.mask() == LAST
 
 
-@pytest.mark.parametrize(("pid", "message"), [(2**22 - 1, "is not here"), (os.getpid(), "use affinity.bind()")])
-def test_what_is_no_other_process_is_refused(pid: int, message: str) -> None:
+@pytest.mark.parametrize(("pid", "message"), [(2**22 - 1, "is not here"), ("self", "use affinity.bind()")])
+def test_what_is_no_other_process_is_refused(pid: int | str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
-        affinity.attach(pid, node=0)
+        affinity.attach(os.getpid() if isinstance(pid, str) else pid, node=0)
     assert message in str(refused.value)
 
 
