@@ -238,7 +238,7 @@ def _record(made: Attachment, placement: Placement) -> UndoRecord:
     cpus = placement.cpus if placement.cpus is not None else threads[made.before.caller]
     if earlier is not None and threads[made.before.caller] == earlier.cpus:
         known = {tid: earlier.mask_before(tid, mask) for tid, mask in threads.items()}
-        return attrs.evolve(earlier, cpus=cpus, threads={**known, **earlier.threads}, when=time.time())
+        return attrs.evolve(earlier, cpus=cpus, threads=known, when=time.time())
     return UndoRecord(
         identity=made.process.identity(),
         cpus=cpus,

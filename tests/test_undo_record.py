@@ -165,7 +165,7 @@ def test_what_is_no_plain_file_is_not_read(process: LinuxProcess, runtime: Path,
         case "folder":
             file.mkdir()
         case _:
-            file.write_text(" " * (5 << 20))
+            file.write_text(text + " " * (5 << 20))
     with pytest.raises(BindError, match="remove it"):
         undo.read(process, THIS_PROCESS)
 
