@@ -172,7 +172,7 @@ def test_strategies_lists_what_is_installed() -> None:
     """Distribution, version, launch modes, and whether each can act."""
     listed = printed("strategies")
     strategies = {s["name"]: s for s in listed["strategies"] if s["distribution"] == "numa-affinity"}
-    assert set(strategies) == {"noop", "numactl", "libnuma", "legacy", "inherit"}
+    assert set(strategies) == {"noop", "numactl", "libnuma", "legacy", "inherit", "external"}
     assert strategies["numactl"]["launch_modes"] == ["command", "spawn"]
     assert strategies["noop"]["can_act"] is True
     assert "node" in {p["name"] for p in listed["policies"]}

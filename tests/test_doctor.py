@@ -440,15 +440,6 @@ def test_an_engine_has_the_functions_that_its_plugin_replaces(moved: Path) -> No
     assert "-> upgrade numa-affinity, or start the engine with `affinity run`" in done.stdout
 
 
-def test_an_engines_list_of_plugins_leaves_this_one_out() -> None:
-    """If it is set without it; only for an engine that is installed."""
-    listed = {"SGLANG_PLUGINS": "one, two"}
-    assert "-> add affinity to SGLANG_PLUGINS" in affinity("doctor", PYTHONPATH=str(SHAPE), **listed).stdout
-    assert "SGLANG_PLUGINS" not in called("doctor", **listed).stdout
-    listed = {"SGLANG_PLUGINS": "one, affinity"}
-    assert "add affinity" not in affinity("doctor", PYTHONPATH=str(SHAPE), **listed).stdout
-
-
 # ---------------------------------------------------------------- the command
 
 

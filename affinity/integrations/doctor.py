@@ -1,4 +1,4 @@
-"""The engines that are installed here: whether this package's plugin is loaded, and finds the functions it replaces.
+"""The engines that are installed here: whether this package's plugin finds the functions that it replaces.
 
 Nothing of an engine is imported, which would take seconds: its files are read.
 """
@@ -22,18 +22,13 @@ if TYPE_CHECKING:
 
 
 class Engine(NamedTuple):
-    """An engine that loads plugins. name: of its package. group: of entry points. allowlist: the variable that, if
-    set, lists the plugins to load."""
+    """An engine that loads plugins. name: of its package. group: of entry points."""
 
     name: str
     group: str
-    allowlist: str
 
 
-ENGINES = (
-    Engine("sglang", "sglang.srt.plugins", "SGLANG_PLUGINS"),
-    Engine("vllm", "vllm.general_plugins", "VLLM_PLUGINS"),
-)
+ENGINES = (Engine("sglang", "sglang.srt.plugins"), Engine("vllm", "vllm.general_plugins"))
 
 
 def check_engines(subject: Subject) -> Iterator[Check]:
@@ -44,10 +39,6 @@ def check_engines(subject: Subject) -> Iterator[Check]:
         spec = find_spec(engine.name)
         folders = [] if spec is None else list(spec.submodule_search_locations or ())
         for point in _plugins(engine) if folders else ():
-            listed = subject.host.kernel.environ.get(engine.allowlist)
-            if listed is not None and point.name not in (name.strip() for name in listed.split(",")):
-                value = f"{engine.allowlist}={listed}: the plugin of this package is not loaded"
-                yield Check(engine.name, value, Verdict.WARN, f"add {point.name} to {engine.allowlist}")
             yield from _check_hooks(engine, folders[0], import_module(point.module).HOOKS)
 
 
