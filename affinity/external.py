@@ -15,7 +15,7 @@ import attrs
 from affinity.api import Plan, make_plan
 from affinity.degradation import Degradation
 from affinity.errors import BindError, PlacementError, UsageError
-from affinity.handoff import baseline_cpus, process_mask
+from affinity.handoff import process_mask
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.kernel.protocol import Process
@@ -25,7 +25,7 @@ from affinity.policies.placement import Placement
 from affinity.report import undo as undo_records
 from affinity.report.log import log_ignored, log_report
 from affinity.report.observed import Observed, page_nodes
-from affinity.report.remedy import cpuset_command, restart_or_cpuset
+from affinity.report.remedy import allow_memory, restart_or_cpuset
 from affinity.report.report import BindReport
 from affinity.report.undo import UndoRecord
 from affinity.selection.fallback import Applied, apply
@@ -114,8 +114,7 @@ def prepare(
     plugins = Plugins()
     settings = settings or Settings.from_environ(host.kernel.environ)
     record = undo_records.read(process, host.kernel)
-    mask = process_mask(process)
-    allowed = record.allowed if record is not None and mask == record.cpus else baseline_cpus(process)
+    allowed = undo_records.allowed_before(process, record)
     cpuset = process.cpuset_cpus()
     host = attrs.evolve(
         host,
@@ -138,22 +137,19 @@ def prepare(
     if planned.problem:
         planned = attrs.evolve(planned, problem=planned.problem + hint)
     before = Observed.read(process)
-    policies, unreadable = _policies(process, before)
+    policies, unreadable = _policies(process)
     obstacles = (*unreadable, *_obstacles(planned, process, before, policies))
     return Attachment(planned, process, before, policies, obstacles, record)
 
 
-def _policies(process: Process, before: Observed) -> tuple[Mapping[int, MemoryPolicy], tuple[Degradation, ...]]:
-    """Return the memory policy of each thread, and why those of others could not be read."""
-    found, refused = {}, {}
-    for tid in before.threads:
-        try:
-            found[tid] = process.get_mempolicy(tid)
-        except ProcessLookupError:
-            continue
-        except OSError as error:
-            refused[error.errno] = Degradation.of("read the memory policy of every thread", error)
-    return found, tuple(map(_from_outside, refused.values()))
+def _policies(process: Process) -> tuple[Mapping[int, MemoryPolicy], tuple[Degradation, ...]]:
+    """Return the memory policy of each thread, or none and why they could not be read."""
+    try:
+        return process.mempolicies(), ()
+    except ProcessLookupError:
+        raise
+    except OSError as refused:
+        return {}, (_from_outside(Degradation.of("read the memory policy of every thread", refused)),)
 
 
 def _obstacles(
@@ -169,8 +165,7 @@ def _obstacles(
     missing = (own_nodes or placement.nodes) - observation.host.allowed_nodes
     if missing and observation.settings.memory is not None:
         error = f"its cpuset allows memory of node {observation.host.allowed_nodes}, not of node {missing}"
-        remedy = cpuset_command(cgroup, placement.nodes) or "widen cpuset.mems of its control group"
-        found.append(Degradation(f"memory on node {missing}", "", error, remedy))
+        found.append(Degradation(f"memory on node {missing}", "", error, allow_memory(cgroup, placement.nodes)))
     nodes = page_nodes(placement)
     for policy, threads in Counter(policies.values()).items():
         if policy.mode not in (MemoryMode.DEFAULT, MemoryMode.LOCAL) and not policy.nodes <= nodes:
@@ -218,7 +213,7 @@ def _attach(made: Attachment) -> BindReport:
             record = attrs.evolve(record, cpus=shown, strategy=step.strategy)
             undo_records.write(record, kernel)
         now = Observed.read(process)
-        report = _report(made, step, now, _policies(process, now)[0])
+        report = _report(made, step, now, _policies(process)[0])
         if required and not report.satisfied:
             raise BindError("required, but not in force: " + "; ".join(map(str, report.degradations)))
     except BaseException as refused:

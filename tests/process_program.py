@@ -1,13 +1,15 @@
 """A process to look at from outside: obeys one line of its input after another, and answers each with a line.
 
-thread, end-thread TID, policy MODE [NODES] (of the main thread), touch BYTES; call DATA: a call of its own
-kernel, whose name and arguments, and whose result or error, are pickled in base 64.
+thread, end-thread TID, policy MODE [NODES] (of the main thread), touch BYTES, open FILE, undumpable; call DATA: a
+call of its own kernel, whose name and arguments, and whose result or error, are pickled in base 64.
 """
 
 from __future__ import annotations
 
 import base64
+import ctypes
 import mmap
+import os
 import pickle
 import sys
 import threading
@@ -18,6 +20,7 @@ from affinity.topology import NodeSet
 
 threads: dict[int, threading.Event] = {}
 kept: list[mmap.mmap] = []
+files: list[int] = []
 
 
 def start_thread() -> int:
@@ -70,4 +73,8 @@ for line in sys.stdin:
             touch(int(words[0]))
         case "call":
             answer = call(words[0])
+        case "open":
+            files.append(os.open(words[0], os.O_RDONLY))
+        case "undumpable":
+            ctypes.CDLL(None).prctl(4, 0)  # PR_SET_DUMPABLE, as of a program with capabilities of its own
     print(answer, flush=True)

@@ -40,10 +40,10 @@ class Child(Protocol):
 
 
 class RealChild:
-    """A child of this process."""
+    """A child of this process. handoff: what it is started with, "" for nothing."""
 
-    def __init__(self, *prefix: str) -> None:
-        argv = [*prefix, PROGRAM[0], "-X", f"affinity={HANDOFF}", *PROGRAM[1:]]
+    def __init__(self, *prefix: str, handoff: str = HANDOFF) -> None:
+        argv = [*prefix, PROGRAM[0], *(("-X", f"affinity={handoff}") if handoff else ()), *PROGRAM[1:]]
         environ = {**os.environ, "MARK": "a=b"}
         self.running = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ, bufsize=1
@@ -130,6 +130,11 @@ class ProcessContract(ABC):
         assert process.environ["MARK"] == "a=b"
         assert process.handoff == HANDOFF
         assert Handoff.received(process) == Handoff.parse(HANDOFF)
+        assert process.command() == [PROGRAM[0], "-X", f"affinity={HANDOFF}", *PROGRAM[1:]]
+
+    def test_it_runs_as_a_user(self, kernel: Kernel, process: Process) -> None:
+        """That of the process that started it."""
+        assert process.owner() == kernel.owner()
 
     def test_it_is_one_of_the_processes(self, kernel: Kernel, child: Child) -> None:
         """As is the process that looks, which is the kernel itself."""
@@ -159,6 +164,18 @@ class ProcessContract(ABC):
         assert (process.get_affinity(tid), process.get_affinity()) == (CpuSet([max(before)]), before)
         with pytest.raises(OSError, match="sched_setaffinity"):
             process.set_affinity(tid, CpuSet())
+
+    def test_all_threads_are_read_in_one_look(self, child: Child, process: Process) -> None:
+        """The same as one by one; one that has ended is left out."""
+        first, second = child.start_thread(), child.start_thread()
+        process.set_affinity(first, CpuSet([process.get_affinity().first()]))
+        child.set_mempolicy(MemoryPolicy(MemoryMode.LOCAL))
+        masks, policies = process.affinities(), process.mempolicies()
+        assert masks == {tid: process.get_affinity(tid) for tid in (child.pid, first, second)}
+        assert policies == {tid: process.get_mempolicy(tid) for tid in (child.pid, first, second)}
+        assert policies[child.pid] != policies[first]
+        child.end_thread(second)
+        assert set(process.affinities()) == set(process.mempolicies()) == {child.pid, first}
 
     def test_a_thread_of_another_process_is_not_touched(self, kernel: Kernel, process: Process) -> None:
         """Neither read nor bound, though the system call would."""
@@ -216,6 +233,10 @@ class ProcessContract(ABC):
             process.allowed_nodes,
             process.resident_bytes,
             process.age,
+            process.owner,
+            process.affinities,
+            process.mempolicies,
+            process.command,
             lambda: process.get_affinity(tid),
             lambda: process.set_affinity(0, CpuSet([0])),
             lambda: process.migrate_pages(NodeSet([0]), NodeSet([0])),
@@ -292,12 +313,13 @@ from affinity.kernel.linux import THIS_PROCESS
 os.setuid(65534)
 process = THIS_PROCESS.process(1)
 print(len(process.threads()) > 0, bool(process.get_affinity()), bool(process.allowed_nodes()), process.age() > 0)
-for look in (lambda: process.environ, process.resident_bytes, process.get_mempolicy):
+print(process.owner(), bool(process.command()))
+for look in (lambda: process.environ, process.resident_bytes, process.get_mempolicy, process.mempolicies):
     try: look()
     except PermissionError as refused: print(type(refused).__name__)
 """
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.splitlines() == ["True True True True", *["PermissionError"] * 3], done.stderr
+    assert done.stdout.splitlines() == ["True True True True", "0 True", *["PermissionError"] * 4], done.stderr
 
 
 NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
@@ -406,3 +428,23 @@ def test_this_process_by_its_pid_is_itself() -> None:
     """Also where the class for other processes is used on it."""
     assert THIS_PROCESS.process(os.getpid()) is THIS_PROCESS
     assert LinuxProcess(os.getpid()).identity() == THIS_PROCESS.identity()
+
+
+@pytest.mark.parametrize(("title", "shown"), [(b"a title", ["a title"]), (b"", None)])
+def test_a_command_line_is_shown_as_the_process_has_rewritten_it(title: bytes, shown: list[str] | None) -> None:
+    """As servers do, in place; one that shows none has its name. Source: proc(5), arg_start and arg_end."""
+    text = """
+import ctypes, os, sys
+start, end = map(int, open("/proc/self/stat").read().rpartition(")")[2].split()[45:47])
+ctypes.memset(start, 0, end - start)
+ctypes.memmove(start, os.fsencode(sys.argv[1]), len(os.fsencode(sys.argv[1])))
+print(flush=True)
+input()
+"""
+    command = [sys.executable, "-c", text, os.fsdecode(title)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        name = Path(f"/proc/{child.pid}/comm").read_text().rstrip("\n")
+        assert THIS_PROCESS.process(child.pid).command() == (shown or [name])
+        child.communicate("\n")

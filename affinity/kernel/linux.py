@@ -17,7 +17,7 @@ from typing import NoReturn
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.kernel.migration import migrate_pages
-from affinity.kernel.pages import ResidentBytes, resident_bytes
+from affinity.kernel.pages import COUNT_SECONDS, ResidentBytes, resident_bytes
 
 # Not in the methods: a process that has changed its user may be unable to import.
 from affinity.kernel.process import LinuxProcess, process_of
@@ -25,7 +25,9 @@ from affinity.kernel.procfs import (
     allowed_nodes,
     available_bytes,
     cgroup,
+    command_line,
     cpuset_cpus,
+    effective_user,
     identity_text,
     mempolicy_of_maps,
     online_cpus,
@@ -47,6 +49,14 @@ class LinuxKernel:
     @property
     def environ(self) -> MutableMapping[str, str]:
         return os.environ
+
+    def owner(self) -> int:
+        with own_files():
+            return effective_user("/proc/self")
+
+    def command(self) -> Sequence[str]:
+        with own_files():
+            return command_line("/proc/self")
 
     @property
     def handoff(self) -> str:
@@ -120,6 +130,13 @@ class LinuxKernel:
             except OSError:
                 raise refused from None
 
+    def affinities(self) -> Mapping[int, CpuSet]:
+        with own_files():
+            return LinuxProcess(self.pid).affinities()
+
+    def mempolicies(self) -> Mapping[int, MemoryPolicy]:
+        return LinuxProcess(self.pid).mempolicies()
+
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         syscalls.set_mempolicy(policy)
 
@@ -155,9 +172,9 @@ class LinuxKernel:
     def watched(self) -> Iterator[None]:
         yield
 
-    def resident_bytes(self) -> ResidentBytes:
+    def resident_bytes(self, longest: float = COUNT_SECONDS) -> ResidentBytes:
         with own_files():
-            return resident_bytes("/proc/self", 0)
+            return resident_bytes("/proc/self", 0, longest=longest)
 
     def age(self) -> float:
         with own_files():

@@ -7,13 +7,13 @@ import os
 import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from affinity.errors import UsageError
 from affinity.kernel import syscalls
 from affinity.kernel.mempolicy import MemoryPolicy
 from affinity.kernel.migration import migrate_pages
-from affinity.kernel.pages import ResidentBytes, resident_bytes
+from affinity.kernel.pages import COUNT_SECONDS, ResidentBytes, resident_bytes
 from affinity.kernel.procfs import (
     FLAGS,
     KERNEL_THREAD,
@@ -22,7 +22,9 @@ from affinity.kernel.procfs import (
     allowed_nodes,
     available_bytes,
     cgroup,
+    command_line,
     cpuset_cpus,
+    effective_user,
     identity_text,
     mempolicy_of_maps,
     online_cpus,
@@ -73,6 +75,14 @@ class LinuxProcess:
         fields = (field.partition("=") for field in self._strings("environ"))
         return {name: value for name, equals, value in fields if equals}
 
+    def owner(self) -> int:
+        with self._reading() as directory:
+            return effective_user(directory)
+
+    def command(self) -> Sequence[str]:
+        with self._reading() as directory:
+            return command_line(directory)
+
     @property
     def handoff(self) -> str:
         return xoption(self._strings("cmdline"), "affinity")
@@ -110,9 +120,29 @@ class LinuxProcess:
         with self._reading(tid or self._pid) as directory:
             return mempolicy_of_maps(directory)
 
-    def resident_bytes(self) -> ResidentBytes:
+    def resident_bytes(self, longest: float = COUNT_SECONDS) -> ResidentBytes:
         with self._reading() as directory:
-            return resident_bytes(directory, self._pid)
+            return resident_bytes(directory, self._pid, longest=longest)
+
+    def affinities(self) -> Mapping[int, CpuSet]:
+        found = {}
+        with self._reading() as directory:
+            for tid in thread_ids(directory):
+                with suppress(ProcessLookupError):  # the thread has ended
+                    found[tid] = syscalls.get_affinity(tid)
+            # The number of a thread that has ended may be another process's since.
+            return {tid: found[tid] for tid in thread_ids(directory) if tid in found}
+
+    def mempolicies(self) -> Mapping[int, MemoryPolicy]:
+        found = {}
+        with self._reading() as directory:
+            for tid in thread_ids(directory):
+                try:
+                    found[tid] = mempolicy_of_maps(f"{directory}/task/{tid}")
+                except OSError as refused:
+                    if refused.errno not in (errno.ENOENT, errno.ESRCH, errno.ENODATA):  # it has ended, or shows none
+                        raise
+            return found
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
         with self._reading() as directory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +46,25 @@ def thread_ids(directory: str) -> list[int]:
     return [int(name) for name in os.listdir(f"{directory}/task")]
 
 
+def effective_user(directory: str) -> int:
+    """Return the effective user id of a process, which every user may read."""
+    with open(f"{directory}/status", encoding="utf-8", errors="replace") as status:
+        for line in status:
+            if line.startswith("Uid:"):
+                return int(line.split()[2])
+    raise OSError(errno.ENODATA, "no user is shown", f"{directory}/status")
+
+
+def command_line(directory: str) -> list[str]:
+    """Return the command line of a process, which every user may read; its name if it shows none."""
+    with open(f"{directory}/cmdline", "rb") as file:
+        words = os.fsdecode(file.read().rstrip(b"\0")).split("\0")
+    if words != [""]:
+        return words
+    with open(f"{directory}/comm", "rb") as file:
+        return [os.fsdecode(file.read()).rstrip("\n")]
+
+
 def allowed_nodes(directory: str) -> NodeSet:
     """Return the nodes that a process or thread may take memory from."""
     with open(f"{directory}/status", encoding="utf-8", errors="replace") as status:
@@ -62,11 +82,23 @@ def mempolicy_of_maps(directory: str = "/proc/thread-self") -> MemoryPolicy:
     may be cut.
     """
     path = f"{directory}/numa_maps"
-    with open(path, "rb", buffering=0) as maps:  # little of it: each line costs a walk of its pages
-        line = maps.read(96).decode("ascii", errors="replace").partition("\n")[0]
-    found = re.match(r"[0-9a-f]+ (([a-z]+(?: \(many\)| interleave)?)(?:=([a-z|]+))?(?::([0-9,-]+))?)(?: |$)", line)
-    if found is None or len(found[1]) >= 63 or found[2] not in _SHOWN:
+    maps = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:  # little of it: each line costs a walk of its pages
+        line = os.read(maps, 96).decode("ascii", errors="replace").partition("\n")[0]
+    finally:
+        os.close(maps)
+    policy = _shown_policy(line.partition(" ")[2])
+    if policy is None:
         raise OSError(errno.ENODATA, "no memory policy is shown", path)
+    return policy
+
+
+@functools.lru_cache(maxsize=16)  # the threads of a process mostly share a policy, and their line
+def _shown_policy(line: str) -> MemoryPolicy | None:
+    """Return the policy in a line of numa_maps after its address, None if it shows none."""
+    found = re.match(r"(([a-z]+(?: \(many\)| interleave)?)(?:=([a-z|]+))?(?::([0-9,-]+))?)(?: |$)", line)
+    if found is None or len(found[1]) >= 63 or found[2] not in _SHOWN:
+        return None
     flags = frozenset(flag for flag in MemoryFlag if flag.value in (found[3] or "").split("|"))
     return MemoryPolicy(_SHOWN[found[2]], NodeSet.parse(found[4] or ""), flags)
 

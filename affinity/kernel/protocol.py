@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol
 
 from affinity.errors import ForeignProcError
 from affinity.kernel.mempolicy import MemoryPolicy
-from affinity.kernel.pages import ResidentBytes
+from affinity.kernel.pages import COUNT_SECONDS, ResidentBytes
 from affinity.topology.cpuset import CpuSet, NodeSet
 
 
@@ -37,6 +37,12 @@ class Process(Protocol):
     @property
     def environ(self) -> Mapping[str, str]:
         """Its variables: current for this process, initial for another. PermissionError for another user's."""
+
+    def owner(self) -> int:
+        """Return the id of the user that it runs as (the effective one)."""
+
+    def command(self) -> Sequence[str]:
+        """Return its command line as it shows it now, which it may have rewritten; its name if it shows none."""
 
     @property
     def handoff(self) -> str:
@@ -66,8 +72,17 @@ class Process(Protocol):
     def get_mempolicy(self, tid: int = 0) -> MemoryPolicy:
         """Return a thread's memory policy; if the call is refused or the thread another, as numa_maps shows it."""
 
-    def resident_bytes(self) -> ResidentBytes:
-        """Return the bytes of its own (anonymous) pages by node: counted, or estimated if a count would stall it."""
+    def affinities(self) -> Mapping[int, CpuSet]:
+        """Return the CPUs of each of its threads: for many threads much faster than one by one."""
+
+    def mempolicies(self) -> Mapping[int, MemoryPolicy]:
+        """Return the memory policy of each of its threads that shows one. PermissionError for another user's."""
+
+    def resident_bytes(self, longest: float = COUNT_SECONDS) -> ResidentBytes:
+        """Return the bytes of its own (anonymous) pages by node: counted, or estimated if a count would stall it.
+
+        longest: the seconds that a count may take.
+        """
 
     def migrate_pages(self, origin: NodeSet, target: NodeSet) -> int:
         """Move its own pages from `origin` to `target`, in steps that do not stall it; return how many stay there.

@@ -35,19 +35,14 @@ class Observed:
     @classmethod
     def read(cls, process: Process, *, pages: bool = True) -> Observed:
         """Read the state of a process. pages: whether to read the nodes of its pages."""
-        threads: dict[int, CpuSet] = {}
+        threads: Mapping[int, CpuSet]
         unreadable = []
         hidden = False
         try:
-            listed = process.threads()
+            threads = process.affinities()
         except ForeignProcError as refused:
-            listed, hidden = (process.thread_id(),), True
+            threads, hidden = {process.thread_id(): process.get_affinity(process.thread_id())}, True
             unreadable.append(Degradation.of("bind every thread", refused))
-        for tid in listed:
-            try:
-                threads[tid] = process.get_affinity(tid)
-            except ProcessLookupError:
-                continue
         policy: MemoryPolicy | None = None
         resident: ResidentBytes | None = None
         try:
@@ -91,11 +86,15 @@ class Observed:
 
     def local_share(self, placement: Placement) -> float | None:
         """Return the share (0 to 1) of the process's own pages on the placement's nodes, None if unknown."""
-        nodes = page_nodes(placement)
-        total = sum(self.resident.values()) if self.resident else 0
-        return sum(self.resident.get(n, 0) for n in nodes) / total if self.resident and total else None
+        return share_on(page_nodes(placement), self.resident)
 
 
 def page_nodes(placement: Placement) -> NodeSet:
     """Return the nodes that the process's own pages belong on."""
     return placement.memory.nodes if placement.memory and placement.memory.nodes else placement.nodes
+
+
+def share_on(nodes: NodeSet, resident: ResidentBytes | None) -> float | None:
+    """Return the share (0 to 1) of a process's own pages on these nodes, None if unknown or if it has none."""
+    total = sum(resident.values()) if resident else 0
+    return sum(resident.get(n, 0) for n in nodes) / total if resident and total else None

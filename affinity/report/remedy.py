@@ -25,6 +25,11 @@ def cpuset_command(cgroup: str, nodes: NodeSet) -> str:
     return ""
 
 
+def allow_memory(cgroup: str, nodes: NodeSet) -> str:
+    """Return the remedy for a control group that may not take memory of these nodes."""
+    return cpuset_command(cgroup, nodes) or "widen cpuset.mems of its control group"
+
+
 def restart_or_cpuset(cgroup: str, nodes: NodeSet) -> str:
     """Return the remedies for memory that cannot be moved to these nodes from outside."""
     command = cpuset_command(cgroup, nodes)

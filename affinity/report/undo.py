@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 
 from affinity.errors import BindError, ListFormatError
+from affinity.handoff import baseline_cpus, process_mask
 from affinity.kernel.protocol import Kernel, Process
 from affinity.topology.cpuset import CpuSet
 
@@ -89,6 +90,13 @@ def read(process: Process, kernel: Kernel) -> UndoRecord | None:
         if text is not None:
             return _checked(text, identity, base)
     return None
+
+
+def allowed_before(process: Process, record: UndoRecord | None) -> CpuSet:
+    """Return the CPUs that a process may use, before this package narrowed them, also from outside."""
+    if record is not None and process_mask(process) == record.cpus:
+        return record.allowed
+    return baseline_cpus(process)
 
 
 def write(record: UndoRecord, kernel: Kernel) -> None:

@@ -104,7 +104,7 @@ class SimulatedKernel:
     mask: the first thread's CPUs, as `taskset` sets them (default: the cpuset); unlike the cpuset, a thread may widen
     it. environ, xoptions: the process's. libnuma: why it cannot be used, "" where it can. modes: memory policies this
     kernel supports (one before Linux 5.15 has no preferred-many). free: bytes free on each node (default: all of its
-    memory). seconds: the process's age.
+    memory). seconds: the process's age. Its `user` (an id) and `argv` may be set.
 
     Every Python thread acts as the main thread, unless it is inside `acting_as`.
     """
@@ -157,6 +157,7 @@ class SimulatedKernel:
         self._threads = {self._id: first}
         self._pages: dict[int, int] = {}
         self._environ, self._xoptions = dict(environ), dict(xoptions)
+        self.user, self.argv = 0, ["simulated"]
         self._acting = threading.local()
 
     # ------------------------------------------------------------ what a test arranges and looks at
@@ -268,7 +269,8 @@ class SimulatedKernel:
             child._machine, child.seconds = self._machine, 0.0
             child._begin(attrs.evolve(self._me()), self._environ, {}, parent=self._id)
         try:
-            child._xoptions = programs.xoptions(programs.run(argv, child))
+            inner = programs.run(argv, child)
+            child._xoptions, child.argv = programs.xoptions(inner), list(inner)
         except programs.CommandFailed:
             child.end()
             raise
@@ -329,6 +331,14 @@ class SimulatedKernel:
     @property
     def environ(self) -> MutableMapping[str, str]:
         return self._environ
+
+    def owner(self) -> int:
+        with self._call("owner"):
+            return self.user
+
+    def command(self) -> Sequence[str]:
+        with self._call("command"):
+            return self.argv
 
     @property
     def handoff(self) -> str:
@@ -391,6 +401,12 @@ class SimulatedKernel:
         with self._call("get_mempolicy"):
             return self._thread(tid).policy
 
+    def affinities(self) -> Mapping[int, CpuSet]:
+        return {tid: self.get_affinity(tid) for tid in self.threads()}
+
+    def mempolicies(self) -> Mapping[int, MemoryPolicy]:
+        return {tid: self.get_mempolicy(tid) for tid in self.threads()}
+
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         with self._call("set_mempolicy", policy):
             self._me().policy = self._accepted(policy)
@@ -452,7 +468,7 @@ class SimulatedKernel:
         with self._call("watched"):
             pass
 
-    def resident_bytes(self) -> ResidentBytes:
+    def resident_bytes(self, longest: float = 0) -> ResidentBytes:
         with self._call("resident"):
             return ResidentBytes(self.pages_by_node)
 
@@ -485,7 +501,7 @@ class SimulatedKernel:
             inner = programs.run(argv, process)
         except programs.CommandFailed as failed:
             raise Executed(argv, environ, process, str(failed)) from None
-        process._xoptions = programs.xoptions(inner)
+        process._xoptions, process.argv = programs.xoptions(inner), list(inner)
         raise Executed(inner, environ, process)
 
     # ------------------------------------------------------------ inside
