@@ -4,6 +4,8 @@ from affinity.devices.gpu import Gpu as Gpu
 from affinity.devices.gpu import NodeEvidence as NodeEvidence
 from affinity.devices.gpu import NodeSource as NodeSource
 from affinity.devices.provider import DeviceProvider as DeviceProvider
+from affinity.devices.use import Evidence as Evidence
+from affinity.devices.use import GpuUse as GpuUse
 from affinity.errors import DeviceError as DeviceError
 from affinity.support import Support as Support
 from affinity.variables import Option as Option

@@ -6,8 +6,9 @@ A driver is asked only where files do not answer: see `Inventory`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from typing import TypeVar
 
 import attrs
 
@@ -23,6 +24,7 @@ from affinity.devices.ordinals import (
     pci_order,
 )
 from affinity.devices.provider import DeviceProvider
+from affinity.devices.use import GpuUse
 from affinity.errors import AffinityError, DeviceError, PluginError, SettingsError
 from affinity.host import Host
 from affinity.registry import Registry
@@ -30,6 +32,8 @@ from affinity.settings import Settings
 from affinity.support import call_supports
 from affinity.topology.cpuset import NodeSet
 from affinity.topology.model import Origin, PciAddress
+
+T = TypeVar("T")
 
 
 @attrs.define(eq=False)  # with slots: see `Plugins` for what that does to a cached property
@@ -111,6 +115,23 @@ class Inventory:
         if entry.alternatives:
             self._notes[entry.ambiguity] = None
         return entry.unambiguous_gpu()
+
+    def uses(self, gpus: Iterable[Gpu]) -> list[GpuUse]:
+        """Return the processes that use these GPUs, as shown now; a provider that fails is a note.
+
+        Drivers are asked first. A provider that reads files is asked about the GPUs of the others alone: it has to look
+        at the descriptors of every process.
+        """
+        found: list[GpuUse] = []
+        left = [gpu for gpu in gpus if gpu.pci is not None]
+        for provider in (*self._usable(drivers=True), *self._usable(drivers=False)):
+            theirs = provider.driver_vendors or {gpu.vendor for gpu in left}
+            asked = [gpu for gpu in left if gpu.vendor in theirs]
+            shown = self._answer(provider, partial(provider.processes, self._host, asked)) if asked else None
+            if shown is not None:
+                found += shown
+                left = [gpu for gpu in left if gpu not in asked or not provider.driver_vendors]
+        return found
 
     # -- files
 
@@ -207,10 +228,13 @@ class Inventory:
         return call_supports(provider.supports, self._host).ok
 
     def _listed(self, provider: DeviceProvider) -> tuple[Gpu, ...] | None:
-        """What a provider lists; None, and a note, where it fails: the others then answer alone."""
         self._settings.check(provider.options)
+        return self._answer(provider, lambda: provider.devices(self._host, self._settings))
+
+    def _answer(self, provider: DeviceProvider, call: Callable[[], T]) -> T | None:
+        """What the call of a provider gives; None, and a note, where it fails: the others then answer alone."""
         try:
-            return provider.devices(self._host, self._settings)
+            return call()
         except DeviceError as failed:
             self._notes[str(failed)] = None
         except AffinityError:  # the machine's own files contradict themselves

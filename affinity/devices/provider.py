@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from affinity.devices.gpu import Gpu
+from affinity.devices.use import GpuUse
 from affinity.support import Support
 
 if TYPE_CHECKING:
@@ -41,3 +43,11 @@ class DeviceProvider(ABC):
     @abstractmethod
     def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         """Return every GPU that this provider sees, in PCI order."""
+
+    def processes(self, host: Host, gpus: Sequence[Gpu]) -> Sequence[GpuUse] | None:
+        """Return the processes of these GPUs, of any user; None (the default) if this provider lists none.
+
+        gpus: GPUs of any vendor with a PCI address, without those whose driver's provider has answered before. May
+        raise `DeviceError` with a remedy; the other providers then answer alone.
+        """
+        return None

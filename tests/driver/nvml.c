@@ -7,6 +7,10 @@
  *     cpu GPU LIST                    CPUs of its node;  socket GPU LIST: of its socket
  *     node GPU NUMBER                 its own memory's node
  *     mig GPU UUID                    one of its MIG devices
+ *     compute GPU PID                 a process in its compute list;  graphics GPU PID: in its graphics list
+ *     compute-mig0 GPU PID            the same of its first MIG device (mig1: its second one)
+ *     late GPU PID                    a compute process that starts between the first two calls for the list
+ *     wide 0 1                        version 3 of the lists has the records of drivers 530 and 535
  *     error FUNCTION GPU CODE         the function fails with that NVML code for that GPU; -1: for all, and without one
  *
  * FAKE_NVML_LOG, where set, gets the name of every function called, one a line. What no line tells is not supported.
@@ -193,5 +197,59 @@ int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned index, void **mig
     ENTER(gpu_of(handle));
     *mig = (void *)(1000L * (index + 1) + (long)handle);
     return fact("mig", gpu_of(handle), index) ? OK : NOT_FOUND;
+}
+
+/* Records of a process list. Source: nvmlProcessInfo_v2_t of nvml.h; CUDA 12.2's nvmlProcessInfo_t has one field more. */
+struct narrow { unsigned pid; unsigned long long memory; unsigned instance, part; };
+struct wide { struct narrow common; unsigned long long protected_memory; };
+
+static int list(void *handle, const char *kind, unsigned *count, char *to, size_t width)
+{
+    static int asked[GPUS];
+    char word[64];
+    unsigned room = *count, found = 0;
+    const char *pid;
+    long gpu = gpu_of(handle);
+    if (mig_of(handle) >= 0)
+        snprintf(word, sizeof word, "%s-mig%ld", kind, mig_of(handle));
+    else
+        snprintf(word, sizeof word, "%s", kind);
+    for (int late = 0; late < 2; late++) {
+        if (late && (strcmp(word, "compute") || !asked[gpu]++))
+            break;
+        for (int i = 0; (pid = fact(late ? "late" : word, gpu, i)); i++, found++) {
+            struct wide record = { .common = { strtoul(pid, NULL, 10), 1 << 20, -1, -1 }, .protected_memory = 0 };
+            if (found < room && to)
+                memcpy(to + found * width, &record, width);
+        }
+    }
+    *count = found;
+    return found > room || (found && !to) ? TOO_SMALL : OK;
+}
+
+static size_t third(void) { return fact("wide", 0, 0) ? sizeof(struct wide) : sizeof(struct narrow); }
+
+int nvmlDeviceGetComputeRunningProcesses_v2(void *handle, unsigned *count, char *to)
+{
+    ENTER(gpu_of(handle));
+    return list(handle, "compute", count, to, sizeof(struct narrow));
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, char *to)
+{
+    ENTER(gpu_of(handle));
+    return list(handle, "compute", count, to, third());
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v2(void *handle, unsigned *count, char *to)
+{
+    ENTER(gpu_of(handle));
+    return list(handle, "graphics", count, to, sizeof(struct narrow));
+}
+
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, char *to)
+{
+    ENTER(gpu_of(handle));
+    return list(handle, "graphics", count, to, third());
 }
 #endif

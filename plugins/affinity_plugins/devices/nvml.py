@@ -7,15 +7,16 @@ evidence is missing. A GPU that cannot be reached does not affect the others.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.devices import DeviceError, DeviceProvider, Gpu, NodeEvidence, NodeSource
+from affinity.devices import DeviceError, DeviceProvider, Evidence, Gpu, GpuUse, NodeEvidence, NodeSource
 from affinity.strategies import Support
 from affinity.topology import Origin, PciAddress
+from affinity_plugins.devices.process_files import NVIDIA_CONTROL, ProcessFiles
 
 #: Files of a loaded driver; the last is that of WSL, which has no PCI function.
 SIGNS = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg")
@@ -40,17 +41,49 @@ class Nvml(DeviceProvider):
         return Support.yes(f"{sign} is there") if sign else Support.no("no NVIDIA driver here")
 
     def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
-        try:
-            import pynvml
-        except ImportError as missing:
-            raise DeviceError(f"nvml: {missing}; install numa-affinity[nvml] (nvidia-ml-py)") from missing
+        pynvml = _imported()
         with _initialised(pynvml):
-            try:
-                count = pynvml.nvmlDeviceGetCount()
-            except pynvml.NVMLError as refused:
-                raise _unusable(pynvml, refused) from refused
-            found = (_Device.at(pynvml, index) for index in range(count))
-            return tuple(device.gpu() if isinstance(device, _Device) else device for device in found if device)
+            return tuple(device.gpu() if isinstance(device, _Device) else device for device in _devices(pynvml))
+
+    def processes(self, host: Host, gpus: Sequence[Gpu]) -> Sequence[GpuUse] | None:
+        """Return the processes that NVML lists; those with open device files of a GPU whose list is not complete."""
+        if host.topology.origin is not Origin.LIVE:
+            return None
+        pynvml = _imported()
+        files = ProcessFiles()
+        found: list[GpuUse] = []
+        incomplete: list[Gpu] = []
+        with _initialised(pynvml):
+            devices = {device.address: device for device in _devices(pynvml) if isinstance(device, _Device)}
+            for gpu in gpus:
+                listed, problem = devices[gpu.pci].processes() if gpu.pci in devices else ({}, "")
+                uses = [files.confirmed(pid, gpu.pci, why, NVIDIA_CONTROL) for pid, why in listed.items() if gpu.pci]
+                found += uses
+                if problem:
+                    found.append(GpuUse(None, gpu.pci, Evidence.UNKNOWN, problem))
+                if problem or gpu.pci not in devices or not files.shows_every_process(uses):
+                    incomplete.append(gpu)
+        return found + files.open_files(incomplete)
+
+
+def _imported() -> ModuleType:
+    try:
+        import pynvml
+    except ImportError as missing:
+        raise DeviceError(f"nvml: {missing}; install numa-affinity[nvml] (nvidia-ml-py)") from missing
+    return cast(ModuleType, pynvml)
+
+
+def _devices(nvml: ModuleType) -> Iterator[_Device | Gpu]:
+    """Yield each device that NVML counts and does not hide from this process."""
+    try:
+        count = nvml.nvmlDeviceGetCount()
+    except nvml.NVMLError as refused:
+        raise _unusable(nvml, refused) from refused
+    for index in range(count):
+        device = _Device.at(nvml, index)
+        if device is not None:
+            yield device
 
 
 @contextmanager
@@ -90,7 +123,7 @@ class _Device:
         """Return the device, a GPU with an error if it cannot be reached, None if it is hidden from this process."""
         try:
             device = cls(nvml, nvml.nvmlDeviceGetHandleByIndex(index))
-            device._address()
+            device._pci()
         except nvml.NVMLError as refused:
             # The device is counted, but the process's control group denies access.
             if refused.value == nvml.NVML_ERROR_NO_PERMISSION:
@@ -100,7 +133,7 @@ class _Device:
 
     def gpu(self) -> Gpu:
         nvml = self._nvml
-        address, device_id = self._address()
+        address, device_id = self._pci()
         node = nvml.NVML_AFFINITY_SCOPE_NODE
         cpus = self._cpus(NodeSource.NVML_CPU, node)
         # A driver older than scopes has one function, which means the same.
@@ -137,7 +170,11 @@ class _Device:
                 self._fault = str(refused)
             return None, str(refused)
 
-    def _address(self) -> tuple[PciAddress, int]:
+    @property
+    def address(self) -> PciAddress:
+        return self._pci()[0]
+
+    def _pci(self) -> tuple[PciAddress, int]:
         info = self._nvml.nvmlDeviceGetPciInfo(self._handle)
         # NVML's low half is the vendor; function 0 is the GPU, 1 its sound.
         return PciAddress(info.domain, info.bus, info.device, 0), info.pciDeviceId >> 16
@@ -162,10 +199,55 @@ class _Device:
         return NodeEvidence(NodeSource.GPU_MEMORY, nodes=NodeSet([node]))
 
     def _mig(self) -> tuple[str, ...]:
+        return tuple(uuid for uuid, _ in self._parts() if uuid)
+
+    def _parts(self) -> Iterator[tuple[str, _Device]]:
+        """Yield the MIG devices of this GPU, each with its UUID."""
         mode, _ = self._call("nvmlDeviceGetMigMode")
         if not mode or not mode[0]:
-            return ()
+            return
         most, _ = self._call("nvmlDeviceGetMaxMigDeviceCount")
-        parts = (self._call("nvmlDeviceGetMigDeviceHandleByIndex", i)[0] for i in range(most or 0))
-        uuids = (_Device(self._nvml, part)._call("nvmlDeviceGetUUID")[0] for part in parts if part is not None)
-        return tuple(uuid for uuid in uuids if uuid)
+        for index in range(most or 0):
+            handle, _ = self._call("nvmlDeviceGetMigDeviceHandleByIndex", index)
+            if handle is not None:
+                part = _Device(self._nvml, handle)
+                yield part._call("nvmlDeviceGetUUID")[0] or "", part
+
+    def processes(self) -> tuple[dict[int, str], str]:
+        """Return the PIDs that NVML lists, each with the evidence in words, and why the list is not complete.
+
+        A GPU with MIG devices lists those of all of them to privileged users alone; each device lists its own.
+        """
+        found, problem = self._listed("")
+        parts = list(self._parts())
+        problems = []
+        for uuid, part in parts:
+            theirs, refused = part._listed(f", {uuid}")
+            found |= theirs
+            problems += [refused] if refused else []
+        return found, "; ".join(problems) if parts else problem
+
+    def _listed(self, part: str) -> tuple[dict[int, str], str]:
+        graphics, _ = self._running("Graphics")  # not supported on many GPUs
+        compute, problem = self._running("Compute")
+        found = dict.fromkeys(graphics, f"NVML, graphics{part}") | dict.fromkeys(compute, f"NVML, compute{part}")
+        return found, f"NVML does not list its processes: {problem}" if problem else ""
+
+    def _running(self, kind: str) -> tuple[list[int], str]:
+        """Return the PIDs of a list, or none and the error.
+
+        Version 2 of the function is asked first: of version 3 drivers 530 and 535 had another layout. Source:
+        nvmlProcessInfo_t in nvml.h of CUDA 12.2 and 12.3.
+        """
+        nvml = self._nvml
+        problem = "not in this nvidia-ml-py"
+        calls = [getattr(nvml, f"nvmlDeviceGet{kind}RunningProcesses_{version}", None) for version in ("v2", "v3")]
+        for call in filter(None, calls):
+            for _ in range(5):
+                try:
+                    return [process.pid for process in call(self._handle)], ""
+                except nvml.NVMLError as refused:
+                    problem = str(refused)
+                    if refused.value != nvml.NVML_ERROR_INSUFFICIENT_SIZE:  # else it has grown between two calls
+                        break
+        return [], problem

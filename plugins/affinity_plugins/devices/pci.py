@@ -6,10 +6,13 @@ Management chips (ASPEED, Matrox) and emulated consoles are no GPUs, so their ve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.devices import DeviceProvider, Gpu, NodeEvidence, NodeSource
+from affinity.devices import DeviceProvider, Gpu, GpuUse, NodeEvidence, NodeSource
 from affinity.strategies import Support
-from affinity.topology import PciDevice
+from affinity.topology import Origin, PciDevice
+from affinity_plugins.devices.process_files import ProcessFiles
 
 VENDORS = {0x10DE: "nvidia", 0x1002: "amd", 0x8086: "intel"}
 
@@ -32,6 +35,9 @@ class Pci(DeviceProvider):
             for device in host.topology.pci_devices
             if device.vendor in VENDORS and not _integrated(device)
         )
+
+    def processes(self, host: Host, gpus: Sequence[Gpu]) -> Sequence[GpuUse] | None:
+        return ProcessFiles().uses(gpus) if host.topology.origin is Origin.LIVE else None
 
 
 def _evidence(device: PciDevice, online: CpuSet) -> tuple[NodeEvidence, ...]:

@@ -1,0 +1,37 @@
+"""`GpuUse`: one process and one GPU, with the evidence for it."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from affinity.topology.model import PciAddress
+
+
+class Evidence(enum.Enum):
+    """How certain it is that a process uses a GPU.
+
+    USES: its driver lists it: NVML, a queue or memory of KFD, a client of DRM. MAY_USE: it has the GPU's device file
+    open, as a CUDA process may have those of all GPUs. UNKNOWN: neither is shown.
+    """
+
+    USES = "uses"
+    MAY_USE = "may use"
+    UNKNOWN = "unknown"
+
+
+@attrs.frozen
+class GpuUse:
+    """What a device provider shows of one process and one GPU.
+
+    pid: None if it is not known which processes there are; `reason` then is a note for the operator. gpu: the GPU's PCI
+    address, None if it is not known which one. reason: the evidence in words. is_here: whether the PID is one of this
+    PID namespace; if not, a process of the same number here is another one.
+    """
+
+    pid: int | None
+    gpu: PciAddress | None
+    evidence: Evidence
+    reason: str
+    is_here: bool = True
