@@ -92,7 +92,7 @@ def _act(
         if not quiet:
             print(f"process {pid}: CPUs {now.threads[now.caller]} as before, {len(now.threads)} threads; "
                   "pages stay where they are")  # fmt: skip
-        return {"pid": pid, "undone": True, "masks": serialize.masks(now)}
+        return {"pid": pid, "undone": True, "masks": serialize.masks(now.threads)}
     if dry_run:
         process = external.find_process(pid, host)
         made = external.prepare(process, host, gpu=gpu, node=node, settings=settings, widen=widen)

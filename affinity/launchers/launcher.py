@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from affinity.errors import UsageError
@@ -51,6 +51,10 @@ class Launcher(ABC):
         workers get their GPUs after the start of their interpreter, prepare their bind here. Default: `programs`.
         """
         return program in self.programs or os.path.basename(program) in self.programs
+
+    def worker_name(self, command: Sequence[str]) -> str:
+        """Return the name of a worker of this launcher as its command line shows it. Default: "", it does not."""
+        return ""
 
     def notify(self, report: BindReport | None) -> None:  # noqa: B027
         """Take note of the report now in force, None if nothing is bound any more. Called after each bind and undo."""

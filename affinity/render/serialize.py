@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from affinity.errors import SettingsError
+from affinity.kernel.pages import share_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from affinity.api import Plan
     from affinity.collisions import Found
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from affinity.policies.placement import Placement
     from affinity.registry import PluginInfo
     from affinity.report.observed import Observed
+    from affinity.report.processes import GpuProcess
     from affinity.report.report import BindReport
     from affinity.selection.rules import Verdict
     from affinity.settings import Settings
@@ -247,7 +249,7 @@ def report(bound: BindReport, observed: Observed | None = None) -> Shape:
             "memory": memory(now.policy) if now.policy else None,
             "threads": len(now.threads),
             "threads_within": None if requested is None else sum(mask <= requested for mask in now.threads.values()),
-            "masks": masks(now),
+            "masks": masks(now.threads),
             "resident": None if now.resident is None else {str(n): size for n, size in sorted(now.resident.items())},
             "resident_sampled": None if now.resident is None else now.resident.sampled,
             "local_share": now.local_share(bound.requested) if bound.requested else None,
@@ -267,7 +269,7 @@ def attachment(made: Attachment) -> Shape:
         **plan(made.planned),
         "observed": {
             "threads": len(now.threads),
-            "masks": masks(now),
+            "masks": masks(now.threads),
             "resident": None if now.resident is None else {str(n): size for n, size in sorted(now.resident.items())},
             "resident_sampled": None if now.resident is None else now.resident.sampled,
         },
@@ -279,10 +281,55 @@ def degradation(found: Degradation) -> Shape:
     return {"tried": found.action, "errno": found.errno or None, "said": found.error, "remedy": found.remedy or None}
 
 
-def masks(now: Observed) -> dict[str, int]:
+def processes(rows: Iterable[GpuProcess], notes: Sequence[str], policy: str) -> Shape:
+    """Return the processes on GPUs, one object for each process and GPU."""
+    return {"version": VERSION, "policy": policy, "processes": [process(row) for row in rows], "notes": list(notes)}
+
+
+def process(row: GpuProcess) -> Shape:
+    """Return one process on one GPU."""
+    state, bound = row.state, row.bound
+    resident = state.resident
+    return {
+        "pid": row.pid,
+        "identity": row.identity or None,
+        "user": row.user,
+        "command": list(row.command),
+        "worker": row.worker or None,
+        "seconds_since_start": None if row.age is None else round(row.age, 3),
+        "gpu": gpu(row.gpu) if row.gpu else None,
+        "pci_bus_id": str(row.use.gpu) if row.use.gpu else None,
+        "evidence": row.use.evidence.value,
+        "evidence_reason": row.use.reason,
+        "cpus": cpus(state.cpus) if state.threads else None,
+        "threads": len(state.threads) or None,
+        "threads_inside": row.threads_inside,
+        "masks": masks(state.threads),
+        "policies": {str(policy): count for policy, count in state.policies.items()},
+        "resident": None if resident is None else {str(n): size for n, size in sorted(resident.items())},
+        "resident_sampled": None if resident is None else resident.sampled,
+        "local_share": row.local_share,
+        "local_share_error": None if resident is None else share_error(resident.sampled),
+        "placement": placement(row.placement) if row.placement else None,
+        "bound": None
+        if bound is None
+        else {
+            "strategy": bound.strategy,
+            "since": round(bound.since, 3),
+            "cpus": cpus(bound.cpus),
+            "memory": bound.memory or None,
+            "gpus": list(bound.gpus),
+        },
+        "locality": row.assessment.locality.value,
+        "reason": row.assessment.reason,
+        "remedy": row.assessment.remedy or None,
+    }
+
+
+def masks(threads: Mapping[int, CpuSet]) -> dict[str, int]:
     """Return the number of threads that have each mask."""
     counts: dict[str, int] = {}
-    for mask in now.threads.values():
+    for mask in threads.values():
         counts[str(mask)] = counts.get(str(mask), 0) + 1
     return dict(sorted(counts.items()))
 

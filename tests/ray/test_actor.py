@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -217,6 +219,14 @@ def test_a_report_can_leave_its_actor(actors: Actors) -> None:
     assert made.requested.cpus in (affinity.CpuSet([EVEN]), affinity.CpuSet([ODD]))
     with pytest.raises(affinity.UsageError, match="made in another process"):
         made.undo()
+
+
+def test_affinity_ps_shows_its_class(actors: Actors) -> None:
+    """From the title that Ray gives to its process."""
+    pid = ray.get(actors(Plain).seen.remote())["pid"]
+    command = [sys.executable, "-m", "affinity", "ps", "--json", "--pid", str(pid)]
+    (row,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["processes"]
+    assert (row["pid"], row["worker"]) == (pid, "Plain")
 
 
 def test_a_placement_group_decides_where_its_actors_are(actors: Actors) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from affinity.integrations.ray.context import accelerator_ids, worker_context
@@ -47,6 +47,15 @@ class RayLauncher(Launcher):
             install()
         daemon = any(folder in program for folder in ("/ray/_private/", "/ray/dashboard/", "/ray/autoscaler/"))
         return daemon or program.startswith("ray.") or super().autostart(program)
+
+    def worker_name(self, command: Sequence[str]) -> str:
+        """Return the name of the actor or task: the title of its process is `ray::Name` or `ray::Name.method`.
+
+        Source: execute_task() in python/ray/_raylet.pyx of Ray 2.44 to 2.60.
+        """
+        title = command[0].removesuffix("()") if command else ""
+        name = title.removeprefix("ray::")
+        return "" if name in (title, "IDLE") else name.rpartition(".")[0] or name
 
     def notify(self, report: BindReport | None) -> None:
         """Write the actor's record for `audit`, or delete it."""
