@@ -1,0 +1,81 @@
+"""`affinity ps` on a kernel with several nodes: what it shows of a server on a GPU of node 3.
+
+The GPU alone is made up. The machine is that of test_attach.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import affinity
+from affinity import CpuSet
+from affinity.devices import Evidence, Gpu, GpuUse
+from affinity.report.locality import Locality
+from affinity.report.processes import GpuProcess, GpuProcesses
+from affinity.topology import PciAddress
+
+from .test_attach import NODE_3, Server, c_server, on_node, own_pages, program, server, share
+
+__all__ = ["c_server", "program", "server"]  # fixtures
+
+pytestmark = pytest.mark.machine("two-package")
+
+GPU = Gpu(PciAddress.parse("0000:9d:00.0"), "nvidia", node=3)
+
+
+def row(running: Server) -> GpuProcess:
+    reader = GpuProcesses.of()
+    reader.gpus = (GPU,)
+    (found,) = reader.rows([GpuUse(running.pid, GPU.pci, Evidence.USES, "a test")])
+    return found
+
+
+def test_a_server_is_seen_where_it_is(server: Server) -> None:
+    """20 threads and 256 MiB on node 0; free to run anywhere, then on the wrong node, then attached."""
+    server.threads(19)
+    on_node(server, 0, 256)
+    found, truth = row(server), own_pages(server.pid)
+    assert (found.assessment.locality, found.threads_inside) == (Locality.NOT_BOUND, 0)
+    assert len(found.state.threads) == 20
+    assert found.placement is not None
+    assert found.placement.cpus == NODE_3
+    assert found.state.resident is not None
+    for node in range(4):
+        assert share(dict(found.state.resident), node) == pytest.approx(share(truth, node), abs=0.05)
+    assert found.local_share == pytest.approx(share(truth, 3), abs=0.05)
+    for thread in found.state.threads:
+        os.sched_setaffinity(thread, CpuSet([0, 1]))
+    assert row(server).assessment.locality is Locality.REMOTE
+    report = affinity.attach(server.pid, node=3, widen=True)
+    found = row(server)
+    assert (found.assessment.locality, found.threads_inside) == (Locality.LOCAL, 20), found.assessment
+    assert found.bound is not None
+    assert found.bound.strategy == "external"
+    report.undo()
+    found = row(server)
+    assert (found.assessment.locality, found.bound) == (Locality.REMOTE, None)
+    assert found.local_share is not None
+    assert found.local_share > 0.9
+
+
+def test_a_policy_that_takes_new_memory_elsewhere_is_seen(c_server: Server) -> None:
+    """After an attach, which cannot change it."""
+    on_node(c_server, 0, 64)
+    assert c_server.order("policy", 2, 0) == "0"
+    affinity.attach(c_server.pid, node=3)
+    found = row(c_server).assessment
+    assert found.locality is Locality.PARTLY
+    assert found.reason == "new memory of 1 threads goes to node 0 (bind:0), which only they can change"
+    assert found.remedy.startswith("restart it through `affinity run`")
+
+
+def test_a_large_server_is_sampled_within_the_margin(c_server: Server) -> None:
+    """Half of 512 MiB on each of two nodes; all of it counted on request."""
+    for node in (0, 3):
+        on_node(c_server, node, 256)
+    found, truth = row(c_server), own_pages(c_server.pid)
+    assert found.state.resident is not None
+    assert found.state.resident.sampled > 0
+    assert found.local_share == pytest.approx(share(truth, 3), abs=0.05)
