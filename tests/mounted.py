@@ -77,6 +77,10 @@ class Mounted:
         if self._runner is not None:
             self._runner.communicate()
 
+    def file(self, gpu: int) -> str:
+        """The device file of a GPU. No other machine on this computer has the same, whose processes are seen too."""
+        return f"/dev/nvidia{_minor(gpu)}"
+
     def put(self, path: str, text: str) -> None:
         """Write a file of the machine."""
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +98,10 @@ def machine(vendor: str = "nvidia", *, nodes: tuple[int | None, int | None] = (0
     )
 
 
+def _minor(gpu: int) -> int:
+    return 2 * os.getpid() + gpu
+
+
 @contextmanager
 def mounted(root: Path, described: Machine, library: Path | None = None) -> Iterator[Mounted]:
     """Make the namespace; skip the test where none can be made."""
@@ -105,12 +113,12 @@ def mounted(root: Path, described: Machine, library: Path | None = None) -> Iter
     (root / "dev/pts").mkdir(parents=True)
     (root / "dev/dri").mkdir()
     (root / "proc/driver").mkdir(parents=True, exist_ok=True)
-    for minor, gpu in enumerate(described.gpus):
+    for number, gpu in enumerate(described.gpus):
         if gpu.vendor == "nvidia":
-            (root / f"dev/nvidia{minor}").touch()
+            (root / f"dev/nvidia{_minor(number)}").touch()
             information = root / f"proc/driver/nvidia/gpus/{gpu.pci}/information"
             information.parent.mkdir(parents=True)
-            information.write_text(f"Model: \t\t H100\nBus Location: \t {gpu.pci}\nDevice Minor: \t {minor}\n")
+            information.write_text(f"Model: \t\t H100\nBus Location: \t {gpu.pci}\nDevice Minor: \t {_minor(number)}\n")
     for vendor in {gpu.vendor for gpu in described.gpus}:
         (root / {"amd": "dev/kfd", "nvidia": "dev/nvidiactl"}[vendor]).touch()
     script = _SCRIPT.format(kept=" ".join(_KEPT), root=root)

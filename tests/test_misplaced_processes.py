@@ -40,7 +40,7 @@ def running(there: Mounted) -> Iterator[RealChild]:
     for _ in range(19):
         child.start_thread()
     child.order("open", "/dev/nvidiactl")
-    child.order("open", "/dev/nvidia0")
+    child.order("open", there.file(0))
     yield child
     child.end()
 

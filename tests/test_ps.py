@@ -48,15 +48,15 @@ Start = Callable[..., RealChild]
 
 @pytest.fixture
 def start(there: Mounted) -> Iterator[Start]:
-    """Start a process on the machine, on these CPUs, with these device files open: `start({0}, "nvidia0")`."""
+    """Start a process on the machine, on these CPUs, with the files of these GPUs open: `start({0}, 0)`."""
     with ExitStack() as ends:
 
-        def started(cpus: set[int], *files: str, prefix: tuple[str, ...] = ()) -> RealChild:
+        def started(cpus: set[int], *gpus: int, prefix: tuple[str, ...] = ()) -> RealChild:
             child = RealChild(*there.prefix, *prefix, handoff="")
             ends.callback(child.end)
             os.sched_setaffinity(child.pid, cpus)
-            for file in ("nvidiactl", *files):
-                child.order("open", f"/dev/{file}")
+            for file in ("/dev/nvidiactl", *map(there.file, gpus)):
+                child.order("open", file)
             return child
 
         yield started
@@ -66,7 +66,7 @@ def start(there: Mounted) -> Iterator[Start]:
 def sleeping(there: Mounted, count: int) -> Iterator[list[int]]:
     """Processes that have the files of GPU 0 open, from one shell, which is faster than as many interpreters."""
     text = f"""
-exec 3</dev/nvidiactl 4</dev/nvidia0
+exec 3</dev/nvidiactl 4<{there.file(0)}
 for n in {" n" * count}; do sleep 600 & pids="$pids $!"; done
 exec 3<&- 4<&-
 echo $pids
@@ -100,15 +100,15 @@ def row(there: Mounted, child: RealChild, *arguments: str, **environ: str) -> di
 
 def test_each_place_has_its_name(there: Mounted, start: Start) -> None:
     """A GPU on node 0, by its open device file; the memory is on node 0, the only one of this real machine."""
-    children = {name: start(cpus, "nvidia0") for name, cpus in (("local", {0}), ("remote", {1}), ("not bound", {0, 1}))}
-    partly = children["partly"] = start({0}, "nvidia0")
+    children = {name: start(cpus, 0) for name, cpus in (("local", {0}), ("remote", {1}), ("not bound", {0, 1}))}
+    partly = children["partly"] = start({0}, 0)
     os.sched_setaffinity(partly.start_thread(), {1})
     rows = {row["pid"]: row for row in ps(there)}
     assert {name: rows[child.pid]["locality"] for name, child in children.items()} == {name: name for name in children}
     found = rows[partly.pid]
     assert (found["threads"], found["threads_inside"], found["cpus"], found["masks"]) == (2, 1, "0-1", {"0": 1, "1": 1})
     assert (found["pci_bus_id"], found["gpu"]["node"], found["evidence"]) == (GPU0, 0, "may use")
-    assert found["evidence_reason"] == "has /dev/nvidia0 open"
+    assert found["evidence_reason"] == f"has {there.file(0)} open"
     assert (found["local_share"], found["policies"]) == (1.0, {"default": 2})
     assert found["command"][:1] == [sys.executable]
     assert rows[children["not bound"].pid]["remedy"] == f"affinity attach {children['not bound'].pid} --gpu {GPU0}"
@@ -117,7 +117,7 @@ def test_each_place_has_its_name(there: Mounted, start: Start) -> None:
 def test_the_remedy_helps(there: Mounted, start: Start, tmp_path: Path) -> None:
     """The command that a row shows is run as it stands: the process is local, and known as bound by us until --undo."""
     runtime = {**PCI, "XDG_RUNTIME_DIR": str(tmp_path)}
-    for child in (start({1}, "nvidia0"), start({0, 1}, "nvidia0")):
+    for child in (start({1}, 0), start({0, 1}, 0)):
         child.start_thread()
         found = row(there, child, **runtime)
         assert (found["bound"], found["locality"] in ("remote", "not bound")) == (None, True)
@@ -135,7 +135,7 @@ def test_the_remedy_helps(there: Mounted, start: Start, tmp_path: Path) -> None:
 
 def test_a_thread_that_its_owner_pinned_has_another_remedy(there: Mounted, start: Start) -> None:
     """It is not moved by `attach`, which would report that it was left alone."""
-    child = start({0}, "nvidia0")
+    child = start({0}, 0)
     thread = child.start_thread()
     os.sched_setaffinity(thread, {1})
     remedy = row(there, child)["remedy"]
@@ -147,7 +147,7 @@ def test_a_thread_that_its_owner_pinned_has_another_remedy(there: Mounted, start
 
 def test_memory_on_another_node_is_seen(there: Mounted, start: Start) -> None:
     """The process runs beside its GPU, on node 1, which has no memory here in truth."""
-    child = start({1}, "nvidia1")
+    child = start({1}, 1)
     found = row(there, child)
     assert (found["locality"], found["threads_inside"], found["local_share"]) == ("partly", 1, 0.0)
     assert found["reason"].startswith("100% of its memory is not on node 1 (memory of node 1 is not allowed here")
@@ -155,14 +155,14 @@ def test_memory_on_another_node_is_seen(there: Mounted, start: Start) -> None:
 
 def test_files_of_gpus_on_both_nodes_decide_nothing(there: Mounted, start: Start) -> None:
     """And are no alarm."""
-    child = start({1}, "nvidia0", "nvidia1")
+    child = start({1}, 0, 1)
     rows = [row for row in ps(there, "--pid", str(child.pid)) if row["pid"] == child.pid]
     assert [(row["pci_bus_id"], row["locality"]) for row in rows] == [(GPU0, "unknown"), (GPU1, "unknown")]
 
 
 def test_the_environment_of_a_process_decides_between_files(there: Mounted, start: Start) -> None:
     """Where it names its GPU; in one row for each file that is open, and of a bind at the start too."""
-    child = start({1}, "nvidia0", "nvidia1", prefix=("env", "CUDA_VISIBLE_DEVICES=1"))
+    child = start({1}, 0, 1, prefix=("env", "CUDA_VISIBLE_DEVICES=1"))
     rows = [row for row in ps(there) if row["pid"] == child.pid]
     assert [row["placement"]["cpus"] for row in rows] == ["1", "1"]
     assert {row["threads_inside"] for row in rows} == {1}
@@ -181,7 +181,7 @@ def test_a_machine_without_a_gpu(tmp_path: Path) -> None:
 
 def test_the_policy_decides_the_placement(there: Mounted, start: Start) -> None:
     """Of the settings or of the option."""
-    child = start({1}, "nvidia0")
+    child = start({1}, 0)
     more = {"AFFINITY_POLICY": "explicit", "AFFINITY_CPUS": "1|0"}
     assert row(there, child, **more)["placement"]["cpus"] == "1"
     assert row(there, child, "--policy", "explicit", AFFINITY_CPUS="0-1|0")["locality"] == "local"
@@ -192,11 +192,11 @@ def test_the_policy_decides_the_placement(there: Mounted, start: Start) -> None:
 
 def test_a_worker_that_was_started_bound_is_known_as_such(there: Mounted) -> None:
     """By `affinity run`, from the record in its environment, and by a context, from its command line."""
-    run = [*there.prefix, COMMAND, "run", "--gpu", GPU0, "--", "bash", "-c", "exec 3</dev/nvidia0; echo; read"]
+    run = [*there.prefix, COMMAND, "run", "--gpu", GPU0, "--", "bash", "-c", f"exec 3<{there.file(0)}; echo; read"]
     text = f"""
 import affinity, multiprocessing, sys
 def work():
-    sys.stdin = open("/dev/nvidia0")
+    sys.stdin = open("{there.file(0)}")
     print(flush=True)
     import time; time.sleep(60)
 if __name__ == "__main__":
@@ -227,7 +227,7 @@ if __name__ == "__main__":
 
 def test_processes_of_other_users_are_listed_on_request(there: Mounted, start: Start) -> None:
     """Otherwise they are counted."""
-    mine, theirs = start({0}, "nvidia0"), start({0}, "nvidia0", prefix=("setpriv", "--reuid", str(OTHER_ID)))
+    mine, theirs = start({0}, 0), start({0}, 0, prefix=("setpriv", "--reuid", str(OTHER_ID)))
     assert [row["pid"] for row in ps(there)] == [mine.pid]
     assert {row["pid"]: row["user"] for row in ps(there, "--all-users")} == {mine.pid: "root", theirs.pid: OTHER}
     assert [row["pid"] for row in ps(there, "--pid", str(theirs.pid))] == [theirs.pid]
@@ -248,8 +248,8 @@ def test_a_process_without_a_gpu_has_a_row_where_it_is_named(there: Mounted, sta
 def test_what_a_user_may_read_of_a_process(there: Mounted, start: Start) -> None:
     """Without capabilities: all of a process of the same user; of an undumpable one and of another user's the masks."""
     plain = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")
-    own, undumpable = (start({0}, "nvidia0", prefix=(*plain, "env", "SECRET=swordfish")) for _ in range(2))
-    theirs = start({0}, "nvidia0", prefix=("setpriv", "--reuid", str(OTHER_ID)))
+    own, undumpable = (start({0}, 0, prefix=(*plain, "env", "SECRET=swordfish")) for _ in range(2))
+    theirs = start({0}, 0, prefix=("setpriv", "--reuid", str(OTHER_ID)))
     undumpable.order("undumpable")
     children = own, undumpable, theirs
     for child in children:
@@ -271,7 +271,7 @@ def test_what_a_user_may_read_of_a_process(there: Mounted, start: Start) -> None
 
 def test_no_call_that_changes_a_process_is_needed(there: Mounted, start: Start) -> None:
     """Nor any that Docker's seccomp profile refuses, for a process that is small."""
-    children = [start({0}, "nvidia0"), start({1}, "nvidia0")]
+    children = [start({0}, 0), start({1}, 0)]
     refused = seccomp.prefix("EPERM", "sched_setaffinity", *seccomp.DOCKER)
     done = affinity("ps", "--json", prefix=(*there.prefix, *refused), **PCI)
     seen = {row["pid"]: row for row in json.loads(done.stdout)["processes"]}
@@ -283,7 +283,7 @@ def test_no_call_that_changes_a_process_is_needed(there: Mounted, start: Start) 
 
 def test_a_large_process_is_sampled_and_counted_on_request(there: Mounted, start: Start) -> None:
     """The margin of the estimate is printed."""
-    child = start({0}, "nvidia0")
+    child = start({0}, 0)
     child.touch(400 * MIB)
     found = row(there, child)
     assert found["resident_sampled"] >= 900
@@ -302,7 +302,7 @@ def nvml(there: Mounted, library: Path, directory: Path, *lines: str) -> dict[st
 
 def test_nvml_lists_what_uses_a_gpu(there: Mounted, start: Start, library: Path, tmp_path: Path) -> None:
     """Compute and graphics; a process that only has the device file open is not looked for."""
-    uses, draws, idle = start({0}, "nvidia0", "nvidia1"), start({1}, "nvidia0"), start({1}, "nvidia0")
+    uses, draws, idle = start({0}, 0, 1), start({1}, 0), start({1}, 0)
     environ = nvml(there, library, tmp_path, f"compute 0 {uses.pid}", f"graphics 1 {draws.pid}")
     rows = ps(there, **environ)
     assert {(r["pid"], r["pci_bus_id"], r["evidence"], r["evidence_reason"]) for r in rows} == {
@@ -315,7 +315,7 @@ def test_nvml_lists_what_uses_a_gpu(there: Mounted, start: Start, library: Path,
 
 def test_mig_devices_have_lists_of_their_own(there: Mounted, start: Start, library: Path, tmp_path: Path) -> None:
     """That of the whole GPU is refused to this user."""
-    child = start({0}, "nvidia0")
+    child = start({0}, 0)
     mig = [f"mig 0 MIG-aaaa{i}111-0000-0000-0000-000000000001" for i in (1, 2)]
     refused = f"error nvmlDeviceGetComputeRunningProcesses_v{{}} 99 {driver.NO_PERMISSION}"
     environ = nvml(there, library, tmp_path, *mig, f"compute-mig1 0 {child.pid}", refused.format(2), refused.format(3))
@@ -352,7 +352,7 @@ def test_a_refused_list_is_a_note_and_open_files_are_looked_at(
     there: Mounted, start: Start, library: Path, tmp_path: Path
 ) -> None:
     """Of that GPU alone."""
-    child, other = start({0}, "nvidia0"), start({1}, "nvidia1")
+    child, other = start({0}, 0), start({1}, 1)
     refused = [f"error nvmlDeviceGetComputeRunningProcesses_{v} 0 {driver.NO_PERMISSION}" for v in ("v2", "v3")]
     environ = nvml(there, library, tmp_path, f"compute 1 {other.pid}", *refused)
     printed = json.loads(there.affinity("ps", "--json", **environ).stdout)
@@ -363,8 +363,8 @@ def test_a_refused_list_is_a_note_and_open_files_are_looked_at(
 
 def test_pids_of_the_host_in_a_container(there: Mounted, start: Start, library: Path, tmp_path: Path) -> None:
     """A PID namespace, where NVML of old drivers lists the host's PIDs: the process of that number is another one."""
-    outside = start({0}, "nvidia0")
-    inside = "exec 3</dev/nvidia0 4</dev/nvidiactl; taskset -cp 0 $$ >/dev/null; sleep 600 & exec 3<&- 4<&-; "
+    outside = start({0}, 0)
+    inside = f"exec 3<{there.file(0)} 4</dev/nvidiactl; taskset -cp 0 $$ >/dev/null; sleep 600 & exec 3<&- 4<&-; "
     command = f"{inside} {COMMAND} ps --json; status=$?; kill %1; exit $status"
     environ = nvml(there, library, tmp_path, f"compute 0 {outside.pid}", "compute 0 1")
     prefix = (*there.prefix, "unshare", "--pid", "--fork", "--mount-proc", "bash", "-c")
@@ -411,7 +411,7 @@ def test_kfd_lists_what_uses_a_gpu_of_amd(tmp_path: Path) -> None:
 def test_metrics_are_those_of_the_table(there: Mounted, start: Start) -> None:
     """Read by the parser of the client library."""
     parser = pytest.importorskip("prometheus_client.parser")
-    child = start({1}, "nvidia0")
+    child = start({1}, 0)
     done = there.affinity("ps", "--prometheus", **PCI)
     assert done.returncode == 1
     samples = {}
@@ -445,7 +445,7 @@ def test_two_forms_of_output_are_an_error() -> None:
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 def test_watch_redraws_until_it_is_interrupted(there: Mounted, start: Start, terminal: bool) -> None:
     """A process that moves is shown where it is now; the exit status is that of the last table."""
-    child = start({1}, "nvidia0")
+    child = start({1}, 0)
     command = [*there.prefix, COMMAND, "ps", "--watch", "--interval", "0.2"]
     ours, theirs = pty.openpty() if terminal else os.pipe()
     environ = {**os.environ, **PCI, "COLUMNS": "250", "TERM": "xterm"}
@@ -472,7 +472,7 @@ def read_until(descriptor: int, pattern: str) -> None:
 
 def test_the_reference_page_has_every_key(there: Mounted, start: Start) -> None:
     """Of a row, and of the object around it."""
-    child = start({0}, "nvidia0")
+    child = start({0}, 0)
     section = (ROOT / "docs/reference/json.md").read_text().partition("## ps\n")[2].partition("\n## ")[0]
     printed = json.loads(there.affinity("ps", "--json", "--pid", str(child.pid), **PCI).stdout)
     missing = {key for key in (*printed, *printed["processes"][0]) if f"`{key}`" not in section}

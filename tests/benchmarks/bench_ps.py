@@ -25,7 +25,7 @@ PROCESSES, ON_GPUS, THREADS = 2000, 64, 100
 
 _STARTER = """
 import os, signal, sys, threading
-count, on_gpus, threads = map(int, sys.argv[1:])
+count, on_gpus, threads = map(int, sys.argv[1:4])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 files = [open("/dev/null") for _ in range(10)]
 pids = []
@@ -34,7 +34,7 @@ for number in range(count):
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if number < on_gpus:
-            kept = [open(f"/dev/nvidia{number % 2}"), open("/dev/nvidiactl")]
+            kept = [open(sys.argv[4 + number % 2]), open("/dev/nvidiactl")]
             for _ in range(threads - 1):
                 threading.Thread(target=signal.pause, daemon=True).start()
         signal.pause()
@@ -61,7 +61,7 @@ for turn in ("first", "next"):
 def started(there: Mounted) -> Iterator[list[int]]:
     """The processes; they end with the block."""
     counts = map(str, (PROCESSES, ON_GPUS, THREADS))
-    command = [*there.prefix, sys.executable, "-c", _STARTER, *counts]
+    command = [*there.prefix, sys.executable, "-c", _STARTER, *counts, there.file(0), there.file(1)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         yield list(map(int, starter.stdout.readline().split()))
