@@ -43,7 +43,27 @@ def there(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[M
         yield made
 
 
-Start = Callable[..., RealChild]
+@attrs.frozen
+class Shell:
+    """A process that waits, which starts ten times as fast as one that takes orders."""
+
+    running: subprocess.Popen[str]
+    pid: int
+
+    @classmethod
+    def with_files(cls, files: tuple[str, ...], *prefix: str) -> Shell:
+        opened = " ".join(f"{number}<{file}" for number, file in enumerate(files, 3))
+        command = [*prefix, "sh", "-c", f"exec {opened}; echo $$; read line"]
+        running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert running.stdout is not None
+        return cls(running, int(running.stdout.readline()))
+
+    def end(self) -> None:
+        self.running.communicate("\n")
+
+
+Start = Callable[..., Shell]
+StartProgram = Callable[..., RealChild]
 
 
 @pytest.fixture
@@ -51,11 +71,25 @@ def start(there: Mounted) -> Iterator[Start]:
     """Start a process on the machine, on these CPUs, with the files of these GPUs open: `start({0}, 0)`."""
     with ExitStack() as ends:
 
-        def started(cpus: set[int], *gpus: int, prefix: tuple[str, ...] = ()) -> RealChild:
+        def started(cpus: set[int], *gpus: int, prefix: tuple[str, ...] = ()) -> Shell:
+            shell = Shell.with_files(("/dev/nvidiactl", *map(there.file, gpus)), *there.prefix, *prefix)
+            ends.callback(shell.end)
+            os.sched_setaffinity(shell.pid, cpus)
+            return shell
+
+        yield started
+
+
+@pytest.fixture
+def start_program(there: Mounted) -> Iterator[StartProgram]:
+    """Start a process that takes orders, with the file of GPU 0 open."""
+    with ExitStack() as ends:
+
+        def started(cpus: set[int], prefix: tuple[str, ...] = ()) -> RealChild:
             child = RealChild(*there.prefix, *prefix, handoff="")
             ends.callback(child.end)
             os.sched_setaffinity(child.pid, cpus)
-            for file in ("/dev/nvidiactl", *map(there.file, gpus)):
+            for file in ("/dev/nvidiactl", there.file(0)):
                 child.order("open", file)
             return child
 
@@ -90,7 +124,7 @@ def ps(there: Mounted, *arguments: str, **environ: str) -> list[dict[str, Any]]:
     return found
 
 
-def row(there: Mounted, child: RealChild, *arguments: str, **environ: str) -> dict[str, Any]:
+def row(there: Mounted, child: Shell | RealChild, *arguments: str, **environ: str) -> dict[str, Any]:
     (found,) = [row for row in ps(there, *arguments, **environ) if row["pid"] == child.pid]
     return found
 
@@ -98,10 +132,11 @@ def row(there: Mounted, child: RealChild, *arguments: str, **environ: str) -> di
 # ---------------------------------------------------------------- where a process is
 
 
-def test_each_place_has_its_name(there: Mounted, start: Start) -> None:
+def test_each_place_has_its_name(there: Mounted, start: Start, start_program: StartProgram) -> None:
     """A GPU on node 0, by its open device file; the memory is on node 0, the only one of this real machine."""
-    children = {name: start(cpus, 0) for name, cpus in (("local", {0}), ("remote", {1}), ("not bound", {0, 1}))}
-    partly = children["partly"] = start({0}, 0)
+    places = {"local": {0}, "remote": {1}, "not bound": {0, 1}}
+    children: dict[str, Any] = {name: start(cpus, 0) for name, cpus in places.items()}
+    partly = children["partly"] = start_program({0})
     os.sched_setaffinity(partly.start_thread(), {1})
     rows = {row["pid"]: row for row in ps(there)}
     assert {name: rows[child.pid]["locality"] for name, child in children.items()} == {name: name for name in children}
@@ -114,10 +149,10 @@ def test_each_place_has_its_name(there: Mounted, start: Start) -> None:
     assert rows[children["not bound"].pid]["remedy"] == f"affinity attach {children['not bound'].pid} --gpu {GPU0}"
 
 
-def test_the_remedy_helps(there: Mounted, start: Start, tmp_path: Path) -> None:
+def test_the_remedy_helps(there: Mounted, start_program: StartProgram, tmp_path: Path) -> None:
     """The command that a row shows is run as it stands: the process is local, and known as bound by us until --undo."""
     runtime = {**PCI, "XDG_RUNTIME_DIR": str(tmp_path)}
-    for child in (start({1}, 0), start({0, 1}, 0)):
+    for child in (start_program({1}), start_program({0, 1})):
         child.start_thread()
         found = row(there, child, **runtime)
         assert (found["bound"], found["locality"] in ("remote", "not bound")) == (None, True)
@@ -133,9 +168,9 @@ def test_the_remedy_helps(there: Mounted, start: Start, tmp_path: Path) -> None:
         assert row(there, child, **runtime)["bound"] is None
 
 
-def test_a_thread_that_its_owner_pinned_has_another_remedy(there: Mounted, start: Start) -> None:
+def test_a_thread_that_its_owner_pinned_has_another_remedy(there: Mounted, start_program: StartProgram) -> None:
     """It is not moved by `attach`, which would report that it was left alone."""
-    child = start({0}, 0)
+    child = start_program({0})
     thread = child.start_thread()
     os.sched_setaffinity(thread, {1})
     remedy = row(there, child)["remedy"]
@@ -245,11 +280,11 @@ def test_a_process_without_a_gpu_has_a_row_where_it_is_named(there: Mounted, sta
     assert (done.returncode, done.stderr) == (2, "affinity: --pid 4194304: there is no such process here\n")
 
 
-def test_what_a_user_may_read_of_a_process(there: Mounted, start: Start) -> None:
+def test_what_a_user_may_read_of_a_process(there: Mounted, start_program: StartProgram) -> None:
     """Without capabilities: all of a process of the same user; of an undumpable one and of another user's the masks."""
     plain = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")
-    own, undumpable = (start({0}, 0, prefix=(*plain, "env", "SECRET=swordfish")) for _ in range(2))
-    theirs = start({0}, 0, prefix=("setpriv", "--reuid", str(OTHER_ID)))
+    own, undumpable = (start_program({0}, (*plain, "env", "SECRET=swordfish")) for _ in range(2))
+    theirs = start_program({0}, ("setpriv", "--reuid", str(OTHER_ID)))
     undumpable.order("undumpable")
     children = own, undumpable, theirs
     for child in children:
@@ -281,9 +316,9 @@ def test_no_call_that_changes_a_process_is_needed(there: Mounted, start: Start) 
     assert [os.sched_getaffinity(child.pid) for child in children] == [{0}, {1}]
 
 
-def test_a_large_process_is_sampled_and_counted_on_request(there: Mounted, start: Start) -> None:
+def test_a_large_process_is_sampled_and_counted_on_request(there: Mounted, start_program: StartProgram) -> None:
     """The margin of the estimate is printed."""
-    child = start({0}, 0)
+    child = start_program({0})
     child.touch(400 * MIB)
     found = row(there, child)
     assert found["resident_sampled"] >= 900
@@ -393,11 +428,10 @@ def test_kfd_lists_what_uses_a_gpu_of_amd(tmp_path: Path) -> None:
             directory = f"sys/class/kfd/kfd/topology/nodes/{node}"
             there.put(f"{directory}/gpu_id", f"{number}\n")
             there.put(f"{directory}/properties", f"location_id {bus << 8}\ndomain 0\n")
-        children = [RealChild(*there.prefix, handoff="") for _ in range(2)]
+        children = [Shell.with_files(("/dev/kfd",), *there.prefix) for _ in range(2)]
         for child in children:
             ends.callback(child.end)
             os.sched_setaffinity(child.pid, {1})
-            child.order("open", "/dev/kfd")
             there.put(f"sys/class/kfd/kfd/proc/{child.pid}/vram_5001", "0\n")
         there.put(f"sys/class/kfd/kfd/proc/{children[0].pid}/queues/0/gpuid", "5001\n")
         (found,) = ps(there)
@@ -419,8 +453,8 @@ def test_metrics_are_those_of_the_table(there: Mounted, start: Start) -> None:
         for sample in family.samples:
             samples[sample.name, sample.labels.get("locality")] = sample
     assert samples["affinity_process_locality", "remote"].labels == {
-        "pid": str(child.pid), "user": "root", "name": "python", "gpu": GPU0, "node": "0", "locality": "remote",
-    } | {"name": os.path.basename(sys.executable)}  # fmt: skip
+        "pid": str(child.pid), "user": "root", "name": "sh", "gpu": GPU0, "node": "0", "locality": "remote",
+    }  # fmt: skip
     assert (samples["affinity_processes", "remote"].value, samples["affinity_processes", "local"].value) == (1, 0)
     assert samples["affinity_process_threads", None].value == 1
     assert samples["affinity_process_threads_inside", None].value == 0
