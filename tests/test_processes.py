@@ -216,6 +216,18 @@ def test_a_worker_that_was_started_bound_is_compared_with_its_own_share() -> Non
     assert (row.bound.strategy, row.assessment.locality) == ("numactl", Locality.NOT_BOUND)
 
 
+def test_the_limit_of_a_worker_that_was_started_bound_is_what_its_parent_could_use() -> None:
+    """Here a quarter of the node, in which its share is another one than in the whole node."""
+    machine = Machine(policy="exclusive")
+    limit = CpuSet.parse("56-69,168-181")
+    record = f"cpus={limit};allowed={limit};strategy=numactl"
+    worker = machine.start("python", "-X", f"affinity={record}", "-c", "work", cpus=limit)
+    (row,) = machine.rows(machine.use(worker, 5))
+    assert row.placement is not None
+    assert row.placement.cpus is not None
+    assert row.placement.cpus <= limit
+
+
 def test_a_record_in_the_environment_counts_for_what_the_bound_process_starts() -> None:
     """And not where none of those that started it has written it."""
     machine = Machine()
