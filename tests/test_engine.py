@@ -72,12 +72,14 @@ def test_a_malformed_enforce_is_not_required(monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_that_it_is_on_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """With the variable that turns it off."""
+    """With the variable that turns it off; not by a worker, which does not know of other processes."""
     caplog.set_level(logging.INFO, LOGGER)
     assert is_on("an engine")
-    assert is_on("an engine")
+    assert is_on("an engine", "its server is left alone")
+    assert is_on("an engine", "its server is left alone")
     assert [r.message for r in caplog.records] == [
-        "affinity: an engine: each worker is bound to the NUMA node of its GPU; AFFINITY_AUTO=0 turns it off"
+        "affinity: an engine: each worker is bound to the NUMA node of its GPU; its server is left alone; "
+        "AFFINITY_AUTO=0 turns it off"
     ]
 
 
@@ -93,7 +95,7 @@ def test_one_variable_turns_it_off(
     caplog.set_level(logging.INFO, LOGGER)
     for name, text in environ.items():
         monkeypatch.setenv(name, text)
-    assert is_on("an engine") is on
+    assert is_on("an engine", "its server is left alone") is on
     assert bool(caplog.records) is on
 
 
@@ -156,6 +158,17 @@ def test_a_moved_function_is_a_warning_and_stays(
     monkeypatch.setenv("AFFINITY_ENFORCE", "required")
     with pytest.raises(BindError, match="was expected: workers are unbound"):
         fits(moved)
+
+
+def test_a_moved_function_is_none_where_it_is_off(
+    module: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No function is replaced, nothing is logged, and `required` requires nothing."""
+    monkeypatch.setenv("AFFINITY_AUTO", "0")
+    monkeypatch.setenv("AFFINITY_ENFORCE", "required")
+    for name in ("start", "begin"):
+        assert not replace(hook(name), lambda original: lambda *given: None)
+    assert caplog.records == []
 
 
 def test_a_module_that_needs_what_is_not_installed_is_not_moved(module: str) -> None:

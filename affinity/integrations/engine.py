@@ -36,20 +36,20 @@ log = logging.getLogger("affinity.integrations")
 
 @functools.cache
 def is_on(engine: str, others: str = "") -> bool:
-    """Return whether the workers of this engine are to be bound; log it once, but not in each child of the engine.
+    """Return whether the workers of this engine are to be bound.
 
-    others: what happens to the engine's other processes; given by a process that starts workers, which logs also if it
-    is a child. False after an error in the settings, and with `AFFINITY_AUTO=0`. Raise SettingsError under `required`.
+    others: what happens to the engine's other processes; given where workers are started, and then logged, once. False
+    after an error in the settings, and with `AFFINITY_AUTO=0`. Raise SettingsError under `required`.
     """
     on = False
-    with errors_logged(f"{engine} runs unbound"):
+    is_first = bool(others) or multiprocessing.parent_process() is None  # a child's parent has logged the error
+    with errors_logged(f"{engine} runs unbound", logging.ERROR if is_first else logging.DEBUG):
         on = _settings().auto
-    if on and (others or multiprocessing.parent_process() is None):
-        also = f"{others}; " if others else ""
+    if on and others:
         log.info(
-            "affinity: %s: each worker is bound to the NUMA node of its GPU; %sAFFINITY_AUTO=0 turns it off",
+            "affinity: %s: each worker is bound to the NUMA node of its GPU; %s; AFFINITY_AUTO=0 turns it off",
             engine,
-            also,
+            others,
         )
     return on
 
@@ -58,6 +58,14 @@ def _settings() -> Settings:
     """Return the settings of this process: the operator's, and those that a parent gave in code."""
     received = Handoff.received(THIS_PROCESS)
     return Settings.from_environ(os.environ, parent=received.settings if received is not None else None)
+
+
+def _is_off() -> bool:
+    """Return whether the operator turned binding off; an error in the settings is logged by `is_on`."""
+    try:
+        return not _settings().auto
+    except SettingsError:
+        return False
 
 
 @contextmanager
@@ -82,14 +90,14 @@ def own_strategy() -> str | None:
 
 
 @contextmanager
-def errors_logged(consequence: str) -> Iterator[None]:
+def errors_logged(consequence: str, level: int = logging.ERROR) -> Iterator[None]:
     """Log an error of the block with its consequence, and go on; raise it under `AFFINITY_ENFORCE=required`."""
     try:
         yield
     except AffinityError as error:
         if _required():
             raise
-        log.error("affinity: %s: %s", consequence, error)
+        log.log(level, "affinity: %s: %s", consequence, error)
     except Exception:
         if _required():
             raise
@@ -121,8 +129,11 @@ class Hook(NamedTuple):
 def fits(hook: Hook) -> bool:
     """Return whether an engine's function is as this package expects it, else log a warning, once for all processes.
 
-    Raise BindError under `required`; ImportError if its module needs one that is not installed.
+    False with `AFFINITY_AUTO=0`. Raise BindError under `required`; ImportError if its module needs one that is not
+    installed.
     """
+    if _is_off():
+        return False
     original = _resolve(hook)[1]
     found = tuple(inspect.signature(original).parameters)[: len(hook.parameters)] if callable(original) else None
     if found == hook.parameters:

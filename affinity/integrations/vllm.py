@@ -1,7 +1,8 @@
-"""vLLM's plugin: each worker starts on the CPUs and the memory next to its GPU (group `vllm.general_plugins`).
+"""vLLM: each worker runs next to its GPU. Entry-point group `vllm.general_plugins`; read in vLLM 0.32.0 and 0.33.0.
 
-Source: vLLM 0.32.0. v1/engine/utils.py and v1/executor/multiproc_executor.py start each process inside
-`numa_utils.configure_subprocess`; v1/worker/gpu_worker.py, `Worker.init_device`, decides which GPU a worker has.
+By `multiprocessing` a worker is started bound, and EngineCore is started on the nodes of all its workers. Under Ray a
+worker binds itself in its actor before it opens its GPU. The API server serves all GPUs and is left alone. With
+`--numa-bind` the processes that vLLM then binds are left to vLLM.
 """
 
 from __future__ import annotations
@@ -11,125 +12,144 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from affinity.handoff import matching_record
+from affinity.errors import BindError
 from affinity.host import Host
-from affinity.integrations.engine import Hook, bind_worker, errors_logged, is_on, replace, starting_worker
+from affinity.integrations.engine import (
+    Hook,
+    bind_worker,
+    errors_logged,
+    is_on,
+    own_strategy,
+    replace,
+    starting_worker,
+    when_imported,
+)
 from affinity.launchers.detect import detect
-from affinity.launchers.launch import LaunchMode
 from affinity.plugins import Plugins
 
 log = logging.getLogger("affinity.integrations")
 
-HOOKS = (
-    Hook(
-        "vllm.utils.numa_utils",
-        "configure_subprocess",
-        ("vllm_config", "local_rank", "dp_local_rank", "process_kind"),
-        "EngineCore is unbound, and a worker starts unbound and binds itself before it opens its GPU",
-    ),
-    Hook(
-        "vllm.v1.worker.worker_base",
-        "WorkerBase.__init__",
-        ("self", "vllm_config", "local_rank"),
-        "a worker by multiprocessing starts bound, and does not log it; a worker of Ray is unbound",
-    ),
-)
+START = Hook(
+    "vllm.utils.numa_utils", "configure_subprocess", ("vllm_config", "local_rank", "dp_local_rank", "process_kind"),
+    "EngineCore is unbound; a worker starts unbound, and binds itself before it opens its GPU",
+)  # fmt: skip
+BUILD = Hook(
+    "vllm.v1.worker.worker_base", "WorkerBase.__init__", ("self", "vllm_config", "local_rank"),
+    "workers of multiprocessing start bound but log no report of it; workers of Ray are unbound",
+)  # fmt: skip
 
-#: The executors whose workers EngineCore does not start, so --numa-bind has no effect on them.
-_ELSEWHERE = ("ray", "external_launcher")
+#: Functions of vLLM that this package replaces.
+HOOKS = (START, BUILD)
+
+#: The executors whose workers EngineCore does not start: it has no part in their GPUs, and --numa-bind no effect.
+_STARTED_ELSEWHERE = ("ray", "external_launcher")
+
+_OTHERS = "EngineCore is bound to the nodes of its workers, the API server is left alone"
 
 
 def register() -> None:
-    """Replace vLLM's functions. vLLM calls this in each of its processes; a forked process has what its parent has."""
+    """Replace vLLM's functions; vLLM calls this function in each of its processes, and stops if it raises an error."""
+    replace(START, _start)
+    when_imported(BUILD.module, lambda: replace(BUILD, _build))  # where no worker runs, its import would take seconds
+
+
+def _is_on(others: str = "") -> bool:
+    from vllm.platforms import current_platform
+
+    if getattr(current_platform, "ray_device_key", "GPU") != "GPU":  # vLLM's numbers are then no GPUs'
+        return False
     _log_as_vllm()
-    if is_on("vLLM"):
-        for hook, make in zip(HOOKS, (_starting, _building), strict=True):
-            replace(hook, make)
+    return is_on("vLLM", others)
 
 
-def _starting(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Around the start of EngineCore and of each worker by multiprocessing."""
-
+def _start(original: Callable[..., Any]) -> Callable[..., Any]:
     @contextmanager
     def configure_subprocess(
         vllm_config: Any, local_rank: int, dp_local_rank: int | None = None, process_kind: str = "worker"
     ) -> Iterator[None]:
-        block = original(vllm_config, local_rank, dp_local_rank, process_kind)
-        with errors_logged(f"{process_kind} starts unbound"):
-            parallel, core = vllm_config.parallel_config, process_kind == "EngineCore"
-            reason = _left_alone(parallel, core=core)
-            if not reason:
-                ranks = range(parallel.local_world_size) if core else [local_rank]
-                gpus = [_gpu(parallel, rank, dp_local_rank) for rank in ranks]
-                block = starting_worker(gpu=gpus)
-                reason = f"starts on the nodes of its GPUs ({', '.join(map(str, gpus))})"
-            if core:  # a worker logs its own
-                log.info("affinity: vLLM's EngineCore %s; the process that starts it is left as it is", reason)
+        block, is_core = original(vllm_config, local_rank, dp_local_rank, process_kind), process_kind == "EngineCore"
+        if _is_on(_OTHERS if is_core else ""):
+            with errors_logged(f"{process_kind} starts unbound"):
+                parallel = vllm_config.parallel_config
+                reason = _reason_to_leave(parallel, is_core=is_core)
+                if not reason:
+                    ranks = range(parallel.local_world_size) if is_core else (local_rank,)
+                    block = starting_worker(gpu=[_gpu(parallel, rank, dp_local_rank) for rank in ranks])
+                elif is_core:  # a worker logs its own
+                    log.info("affinity: vLLM: EngineCore %s", reason)
         with block:
             yield
 
     return configure_subprocess
 
 
-def _building(original: Callable[..., Any]) -> Callable[..., Any]:
-    """In the worker's process, before its GPU is opened: confirm what it was started with, or bind a worker of Ray."""
-
+def _build(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(self: Any, vllm_config: Any, local_rank: int, *args: Any, **kwargs: Any) -> None:
-        with errors_logged("this worker is unbound"):
-            parallel = vllm_config.parallel_config
-            reason = _left_alone(parallel)
-            if not reason and detect(Host.live().kernel, Plugins().launchers).launch.mode is LaunchMode.INLINE:
-                reason = "is the program that calls vLLM and is left as it is: call affinity.bind() in it"
-            if reason:
-                log.info("affinity: vLLM's worker %s %s", local_rank, reason)
-            elif parallel.numa_bind_nodes:  # which vLLM itself does not heed here
-                bind_worker(node=parallel.numa_bind_nodes[local_rank])
-            else:
-                bind_worker(gpu=_gpu(parallel, local_rank))
+        if _is_on():
+            with errors_logged("this process is unbound"):
+                _bind(vllm_config.parallel_config, local_rank)
         original(self, vllm_config, local_rank, *args, **kwargs)
 
     return __init__
 
 
-def _left_alone(parallel: Any, *, core: bool = False) -> str:
-    """Return why a process is not bound by this package, "" if it is."""
-    from vllm.platforms import current_platform
+def _bind(parallel: Any, local_rank: int) -> None:
+    """Confirm the binding of this process, a worker; bind it if it was not started bound."""
+    reason = _reason_to_leave(parallel)
+    if not reason and detect(Host.live().kernel, Plugins().launchers).launcher is None:
+        reason = "is the program that calls vLLM, and is left alone: call affinity.bind() in it"
+    if reason:
+        log.info("affinity: vLLM: worker %d %s", local_rank, reason)
+    elif parallel.numa_bind_nodes:
+        bind_worker(node=_node(parallel, local_rank))
+    else:
+        bind_worker(gpu=_gpu(parallel, local_rank))
 
-    if getattr(current_platform, "ray_device_key", "GPU") != "GPU":
-        return f"is left as it is: vLLM's device here is no GPU but {current_platform.device_type!r}"
-    elsewhere = parallel.distributed_executor_backend in _ELSEWHERE
-    # Where this package bound the caller, vLLM refuses to detect nodes and raises: then this package binds.
-    if (
-        parallel.numa_bind
-        and (core or not elsewhere)
-        and (parallel.numa_bind_nodes or matching_record(Host.live().kernel) is None)
-    ):
-        return "is left to vLLM, as --numa-bind asks"
-    if core and elsewhere:
-        return "is left as it is: its workers are not its children, and bind themselves"
-    return ""
+
+def _reason_to_leave(parallel: Any, *, is_core: bool = False) -> str:
+    """Return why a process is not bound by this package, "" if it is."""
+    elsewhere = parallel.distributed_executor_backend in _STARTED_ELSEWHERE
+    if parallel.numa_bind and (is_core or not elsewhere):
+        # In a process that this package bound, vLLM detects no nodes and raises an error: then this package binds.
+        if parallel.numa_bind_nodes or own_strategy() in (None, "noop"):
+            return "is left to vLLM, as --numa-bind asks"
+    return "is left alone: it does not start its workers" if is_core and elsewhere else ""
+
+
+def _node(parallel: Any, local_rank: int) -> int:
+    """Return the node that --numa-bind-nodes has for a worker which vLLM does not bind."""
+    nodes: list[int] = parallel.numa_bind_nodes
+    if local_rank >= len(nodes):
+        raise BindError(f"--numa-bind-nodes {nodes} has no node for worker {local_rank}: give one for each GPU")
+    log.info("affinity: vLLM: worker %d: node %d of --numa-bind-nodes decides", local_rank, nodes[local_rank])
+    if parallel.numa_bind_cpus:
+        log.warning(
+            "affinity: vLLM: --numa-bind-cpus has no effect on workers of %s: "
+            "set AFFINITY_POLICY=explicit and AFFINITY_CPUS",
+            parallel.distributed_executor_backend,
+        )
+    return nodes[local_rank]
 
 
 def _gpu(parallel: Any, local_rank: int, dp_local_rank: int | None = None) -> str:
-    """Return the GPU of a worker as vLLM's `Worker.init_device` computes it, as a reference of this package.
+    """Return the GPU that vLLM gives a worker (v1/worker/gpu_worker.py, `init_device`), as a reference.
 
-    assigned_physical_gpu_ids (--device-ids, or Ray's) has numbers as an entry of CUDA_VISIBLE_DEVICES is one.
+    Of several workers of Ray in one machine it need not be the one that Ray assigned to the actor: vLLM sorts them.
     """
     index = local_rank
     backends = parallel.distributed_executor_backend, parallel.data_parallel_backend
-    if backends[0] not in _ELSEWHERE and backends[1] != "ray" and parallel.nnodes_within_dp == 1:
+    if backends[0] not in _STARTED_ELSEWHERE and backends[1] != "ray" and parallel.nnodes_within_dp == 1:
         if dp_local_rank is None:
             dp_local_rank = parallel.data_parallel_rank_local
         if dp_local_rank is None:
             dp_local_rank = parallel.data_parallel_index
-        size = parallel.pipeline_parallel_size * parallel.tensor_parallel_size
-        index += dp_local_rank * size * getattr(parallel, "prefill_context_parallel_size", 1)
-    assigned = parallel.assigned_physical_gpu_ids
+        index += dp_local_rank * parallel.world_size
+    assigned = parallel.assigned_physical_gpu_ids  # by --device-ids or Ray, numbered as in CUDA_VISIBLE_DEVICES
     return str(index) if assigned is None else f"driver:{assigned[index]}"
 
 
 class _ToVllm(logging.Handler):
-    """Pass records to vLLM's logger, whose handlers and level vLLM may configure again later."""
+    """Pass records to vLLM's logger, which vLLM configures and not the root logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
         vllm = logging.getLogger("vllm")
