@@ -44,8 +44,6 @@ HOOKS = (START, BUILD)
 #: The executors whose workers EngineCore does not start: it has no part in their GPUs, and --numa-bind no effect.
 _STARTED_ELSEWHERE = ("ray", "external_launcher")
 
-_OTHERS = "EngineCore is bound to the nodes of its workers, the API server is left alone"
-
 
 def register() -> None:
     """Replace vLLM's functions; vLLM calls this function in each of its processes, and stops if it raises an error."""
@@ -53,13 +51,13 @@ def register() -> None:
     when_imported(BUILD.module, lambda: replace(BUILD, _build))  # where no worker runs, its import would take seconds
 
 
-def _is_on(others: str = "") -> bool:
+def _is_on() -> bool:
     from vllm.platforms import current_platform
 
     if getattr(current_platform, "ray_device_key", "GPU") != "GPU":  # vLLM's numbers are then no GPUs'
         return False
     _log_as_vllm()
-    return is_on("vLLM", others)
+    return is_on("vLLM")
 
 
 def _start(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,20 +65,28 @@ def _start(original: Callable[..., Any]) -> Callable[..., Any]:
     def configure_subprocess(
         vllm_config: Any, local_rank: int, dp_local_rank: int | None = None, process_kind: str = "worker"
     ) -> Iterator[None]:
-        block, is_core = original(vllm_config, local_rank, dp_local_rank, process_kind), process_kind == "EngineCore"
-        if _is_on(_OTHERS if is_core else ""):
+        block = original(vllm_config, local_rank, dp_local_rank, process_kind)
+        if _is_on():
             with errors_logged(f"{process_kind} starts unbound"):
-                parallel = vllm_config.parallel_config
+                parallel, is_core = vllm_config.parallel_config, process_kind == "EngineCore"
                 reason = _reason_to_leave(parallel, is_core=is_core)
+                if is_core:  # a worker logs its own
+                    _log_core(parallel, reason)
                 if not reason:
                     ranks = range(parallel.local_world_size) if is_core else (local_rank,)
                     block = starting_worker(gpu=[_gpu(parallel, rank, dp_local_rank) for rank in ranks])
-                elif is_core:  # a worker logs its own
-                    log.info("affinity: vLLM: EngineCore %s", reason)
         with block:
             yield
 
     return configure_subprocess
+
+
+def _log_core(parallel: Any, reason: str) -> None:
+    if _reason_to_leave(parallel):  # the workers too
+        log.info("affinity: vLLM: EngineCore %s", reason)
+    else:
+        core = reason or "is bound to the nodes of its workers"
+        is_on("vLLM", f"EngineCore {core}, the API server is left alone")
 
 
 def _build(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,7 +119,7 @@ def _reason_to_leave(parallel: Any, *, is_core: bool = False) -> str:
         # In a process that this package bound, vLLM detects no nodes and raises an error: then this package binds.
         if parallel.numa_bind_nodes or own_strategy() in (None, "noop"):
             return "is left to vLLM, as --numa-bind asks"
-    return "is left alone: it does not start its workers" if is_core and elsewhere else ""
+    return "is left alone" if is_core and elsewhere else ""
 
 
 def _node(parallel: Any, local_rank: int) -> int:

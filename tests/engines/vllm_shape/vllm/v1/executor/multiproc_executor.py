@@ -24,7 +24,7 @@ class WorkerProc:
     def make_worker_process(vllm_config, local_rank, pipe):
         context = multiprocessing.get_context(os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "fork"))
         kwargs = {"vllm_config": vllm_config, "local_rank": local_rank, "pipe": pipe}
-        name = f"VllmWorker-{local_rank}"
+        name = f"DP{vllm_config.parallel_config.data_parallel_rank_local}_TP{local_rank}"
         process = context.Process(target=WorkerProc.worker_main, name=name, kwargs=kwargs, daemon=True)
         with numa_utils.configure_subprocess(vllm_config, local_rank, process_kind="worker"):
             process.start()
