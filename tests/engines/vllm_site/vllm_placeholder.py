@@ -18,7 +18,9 @@ class Platform(CpuPlatform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config):
+        method = os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "fork")
         super().check_and_update_config(vllm_config)
+        os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = method  # on CPUs it is always spawn
         vllm_config.parallel_config.worker_cls = "vllm_placeholder.Worker"
 
 

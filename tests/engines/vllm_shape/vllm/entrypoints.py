@@ -17,7 +17,7 @@ class LLM:
         configure_logging()
         config = VllmConfig(ParallelConfig(**parallel))
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0":
-            EngineCoreProc(config)
+            self.core = EngineCoreProc(config)
             self.processes = []
         else:
             self.manager = CoreEngineProcManager(config)

@@ -40,11 +40,14 @@ class RayExecutorV2:
         environ = {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
         options = {"num_cpus": 0, "num_gpus": 1, "runtime_env": {"env_vars": environ}}
         actors = [ray.remote(RayWorkerProc).options(**options).remote(vllm_config) for _ in range(2)]
-        self.ids = [ids[0] for _, ids in ray.get([a.get_node_and_physical_gpu_ids.remote() for a in actors])]
-        if os.environ.get("VLLM_TEST_ORDER") == "reversed":  # as Ray may place them
-            actors = [actor for _, actor in sorted(zip(self.ids, actors, strict=True), key=lambda x: -x[0])]
+        placed = ray.get([actor.get_node_and_physical_gpu_ids.remote() for actor in actors])
+        ids = [gpus[0] for _, gpus in placed]
+        if (ids == sorted(ids)) == (os.environ.get("VLLM_TEST_ORDER") == "reversed"):  # Ray places them in any order
+            actors.reverse()
+            ids.reverse()
+        self.ids = ids
         environ = {name: text for name, text in os.environ.items() if name.startswith("VLLM_")}
-        starts = [a.initialize_worker.remote(rank, environ, sorted(self.ids)) for rank, a in enumerate(actors)]
+        starts = [a.initialize_worker.remote(rank, environ, sorted(ids)) for rank, a in enumerate(actors)]
         self.states = dict(ray.get(starts))
 
     def shutdown(self):
