@@ -72,7 +72,7 @@ def test_a_malformed_enforce_is_not_required(monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_that_it_is_on_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """With the variable that turns it off; not by a worker, which does not know of other processes."""
+    """With the variable that turns it off; not by a worker, which has no other processes."""
     caplog.set_level(logging.INFO, LOGGER)
     assert is_on("an engine")
     assert is_on("an engine", "its server is left alone")

@@ -48,7 +48,11 @@ _STARTED_ELSEWHERE = ("ray", "external_launcher")
 def register() -> None:
     """Replace vLLM's functions; vLLM calls this function in each of its processes, and stops if it raises an error."""
     replace(START, _start)
-    when_imported(BUILD.module, lambda: replace(BUILD, _build))  # where no worker runs, its import would take seconds
+    when_imported(BUILD.module, _replace_build)  # where no worker runs, its import would take seconds
+
+
+def _replace_build() -> None:
+    replace(BUILD, _build)
 
 
 def _is_on() -> bool:
@@ -115,10 +119,10 @@ def _bind(parallel: Any, local_rank: int) -> None:
 def _reason_to_leave(parallel: Any, *, is_core: bool = False) -> str:
     """Return why a process is not bound by this package, "" if it is."""
     elsewhere = parallel.distributed_executor_backend in _STARTED_ELSEWHERE
-    if parallel.numa_bind and (is_core or not elsewhere):
-        # In a process that this package bound, vLLM detects no nodes and raises an error: then this package binds.
-        if parallel.numa_bind_nodes or own_strategy() in (None, "noop"):
-            return "is left to vLLM, as --numa-bind asks"
+    # In a process that this package bound, vLLM detects no nodes and raises an error: then this package binds.
+    can_bind = parallel.numa_bind_nodes or own_strategy() in (None, "noop")
+    if parallel.numa_bind and can_bind and (is_core or not elsewhere):
+        return "is left to vLLM, as --numa-bind asks"
     return "is left alone" if is_core and elsewhere else ""
 
 

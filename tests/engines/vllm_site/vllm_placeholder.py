@@ -1,4 +1,4 @@
-"""A platform of vLLM that runs on CPUs and calls its devices GPUs, as those of CUDA. On PYTHONPATH in the tests alone."""
+"""A platform of vLLM that runs on CPUs and calls its devices GPUs, as CUDA's. On PYTHONPATH in its tests alone."""
 
 import os
 import time
@@ -30,11 +30,11 @@ def __getattr__(name):
     from vllm.v1.worker.cpu_worker import CPUWorker  # which needs a current platform
 
     class Worker(CPUWorker):
-        """Reports its process to the test before it loads its model, and waits until the test has read it from /proc."""
+        """Reports its process to the test before it loads its model, and waits until the test has read it."""
 
         def __init__(self, *args, **kwargs):
             # The CPUs' worker sets a memory policy of its own before it calls its base class; a GPU's does not.
-            with mock.patch.object(torch.ops._C, "init_cpu_memory_env", lambda nodes: None):
+            with mock.patch.object(torch.ops._C, "init_cpu_memory_env", return_value=None):
                 super().__init__(*args, **kwargs)
 
         def load_model(self, *args, **kwargs):
