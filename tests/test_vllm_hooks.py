@@ -200,7 +200,9 @@ def test_a_moved_start_is_one_warning_and_workers_that_bind_themselves(newer: Pa
 
 
 def test_workers_start_bound_where_the_other_function_has_moved(newer: Path) -> None:
-    """Without a report of their own."""
+    """Without a report of their own; a further argument of the start is passed on."""
+    change(newer / "vllm/utils/numa_utils.py", '= "worker"):', '= "worker", nic=None):')
+    change(newer / "vllm/v1/executor/multiproc_executor.py", 'kind="worker")', 'kind="worker", nic=1)')
     worker = newer / "vllm/v1/worker/worker_base.py"
     change(worker, "vllm_config, local_rank: int,", "config, local_rank: int,")
     change(worker, "self.vllm_config = vllm_config", "self.vllm_config = config")

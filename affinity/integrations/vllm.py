@@ -46,9 +46,10 @@ _STARTED_ELSEWHERE = ("ray", "external_launcher")
 
 
 def register() -> None:
-    """Replace vLLM's functions; vLLM calls this function in each of its processes, and stops if it raises an error."""
-    replace(START, _start)
-    when_imported(BUILD.module, _replace_build)  # where no worker runs, its import would take seconds
+    """Replace vLLM's functions; vLLM calls this function in each of its processes, and an error of it stops vLLM."""
+    with errors_logged("vLLM runs unbound"):
+        replace(START, _start)
+        when_imported(BUILD.module, _replace_build)  # where no worker runs, its import would take seconds
 
 
 def _replace_build() -> None:
@@ -67,9 +68,9 @@ def _is_on() -> bool:
 def _start(original: Callable[..., Any]) -> Callable[..., Any]:
     @contextmanager
     def configure_subprocess(
-        vllm_config: Any, local_rank: int, dp_local_rank: int | None = None, process_kind: str = "worker"
+        vllm_config: Any, local_rank: int, dp_local_rank: int | None = None, process_kind: str = "worker", **more: Any
     ) -> Iterator[None]:
-        block = original(vllm_config, local_rank, dp_local_rank, process_kind)
+        block = original(vllm_config, local_rank, dp_local_rank, process_kind, **more)
         if _is_on():
             with errors_logged(f"{process_kind} starts unbound"):
                 parallel, is_core = vllm_config.parallel_config, process_kind == "EngineCore"
