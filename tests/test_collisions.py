@@ -16,6 +16,8 @@ SHOWN = [
     ("SGLang", {"SGLANG_SET_CPU_AFFINITY": "true"}, {"SGLANG_SET_CPU_AFFINITY": "0"}),
     ("SGLang", {"SGLANG_PLUGINS": "other"}, {"SGLANG_PLUGINS": "other, affinity"}),
     ("vLLM", {"_VLLM_INTERNAL_NUMACTL_ARGS": "--membind=0"}, {"VLLM_USE_V1": "1"}),
+    ("vLLM", {"VLLM_PLUGINS": "other, affinity"}, {"VLLM_PLUGINS": "other,affinity"}),
+    ("vLLM", {"VLLM_PLUGINS": ""}, {}),
     ("TensorRT-LLM", {"TLLM_NUMA_AWARE_WORKER_AFFINITY": "1"}, {"TLLM_NUMA_AWARE_WORKER_AFFINITY": "0"}),
     ("accelerate", {"ACCELERATE_CPU_AFFINITY": "1"}, {"ACCELERATE_CPU_AFFINITY": "false"}),
     ("Open MPI 4", {"OMPI_MCA_orte_bound_at_launch": "1"}, {"OMPI_MCA_hwloc_base_binding_policy": "none"}),
