@@ -61,8 +61,10 @@ class Mounted:
     def affinity(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """`affinity ARGUMENTS` there, with these variables added to the environment."""
         if self._runner is None:
-            command = [*self.prefix, sys.executable, str(Path(__file__).with_name("mounted_program.py"))]
-            environ = {**os.environ, **({"LD_LIBRARY_PATH": str(self.library)} if self.library else {})}
+            command = [*self.prefix, sys.executable, "-m", "mounted_program"]
+            environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+            if self.library:
+                environ["LD_LIBRARY_PATH"] = str(self.library)
             pipe = subprocess.PIPE
             self._runner = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environ)
         assert self._runner.stdin is not None
