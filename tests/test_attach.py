@@ -265,13 +265,18 @@ def test_an_ancestor_is_no_exception() -> None:
 
 def test_a_process_may_end_at_any_moment(program: Path, runtime: Path) -> None:
     """It is bound, not there any more, or ended meanwhile; no other error, and no record of it stays."""
-    outcomes = set()
-    for delay in (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
+    outcomes, seconds = set(), 0.0
+    for share in (None, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):  # of the time of the first, which may end
         with Server(program) as running:
             running.threads(30)
             argv = [sys.executable, "-m", "affinity", "attach", str(running.pid), "--gpu", "1"]
+            start = time.monotonic()
             attaching = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRON})
-            time.sleep(delay)
+            if share is None:
+                attaching.wait()
+                seconds = time.monotonic() - start
+            else:
+                time.sleep(share * seconds)
             os.kill(running.pid, signal.SIGKILL)
             running.running.wait()
             _, errors = attaching.communicate()
