@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import attrs
 
@@ -22,6 +22,8 @@ from affinity.kernel.migration import destinations
 from affinity.kernel.procfs import require_move_target
 from affinity.testing import programs
 from affinity.topology import Topology
+
+T = TypeVar("T")
 
 PAGE = 4096
 
@@ -402,10 +404,17 @@ class SimulatedKernel:
             return self._thread(tid).policy
 
     def affinities(self) -> Mapping[int, CpuSet]:
-        return {tid: self.get_affinity(tid) for tid in self.threads()}
+        return self._of_each_thread(self.get_affinity)
 
     def mempolicies(self) -> Mapping[int, MemoryPolicy]:
-        return {tid: self.get_mempolicy(tid) for tid in self.threads()}
+        return self._of_each_thread(self.get_mempolicy)
+
+    def _of_each_thread(self, read: Callable[[int], T]) -> dict[int, T]:
+        found = {}
+        for tid in self.threads():
+            with suppress(ProcessLookupError):  # the thread has ended
+                found[tid] = read(tid)
+        return found
 
     def set_mempolicy(self, policy: MemoryPolicy) -> None:
         with self._call("set_mempolicy", policy):

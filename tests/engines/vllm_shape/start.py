@@ -4,6 +4,9 @@ import json
 import os
 import sys
 
+# Where PYTHONSAFEPATH is set, the folder of a script is not on the path. The processes that it spawns inherit the path.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 
 def state(pid: int) -> tuple[list[str], str]:
     """CPUs of every thread, and the memory policy of the main thread (numa_maps: proc(5))."""
