@@ -55,6 +55,7 @@ NO_INDEX = "is no index into the {} visible GPUs: it is placed next to all of th
         (step(1, SLURM_STEP_TASKS_PER_NODE="2", SLURM_GPUS_PER_TASK="2"), "2,5", [2, 5], f"its GPUs are {SEVERAL}"),
         (step(1, SLURM_STEP_TASKS_PER_NODE="4", SLURM_TRES_PER_TASK="cpu:8,gres/gpu:2"), "2,3", [2, 3], ""),
         (step(1, SLURM_STEP_TASKS_PER_NODE="8", SLURM_GPUS_PER_TASK="1", SLURM_GPU_BIND="none"), None, [1], ""),
+        (step(1, SLURM_STEP_TASKS_PER_NODE="8", SLURM_GPUS_PER_TASK="1", SLURM_GPU_BIND="verbose,none"), None, [1], ""),
         # more workers than GPUs: each has some of its own, or they share
         (mpi(1, 4), "4,5", [4, 5], f"local rank 1 of 4 {NO_INDEX.format(2)}"),
         (mpi(9, 64), None, ALL, f"local rank 9 of 64 {NO_INDEX.format(8)}"),

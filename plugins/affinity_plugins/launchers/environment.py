@@ -84,7 +84,7 @@ class Slurm(EnvironmentLauncher):
 def _has_gpus_of_its_own(environ: Mapping[str, str]) -> bool:
     """Return whether each task was given GPUs (`--gpus-per-task`), which hides the others unless `--gpu-bind=none`."""
     asked = "SLURM_GPUS_PER_TASK" in environ or "gres/gpu" in environ.get("SLURM_TRES_PER_TASK", "")
-    return asked and environ.get("SLURM_GPU_BIND") != "none"
+    return asked and "none" not in environ.get("SLURM_GPU_BIND", "").split(",")  # `verbose,none`
 
 
 def _tasks_on_node(counts: str, node: str) -> int | None:
