@@ -121,9 +121,10 @@ def test_a_launchers_own_program_is_no_rank(program: str, tmp_path: Path) -> Non
     script.write_text(LOOK)
     for folder in script.relative_to(tmp_path).parents[:-1]:  # before a package of that name that is installed here
         (tmp_path / folder / "__init__.py").touch()
-    arguments = ["-m", program] if program in MODULES else [str(script)]
     expected = "1" if program == "ray/train.py" else "0-1"  # a user's folder of that name
-    assert cpus("-B", *arguments, PYTHONPATH=str(tmp_path), **ON, **SLURM) == [expected]
+    as_module = [["-m", program], [f"-m{program}"], [f"-um{program}"]]
+    for arguments in as_module if program in MODULES else [[str(script)]]:
+        assert cpus("-B", *arguments, PYTHONPATH=str(tmp_path), **ON, **SLURM) == [expected]
 
 
 #: A rank takes another mask, so that a child that binds itself by the rank's variables is seen, and starts children.

@@ -97,4 +97,5 @@ def _is_automatic() -> bool:
 
 def _program() -> str:
     """Return the file of the script, the name of the module or the text of `-c` that this interpreter is to run."""
-    return sys.orig_argv[-len(sys.argv)] if sys.argv else ""
+    program = sys.orig_argv[-len(sys.argv)] if sys.argv else ""
+    return re.sub(r"^-[A-Za-z]*?[cm]", "", program)  # `-mNAME` is one argument
