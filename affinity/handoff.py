@@ -165,10 +165,18 @@ def baseline_cpus(process: Process) -> CpuSet:
     return known.allowed if known is not None else process_mask(process)
 
 
+def inherited_record(process: Process) -> Handoff | None:
+    """Return the record of a bound process above whose mask this program has, as a limit; None if there is none."""
+    found = Handoff.parse(process.environ.get(VARIABLE, ""))
+    if found is None or found.cpus & process.online() != process_mask(process) or _counts(found, process):
+        return None
+    return found
+
+
 def inherited_mask_note(process: Process) -> str:
     """Return why a mask inherited from a bound parent is a limit here, "" if it is not."""
-    found = Handoff.parse(process.environ.get(VARIABLE, ""))
-    if found is None or found.cpus != process_mask(process) or found.cpus == found.allowed or _counts(found, process):
+    found = inherited_record(process)
+    if found is None or found.cpus == found.allowed:
         return ""
     writer = found.by.partition("-")[0] or "another"
     return (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from affinity.errors import SettingsError, UsageError
-from affinity.handoff import Handoff, matching_record, own_record
+from affinity.handoff import Handoff, inherited_record, matching_record, own_record
 from affinity.host import Host
 from affinity.launchers.detect import Detected, detect
 from affinity.launchers.launch import Launch, LaunchMode
@@ -74,7 +74,8 @@ def observe(
     nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
     known = None if host.is_foreign else own_record(host.kernel) or received
     stays = launch.start_method in ("", "exec")  # the worker is this process
-    if gpu is None and nodes is None and stays and known is not None and not launch.assigned:
+    is_final = not launch.assigned or launch.local_rank is not None  # a worker that is no rank may get another GPU
+    if gpu is None and nodes is None and stays and known is not None and is_final:
         gpu, nodes = known.gpus or None, known.nodes
     launch = attrs.evolve(launch, nodes=nodes or None, notes=(*launch.notes, *ignored))
     if nodes is not None:
@@ -91,7 +92,7 @@ def observe(
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *host.notes, *found.notes, *([why] if why else ()))
     launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
-    return Observation(host, launch, settings, launcher, ignored)
+    return Observation(host, launch, settings, launcher, ignored, stays=parent is not None)
 
 
 def observe_other(
@@ -193,15 +194,19 @@ def _parse_mode(text: LaunchMode | str | None, plugins: Plugins) -> tuple[Launch
 
 
 def _parents_record(host: Host, detected: Detected) -> Handoff | None:
-    """Return the bind of a parent in whose place this child of multiprocessing stays, None if it has its own.
+    """Return the bind of a parent in whose place this process stays, None if it has its own.
 
-    A data loader has the mask and the memory policy of its rank, and no variable that names the rank's GPU. A child
-    that was given a GPU has a rank of its own, or a variable that its parent does not have. Variables that the parent
-    wrote into its own environment look like the child's own: they are not if the parent was bound with the same.
+    A program that a bound rank started, as by a shell script, has the rank's variables and its mask, which is a limit:
+    a policy that splits a node would split the rank's own share. A data loader has the mask and the memory policy of
+    its rank, and no variable that names the rank's GPU. A child that was given a GPU has a rank of its own, or a
+    variable that its parent does not have. Variables that the parent wrote into its own environment look like the
+    child's own: they are not if the parent was bound with the same.
     """
     if detected.launcher is None:
         return None
     found = matching_record(host.kernel)
+    if found is None and detected.launch.local_rank is not None:
+        found = inherited_record(host.kernel)
     if found is None or found.by == host.kernel.identity():
         return None
     if detected.launcher.mode is LaunchMode.SPAWN and not detected.own.keys() & SELECTORS:

@@ -184,6 +184,15 @@ def test_a_rank_that_a_rank_starts_is_bound() -> None:
     assert cpus("-c", text, **ON, **TORCHRUN) == ["0"]
 
 
+def test_a_daemon_that_a_rank_leaves_behind_stays_where_the_rank_was() -> None:
+    """The bound process is not above it any more; its cores are not divided once more."""
+    text = (
+        "import subprocess, sys\n"
+        f"subprocess.run(['sh', '-c', '(sleep 0.5; exec \"$0\" -c \"$1\") &', sys.executable, {LOOK!r}])"
+    )
+    assert cpus("-c", text, **ON | {"AFFINITY_POLICY": "exclusive"}, **TORCHRUN) == ["1"]
+
+
 def test_a_worker_started_bound_is_left_to_its_parent(tmp_path: Path) -> None:
     """`spawning()` for another GPU than the rank's."""
     script = tmp_path / "train.py"

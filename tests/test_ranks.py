@@ -124,6 +124,27 @@ def test_a_second_affinity_run_confirms_the_first(tmp_path: Path, train: tuple[s
     assert (found(tmp_path), done.stderr) == (["0"], "")
 
 
+def test_the_gpu_that_was_named_stays_also_if_slurm_gave_the_task_several(
+    tmp_path: Path, train: tuple[str, ...]
+) -> None:
+    """A task of `--gpus-per-task=2` that runs two programs: `bind()` in each confirms its own GPU."""
+    done = affinity("run", "--gpu", "0", "--", *train, **PLACEHOLDERS, **ALONE, SLURM_GPUS_PER_TASK="2")
+    assert (found(tmp_path), done.stderr) == (["0"], "")
+
+
+@pytest.mark.parametrize("environ", [TORCHRUN, {**TASK, "SLURM_GPUS_PER_TASK": "1", "CUDA_VISIBLE_DEVICES": "1"}])
+@pytest.mark.parametrize("enforce", ["best-effort", "required"])
+@pytest.mark.parametrize("again", ["", '"$2" run -- '], ids=["bind()", "a second affinity run"])
+def test_a_program_that_the_bound_command_starts_stays_there(environ: dict[str, str], enforce: str, again: str) -> None:
+    """A shell script around the rank's program: what binds there does not divide the rank's cores once more."""
+    text = "import affinity, os; r = affinity.bind(); print(os.sched_getaffinity(0), r.degradations, r.launch.notes)"
+    exclusive = {**PLACEHOLDERS, "AFFINITY_POLICY": "exclusive", "AFFINITY_ENFORCE": enforce}
+    script = ("sh", "-c", again + '"$0" -c "$1"; true', sys.executable, text, COMMAND)
+    done = affinity("run", "--", *script, **exclusive, **environ)
+    assert done.stderr == ""
+    assert done.stdout.startswith("{1} () ('its parent is bound (GPU phys:1)")
+
+
 @pytest.mark.parametrize(
     ("environ", "status", "out", "err"),
     [

@@ -32,7 +32,7 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
     planned = plan(gpu=gpu, node=node, launch_mode="command", settings=_validate.settings(), host=host)
     if planned.problem:
         print(f"affinity: not bound: {planned.problem}", file=sys.stderr)
-    elif gpu is None and node is None:
+    elif gpu is None and node is None and not planned.observation.stays:
         _report_chosen_gpus(planned)
     _check_executable(command[0])
     _reset_process_state()
