@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -192,6 +194,52 @@ def test_a_function_is_called_after_an_import(module: str) -> None:
     when_imported("some_engine.start", lambda: called.append(False))
     assert called == [True, False]
     assert some_engine.start.start("c", 1) == ("c", 1, 0)
+
+
+def test_a_module_that_is_looked_for_and_not_imported_is_waited_for(module: str) -> None:
+    """As by a check of what is installed; and one whose first import fails."""
+    called: list[bool] = []
+    finders = list(sys.meta_path)
+    when_imported("some_engine.start", lambda: called.append(True))
+    assert importlib.util.find_spec("some_engine.start") is not None
+    when_imported("some_engine.needs", lambda: called.append(False))
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("some_engine.needs")
+    assert called == []
+    sys.modules["some_library_that_is_not_installed"] = sys
+    try:
+        importlib.import_module("some_engine.needs")
+    finally:
+        del sys.modules["some_library_that_is_not_installed"]
+    importlib.import_module("some_engine.start")
+    assert called == [False, True]
+    assert sys.meta_path == finders
+
+
+def test_an_error_after_an_import_does_not_break_the_import(
+    module: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine's module is there, unchanged; under `required` the engine stops."""
+
+    def fail() -> None:
+        raise RuntimeError("a mistake of ours")
+
+    when_imported("some_engine.start", fail)
+    assert importlib.import_module("some_engine.start").start("c", 1) == ("c", 1, 0)
+    assert "a mistake of ours" in caplog.text
+    assert "some_engine.start is left as it is" in caplog.text
+    monkeypatch.setenv("AFFINITY_ENFORCE", "required")
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        when_imported("some_engine.start", fail)
+
+
+def test_a_function_without_a_signature_is_one_that_moved(module: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A compiled one: a warning, and nothing is replaced."""
+    start = importlib.import_module("some_engine.start")
+    start.start = iter
+    assert replace(Hook("some_engine.start", "start", ("config",), "workers are unbound"), lambda _: print) is False
+    assert "some_engine.start.start takes (), (config) was expected: workers are unbound" in caplog.text
+    assert start.start is iter
 
 
 def test_an_unbound_process_has_no_strategy() -> None:

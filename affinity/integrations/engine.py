@@ -135,7 +135,7 @@ def fits(hook: Hook) -> bool:
     if _is_off():
         return False
     original = _resolve(hook)[1]
-    found = tuple(inspect.signature(original).parameters)[: len(hook.parameters)] if callable(original) else None
+    found = _first_parameters(original, len(hook.parameters)) if callable(original) else None
     if found == hook.parameters:
         return True
     engine = sys.modules.get(hook.module.partition(".")[0])
@@ -145,6 +145,14 @@ def fits(hook: Hook) -> bool:
     is_child = multiprocessing.parent_process() is not None  # the launching process has logged it
     log.log(logging.DEBUG if is_child else logging.WARNING, "affinity: %s", message)
     return False
+
+
+def _first_parameters(function: Callable[..., Any], count: int) -> tuple[str, ...]:
+    """Return the names of a function's first parameters, () for a compiled one without a signature."""
+    try:
+        return tuple(inspect.signature(function).parameters)[:count]
+    except ValueError:
+        return ()
 
 
 def difference(hook: Hook, found: tuple[str, ...] | None, version: str) -> tuple[str, str]:
@@ -188,31 +196,42 @@ def _resolve(hook: Hook) -> tuple[Any, Any]:
 
 
 def when_imported(module: str, then: Callable[[], None]) -> None:
-    """Call `then` after the module's import: at once if it is imported, never if it is not."""
+    """Call `then` after the module's import: at once if it is imported, never if it is not. See `errors_logged`."""
+
+    def call() -> None:
+        with errors_logged(f"{module} is left as it is"):
+            then()
+
     if module in sys.modules:
-        then()
+        call()
     else:
-        sys.meta_path.insert(0, _ImportHook(module, then))
+        sys.meta_path.insert(0, _ImportHook(module, call))
 
 
 class _ImportHook(importlib.abc.MetaPathFinder):
-    """A finder that lets the other finders find one module, once, and calls a function after its import."""
+    """A finder that lets the other finders find one module, and calls a function after its first complete import."""
 
     def __init__(self, module: str, then: Callable[[], None]) -> None:
         self._module, self._then = module, then
+        self._others_are_asked = False
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != self._module:
+        if name != self._module or self._others_are_asked:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self._others_are_asked = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._others_are_asked = False
         loader: Any = spec.loader if spec is not None else None
         if loader is not None:
             execute = loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                self._then()
+                if self in sys.meta_path:  # not a second module from the same loader
+                    sys.meta_path.remove(self)
+                    self._then()
 
             loader.exec_module = exec_module
         return spec
