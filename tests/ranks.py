@@ -93,9 +93,10 @@ def check_shown_command(line: str, folder: Path) -> None:
     The node of each GPU is the driver's: AFFINITY_NODES would be a request to bind, also with AFFINITY_AUTO=0.
     """
     is_off, is_explain = line.startswith("AFFINITY_AUTO=0 "), line.endswith(" affinity explain")
-    runs_program = line.endswith(" python train.py") and not is_off
+    runs_program = line.endswith(" train.py") and not is_off
     train = " ".join(program(folder)) if runs_program else "grep Cpus_allowed_list /proc/self/status"
     command = line.replace(" 8 ", " 2 ").replace("python train.py", train)
+    command = command.replace(" train.py", f" {train.partition(' ')[2]}")  # a script, without the interpreter
     for name, real in MPI.items():
         command = re.sub(rf"(^| ){name}", rf"\g<1>{real}", command)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
