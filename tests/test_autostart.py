@@ -264,6 +264,41 @@ def test_the_line_acts_once_in_a_process() -> None:
     assert start("-c", text, **ON, **TORCHRUN).stdout == "True True\n"
 
 
+#: Ray without a name that this package uses: what a later release may be.
+MOVED_RAY = """
+WORKER_MODE = 1
+def is_initialized(): return True
+def get_runtime_context(): raise AttributeError("this name has moved")
+"""
+LOADED = """
+import collections, threading, types
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # a worker of Ray has more threads than one
+import ray
+from affinity.integrations.ray.autostart import _executing, _loading
+descriptor, Info = types.SimpleNamespace(is_actor_method=lambda: False), collections.namedtuple("Info", "function")
+manager = types.SimpleNamespace()
+loaded = _loading(lambda manager, job, descriptor: getattr(manager, "_load_actor_class_from_gcs", None))
+load = loaded(manager, 1, descriptor)
+print(load and load()())  # the class that Ray is given in place of the actor's, if there is one
+print(_executing(lambda manager, job, descriptor: Info(lambda: "done"))(manager, 1, descriptor).function())
+"""
+
+
+@pytest.mark.parametrize("enforce", ["best-effort", "required"])
+def test_a_name_of_ray_that_moved_costs_the_binding_and_no_actor_and_no_task(enforce: str, tmp_path: Path) -> None:
+    """An error line each; under `required` the actor's creator gets the error."""
+    (tmp_path / "ray.py").write_text(MOVED_RAY)
+    environ = {"PYTHONPATH": str(tmp_path), "RAY_JOB_ID": "1", "AFFINITY_ENFORCE": enforce}
+    done = start("-B", "-c", LOADED, **STAND_INS, **environ)
+    assert done.stderr.splitlines()[-1] == "AttributeError: this name has moved"
+    if enforce == "required":
+        assert "in __init__\n    raise error" in done.stderr
+    else:
+        assert done.stdout == "None\ndone\n"
+        assert "affinity: this actor is unbound" in done.stderr
+        assert "affinity: this task runs unbound" in done.stderr
+
+
 def outside(environment: Environment, *arguments: str, **environ: str) -> list[str]:
     """The CPUs that a rank in another environment has."""
     done = environment.run("python", *arguments, "-c", LOOK, cwd=environment.path, **ON, **TORCHRUN, **environ)

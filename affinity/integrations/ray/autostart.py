@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from affinity.integrations.engine import Hook, bind_worker, errors_logged, is_on, replace, when_imported
 from affinity.integrations.ray import actor
 from affinity.integrations.ray.context import accelerator_ids, worker_context
 from affinity.kernel.linux import THIS_PROCESS
@@ -25,14 +26,10 @@ _TASKS = ("FunctionActorManager.get_execution_info", ("self", "job_id", "functio
 
 def install() -> None:
     """Replace the methods as soon as Ray has imported their module; importing it here would come before its paths."""
-    from affinity.integrations.engine import when_imported
-
     when_imported(_MODULE, _replace_methods)
 
 
 def _replace_methods() -> None:
-    from affinity.integrations.engine import Hook, replace
-
     replace(Hook(_MODULE, *_ACTORS, lost="actors are not bound by AFFINITY_AUTOSTART"), _loading)
     replace(Hook(_MODULE, *_TASKS, lost="tasks are not bound by AFFINITY_AUTOSTART"), _executing)
 
@@ -45,10 +42,14 @@ def _loading(load_actor_class: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def load(manager: Any, *args: Any, **kwargs: Any) -> Any:
-        context = worker_context()
-        refused = _bind_actor() if context is not None and context.get_actor_id() is not None else None
-        if refused is not None:
-            manager._load_actor_class_from_gcs = lambda *_: _refused_class(refused)
+        try:
+            with errors_logged("this actor is unbound"):
+                context = worker_context()
+                if context is not None and context.get_actor_id() is not None:
+                    _bind_actor()
+        except Exception as error:
+            refused = _refused_class(error)
+            manager._load_actor_class_from_gcs = lambda *_: refused
             manager._load_actor_class_from_local = manager._load_actor_class_from_gcs
         return load_actor_class(manager, *args, **kwargs)
 
@@ -56,18 +57,13 @@ def _loading(load_actor_class: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @functools.cache
-def _bind_actor() -> Exception | None:
-    """Bind this process for its actor, once; return the error if binding is required and impossible."""
-    try:
-        if _is_to_be_bound():
-            from affinity.integrations.engine import bind_worker
-            from affinity.report.restore import current_report
+def _bind_actor() -> None:
+    """Bind this process for its actor, once."""
+    if _is_to_be_bound():
+        from affinity.report.restore import current_report
 
-            bind_worker()
-            actor.bound_at_start = current_report() is not None
-    except Exception as error:
-        return error
-    return None
+        bind_worker()
+        actor.bound_at_start = current_report() is not None
 
 
 def _refused_class(error: Exception) -> type:
@@ -86,9 +82,10 @@ def _executing(get_execution_info: Callable[..., Any]) -> Callable[..., Any]:
 
     def get(manager: Any, job_id: Any, function_descriptor: Any) -> Any:
         info = get_execution_info(manager, job_id, function_descriptor)
-        if function_descriptor.is_actor_method():
-            return info
-        return info._replace(function=_task(info.function))
+        with errors_logged("this task runs unbound"):
+            if not function_descriptor.is_actor_method():
+                info = info._replace(function=_task(info.function))
+        return info
 
     return get
 
@@ -114,18 +111,12 @@ def _stream(values: Iterator[Any]) -> Iterator[Any]:
 def _bound() -> Iterator[None]:
     """Bind this process for the task of the block, if the task was given a GPU."""
     with ExitStack() as block:
-        if _is_to_be_bound():
-            from affinity.integrations.engine import errors_logged
-
-            with errors_logged("this task runs unbound"):
+        with errors_logged("this task runs unbound"):
+            if _is_to_be_bound():
                 block.enter_context(actor.bound_task({}))
         yield
 
 
 def _is_to_be_bound() -> bool:
     """Return whether Ray assigned GPUs to this worker, and binding is not off."""
-    if not accelerator_ids(THIS_PROCESS):
-        return False
-    from affinity.integrations.engine import is_on
-
-    return is_on("Ray")
+    return bool(accelerator_ids(THIS_PROCESS)) and is_on("Ray")
