@@ -1,6 +1,6 @@
 """How long a serving process waits: the longest mmap, write and munmap of a loop in it, while it is looked at or bound.
 
-The target is the C server of the tests with 1 and 4 GiB of pages of 4 KiB (`--gib 1,4`, less where memory is short).
+The target is the C server of the tests with 1, 4 and 8 GiB of pages of 4 KiB (`--gib`; less where memory is short).
 For its bind of itself, late in its life, a Python process with as much memory runs the same loop in another thread.
 Beside each: nothing at all, and a reading of the target's numa_maps. Goal: ours add no more than 5 ms to the loop's own
 worst. On a machine with one node pages are looked for, but have no other node to be copied to.
@@ -25,6 +25,7 @@ import affinity
 from affinity import NodeSet, Settings
 from affinity.kernel.linux import THIS_PROCESS
 from affinity.report.observed import Observed
+from affinity.report.processes import GpuProcesses
 
 ROUNDS = 7
 SECONDS = 1.0
@@ -74,13 +75,14 @@ def show(what: str, found: list[float], quiet: list[float]) -> None:
 
 
 def outside(program: Path, gib: float) -> None:
-    """Audit and attach."""
+    """ps, audit and attach."""
     host = affinity.Host.live()
     nodes = list(host.topology.memory_nodes)
     with Server(program) as running:
         running.threads(19)
         running.order("touch", int(gib * GIB))
         process = THIS_PROCESS.process(running.pid)
+        reader = GpuProcesses.of(settings=Settings())
         turn = iter(range(10**6))
 
         def attach() -> None:
@@ -92,6 +94,7 @@ def outside(program: Path, gib: float) -> None:
         acts: dict[str, Callable[[], object]] = {
             "nothing": lambda: None,
             "its numa_maps read": lambda: Path(f"/proc/{running.pid}/numa_maps").read_text(),
+            "ps --pid": lambda: reader.rows([], pids=[running.pid]),
             "audit (Observed.read)": lambda: Observed.read(process),
             "attach": attach,
             "its pages looked for and moved": chunks,
@@ -117,7 +120,7 @@ def inside(library: Path, gib: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gib", default="1,4")
+    parser.add_argument("--gib", default="1,4,8")
     sizes = [float(size) for size in parser.parse_args().gib.split(",")]
     free = sum(map(THIS_PROCESS.available_bytes, THIS_PROCESS.allowed_nodes())) / GIB
     with tempfile.TemporaryDirectory() as directory:
