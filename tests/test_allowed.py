@@ -138,6 +138,8 @@ def test_an_empty_cpuset_file_is_no_limit(capture: Capture) -> None:
         ({"proc/self/status": "Cpus_allowed_list:\tmany"}, "proc/self/status"),
         ({**LAYOUTS["version 1"], "sys/fs/cgroup/cpuset/job/cpuset.mems": "one"}, "cpuset/job/cpuset.mems"),
         ({"proc/self/cpuset": "/../../etc"}, "without '..'"),
+        ({"proc/self/cpuset": "/job", "proc/mounts": "none /../etc cpuset rw 0 0"}, "without '..'"),
+        ({"proc/self/cpuset": "/a\0b"}, "without '..', NUL"),
     ],
 )
 def test_a_malformed_file_is_named(files: dict[str, str], named: str, capture: Capture) -> None:

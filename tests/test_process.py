@@ -27,6 +27,11 @@ PROGRAM = [sys.executable, str(Path(__file__).with_name("process_program.py"))]
 HANDOFF = "cpus=0;allowed=0;gpus=0000:1b:00.0"
 
 
+def as_user(uid: int) -> tuple[str, ...]:
+    """Return the command before a program of another user, who may not be able to list the directories of this one."""
+    return ("setpriv", f"--reuid={uid}", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+
 class Child(Protocol):
     """A process that a test can give orders to."""
 

@@ -21,7 +21,7 @@ import pytest
 import seccomp
 from commands import COMMAND, affinity, called
 from mounted import GPU0, GPU1, Mounted, machine, mounted
-from test_process import RealChild
+from test_process import RealChild, as_user
 
 MIB = 1 << 20
 ROOT = Path(__file__).resolve().parent.parent
@@ -284,7 +284,7 @@ def test_what_a_user_may_read_of_a_process(there: Mounted, start_program: StartP
     """Without capabilities: all of a process of the same user; of an undumpable one and of another user's the masks."""
     plain = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--")
     own, undumpable = (start_program({0}, (*plain, "env", "SECRET=swordfish")) for _ in range(2))
-    theirs = start_program({0}, ("setpriv", "--reuid", str(OTHER_ID)))
+    theirs = start_program({0}, as_user(OTHER_ID))
     undumpable.order("undumpable")
     children = own, undumpable, theirs
     for child in children:

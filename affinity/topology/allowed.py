@@ -51,10 +51,11 @@ def read_allowed(root: str) -> Allowed:
 
 def _read_cpuset(root: str) -> Allowed:
     name = cpuset_name(root)
-    if ".." in name.split("/"):
-        raise TopologyError(f"{root}: cpuset {name!r} is outside its hierarchy; expected a path without '..'")
     for mount, file in (*_USUAL_MOUNTS, *_mounts(root)):
-        directory = os.path.join(root, mount, name.strip("/"))
+        inner = os.path.join(mount, name.strip("/"))
+        if ".." in inner.split("/") or "\0" in inner:
+            raise TopologyError(f"{root}: cpuset {inner!r} is outside its hierarchy; expected a path without '..', NUL")
+        directory = os.path.join(root, inner)
         cpus = read_list(CpuSet, os.path.join(directory, file.format("cpus")))
         nodes = read_list(NodeSet, os.path.join(directory, file.format("mems")))
         if cpus or nodes:  # an empty file is that of a group without limits of its own
