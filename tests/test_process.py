@@ -28,7 +28,7 @@ HANDOFF = "cpus=0;allowed=0;gpus=0000:1b:00.0"
 
 
 def as_user(uid: int) -> tuple[str, ...]:
-    """Return the command before a program of another user, who may not be able to list the directories of this one."""
+    """Return the command before a program of another user, to whom the directories of this package may be closed."""
     return ("setpriv", f"--reuid={uid}", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
 
 
