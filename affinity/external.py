@@ -25,6 +25,7 @@ from affinity.policies.placement import Placement
 from affinity.report import undo as undo_records
 from affinity.report.log import log_ignored, log_report
 from affinity.report.observed import Observed, page_nodes
+from affinity.report.processes import GpuProcesses
 from affinity.report.remedy import allow_memory, restart_or_cpuset
 from affinity.report.report import BindReport
 from affinity.report.undo import UndoRecord
@@ -66,7 +67,8 @@ def attach(
 ) -> BindReport:
     """Bind a process that runs, from outside: all of its threads, and its private pages.
 
-    gpu, node: as for `plan`; default: the GPU that its own environment or launcher gives it, if that is certain.
+    gpu, node: as for `plan`; default: the GPUs that it uses, as `affinity ps` finds them, else those that its own
+    environment or launcher gives it, if that is certain.
     settings: default: from this process's environment. widen: its CPU mask is no limit, only its cpuset is.
     Raise UsageError if there is no such process or its GPU is not known; BindError if it ended meanwhile or, under
     `required`, if something cannot be set from outside. Its memory policy stays as it is; the report lists each thread
@@ -78,11 +80,21 @@ def attach(
 
 
 def attach_unlogged(
-    pid: int, *, gpu: GpuReference, node: int | None, settings: Settings | None, host: Host | None, widen: bool
+    pid: int,
+    *,
+    gpu: GpuReference,
+    node: int | None,
+    settings: Settings | None,
+    host: Host | None,
+    widen: bool,
+    identity: str = "",
 ) -> BindReport:
-    """Do the same for a caller that prints the report."""
+    """Do the same for a caller that prints the report.
+
+    identity: of the process that it found, which may have ended since.
+    """
     host = host or Host.live()
-    process = find_process(pid, host)
+    process = find_process(pid, host, identity)
     try:
         with process.watched():
             return _attach(prepare(process, host, gpu=gpu, node=node, settings=settings, widen=widen))
@@ -91,8 +103,11 @@ def attach_unlogged(
         raise BindError(f"process {pid} ended while it was bound: nothing of it is left to bind") from ended
 
 
-def find_process(pid: int, host: Host) -> Process:
-    """Return the process to bind. Raise UsageError if it is none, a kernel thread, or the one that asks."""
+def find_process(pid: int, host: Host, identity: str = "") -> Process:
+    """Return the process to bind. Raise UsageError if it is none, a kernel thread, or the one that asks.
+
+    identity: raise BindError if it is not this process.
+    """
     host.require_this_machine()
     try:
         process = host.kernel.process(pid)
@@ -102,6 +117,8 @@ def find_process(pid: int, host: Host) -> Process:
         raise UsageError(f"process {pid} is {kernel_thread.strerror}, which is the kernel's: it is not bound") from None
     if process.pid == host.kernel.pid:
         raise UsageError(f"process {pid} is the one that asks: use affinity.bind()")
+    if identity not in ("", process.identity()):
+        raise BindError(f"process {pid} has ended, and its PID is another process's now: that one was left alone")
     return process
 
 
@@ -114,18 +131,15 @@ def prepare(
     plugins = Plugins()
     settings = settings or Settings.from_environ(host.kernel.environ)
     record = undo_records.read(process, host.kernel)
-    allowed = undo_records.allowed_before(process, record)
+    allowed = undo_records.allowed_before(process, undo_records.in_force(process, host.kernel))
     cpuset = process.cpuset_cpus()
+    if gpu is None and node is None:
+        gpu = _own_gpus(process, host, settings, plugins)
     host = attrs.evolve(
         host,
         allowed_cpus=(cpuset if widen else allowed) & host.topology.online,
         allowed_nodes=process.allowed_nodes(),
     )
-    if gpu is None and node is None:
-        gpu = given_gpus(plugins, process, host, settings) or None
-        if gpu is None:
-            raise UsageError(f"which GPU process {process.pid} uses is not certain from its environment: pass its GPU "
-                             "(--gpu, gpu=…) or a node (--node, node=…)")  # fmt: skip
     observation = observe_other(plugins, process, host, settings, gpu=gpu, node=node)
     hint = ""
     if not widen and not cpuset <= allowed:
@@ -140,6 +154,16 @@ def prepare(
     policies, unreadable = _policies(process)
     obstacles = (*unreadable, *_obstacles(planned, process, before, policies))
     return Attachment(planned, process, before, policies, obstacles, record)
+
+
+def _own_gpus(process: Process, host: Host, settings: Settings, plugins: Plugins) -> tuple[str, ...]:
+    """Return references to the GPUs that a process uses, else to those that it was given. Raise UsageError for none."""
+    used = GpuProcesses.of(host, settings).gpus_of(process)
+    found = tuple(str(gpu.pci) for gpu in used) or given_gpus(plugins, process, host, settings)
+    if not found:
+        raise UsageError(f"which GPU process {process.pid} uses is not certain from drivers, its open files or "
+                         "its environment: pass its GPU (--gpu, gpu=…) or a node (--node, node=…)")  # fmt: skip
+    return found
 
 
 def _policies(process: Process) -> tuple[Mapping[int, MemoryPolicy], tuple[Degradation, ...]]:

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "affinity"
 LAYERS = [
     "errors", "support", "degradation", "topology", "kernel", "handoff", "variables", "collisions", "settings",
     "registry", "host", "devices", "launchers", "observation", "policies", "strategies", "plugins", "observe",
-    "selection", "report", "doctor", "api", "external", "render", "_public",
+    "selection", "report", "doctor", "api", "external", "watch", "render", "_public",
 ]  # fmt: skip
 
 #: What uses the core; the core imports none of it.

@@ -67,7 +67,7 @@ def test_the_page_begins_with_the_two_lines_that_a_person_types() -> None:
 
 def test_what_the_commands_print_is_on_the_page(server: Server) -> None:
     """The first, the dry run and the undo, each with its effect."""
-    attach, dry_run, undo = COMMANDS[:3]
+    attach, dry_run, _, undo = COMMANDS[:4]
     first, planned, undone = map(without_numbers, PRINTED)
     assert without_numbers(run(dry_run, server)) == planned
     assert server.mask() == ALL
@@ -77,12 +77,12 @@ def test_what_the_commands_print_is_on_the_page(server: Server) -> None:
     assert server.mask() == ALL
 
 
-@pytest.mark.parametrize("command", COMMANDS[3:])
+@pytest.mark.parametrize("command", COMMANDS[4:])
 def test_each_other_command_binds_the_server(server: Server, command: str) -> None:
     """And can be taken back."""
     run(command, server)
     assert server.mask() != ALL or "--policy" in command  # one that gives every GPU the whole node
-    run(COMMANDS[2], server)
+    run(COMMANDS[3], server)
     assert server.mask() == ALL
 
 

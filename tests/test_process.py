@@ -146,6 +146,8 @@ class ProcessContract(ABC):
         found = {process.pid: process for process in kernel.processes()}
         assert found[child.pid].identity() == kernel.process(child.pid).identity()
         assert found[kernel.pid] is kernel.process(kernel.pid) is kernel
+        assert kernel.pids().keys() >= {child.pid, kernel.pid}
+        assert kernel.pids()[child.pid] == kernel.pids()[child.pid]
 
     def test_threads_come_and_go(self, child: Child, process: Process) -> None:
         """One that has ended is a ProcessLookupError."""
@@ -363,7 +365,7 @@ def start(pid):
     assert child.pid == pid
     return child
 first = start(500)
-process = THIS_PROCESS.process(500)
+process, number = THIS_PROCESS.process(500), THIS_PROCESS.pids()[500]
 first.kill(); first.wait()
 time.sleep(2 / os.sysconf("SC_CLK_TCK"))
 second = start(500)
@@ -372,10 +374,11 @@ for call in (lambda: process.set_affinity(0, CpuSet([mask.first()])), process.ge
              lambda: process.migrate_pages(NodeSet([0]), NodeSet([0])), lambda: process.environ):
     try: call()
     except ProcessLookupError as refused: print(refused.strerror)
+print(THIS_PROCESS.pids()[500] == number)
 print(THIS_PROCESS.process(500).get_affinity() == mask, process.identity() == THIS_PROCESS.process(500).identity())
 second.kill()
 """
-    assert choosing_pids(text, *NAMESPACE) == [*["the PID belongs to another process now"] * 5, "True False"]
+    assert choosing_pids(text, *NAMESPACE) == [*["the PID belongs to another process now"] * 5, "False", "True False"]
 
 
 def test_under_a_foreign_proc_no_process_is_found() -> None:
@@ -383,13 +386,14 @@ def test_under_a_foreign_proc_no_process_is_found() -> None:
     text = """
 from affinity.errors import ForeignProcError
 from affinity.kernel.linux import THIS_PROCESS
-for look in (lambda: THIS_PROCESS.process(2), lambda: list(THIS_PROCESS.processes()), THIS_PROCESS.threads):
+for look in (lambda: THIS_PROCESS.process(2), lambda: list(THIS_PROCESS.processes()), THIS_PROCESS.pids,
+             THIS_PROCESS.threads):
     try: look()
     except ForeignProcError as refused: print(refused)
 print(THIS_PROCESS.parent())
 """
     expected = "/proc: of another PID namespace; expected this one's: mount proc (unshare --mount-proc)"
-    assert in_namespace(text, *NAMESPACE[:-1]) == [*[expected] * 3, "None"]
+    assert in_namespace(text, *NAMESPACE[:-1]) == [*[expected] * 4, "None"]
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: every mask is the same")

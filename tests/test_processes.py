@@ -9,7 +9,16 @@ import attrs
 import pytest
 
 from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.devices import DeviceError, DeviceProvider, Evidence, Gpu, GpuUse, Support
+from affinity.devices import (
+    EVERY_PROCESS,
+    DeviceError,
+    DeviceProvider,
+    Evidence,
+    Gpu,
+    GpuUse,
+    ProcessFilter,
+    Support,
+)
 from affinity.kernel import MemoryMode, MemoryPolicy, ResidentBytes
 from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
@@ -254,7 +263,9 @@ class Provider(DeviceProvider):
     def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         return ()
 
-    def processes(self, host: Host, gpus: Sequence[Gpu]) -> Sequence[GpuUse] | None:
+    def processes(
+        self, host: Host, gpus: Sequence[Gpu], asked: ProcessFilter = EVERY_PROCESS
+    ) -> Sequence[GpuUse] | None:
         self.asked = tuple(gpus)
         if isinstance(self.shown, Exception):
             raise self.shown

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -67,15 +68,38 @@ def test_it_has_masks_and_identity_and_nothing_else(process: LinuxProcess, runti
 
 
 def test_without_a_runtime_directory_it_lies_in_the_state_home(
-    process: LinuxProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    process: LinuxProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Made with mode 700. A relative or missing XDG_RUNTIME_DIR is none."""
-    if Path(f"/run/user/{os.getuid()}").is_dir():
+    user = os.geteuid() or 65534
+    if Path(f"/run/user/{user}").is_dir():
         pytest.skip("this user has a runtime directory of the login's")
     monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
+    with tempfile.TemporaryDirectory() as home:
+        monkeypatch.setenv("XDG_STATE_HOME", f"{home}/state")
+        before = os.geteuid()
+        os.chown(home, user, -1)
+        os.seteuid(user)
+        try:
+            undo.write(record(process), THIS_PROCESS)
+            assert (Path(home) / "state/affinity" / process.identity()).is_file()
+            assert undo.read(process, THIS_PROCESS) == record(process)
+        finally:
+            os.seteuid(before)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="of root alone; CI is")
+def test_roots_own_lies_where_a_service_and_a_shell_find_it(
+    process: LinuxProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In /run, whatever the login's runtime directory is, which ends with the login."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
     undo.write(record(process), THIS_PROCESS)
-    assert (tmp_path / "state/affinity" / process.identity()).is_file()
+    assert Path("/run/affinity", process.identity()).is_file()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert undo.read(process, THIS_PROCESS) == record(process)
+    undo.delete(process.identity(), THIS_PROCESS)
+    assert undo.read(process, THIS_PROCESS) is None
 
 
 def test_records_of_ended_processes_are_deleted(process: LinuxProcess, runtime: Path) -> None:
@@ -116,12 +140,13 @@ def test_a_directory_that_others_could_have_made_is_refused(
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a directory to another user, which takes root; CI is")
-def test_another_users_runtime_directory_is_not_used(process: LinuxProcess, runtime: Path, tmp_path: Path) -> None:
+def test_another_users_runtime_directory_is_not_used(process: LinuxProcess, runtime: Path) -> None:
     """As under sudo, which may keep the variable."""
     os.chown(runtime, 65534, 65534)
     undo.write(record(process), THIS_PROCESS)
     assert list(runtime.iterdir()) == []
-    assert (tmp_path / "state/affinity" / process.identity()).is_file() or os.path.isdir(f"/run/user/{os.getuid()}")
+    assert Path("/run/affinity", process.identity()).is_file()
+    undo.delete(process.identity(), THIS_PROCESS)
 
 
 @pytest.mark.parametrize(

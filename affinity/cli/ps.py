@@ -85,7 +85,7 @@ def command(
     elif watch:
         rows = _watch(read, rows, notes, interval)
     else:
-        _output.show(_table(rows, notes))
+        _output.show(table(rows, notes))
     sys.exit(any(row.assessment.locality.is_misplaced for row in rows))
 
 
@@ -98,20 +98,20 @@ def _watch(
     try:
         if not sys.stdout.isatty():
             while True:
-                _output.show(_table(rows, notes))
+                _output.show(table(rows, notes))
                 sys.stdout.flush()
                 time.sleep(interval)
                 rows, notes = read()
-        with Live(_table(rows, notes), auto_refresh=False, screen=True) as live:
+        with Live(table(rows, notes), auto_refresh=False, screen=True) as live:
             while True:
                 time.sleep(interval)
                 rows, notes = read()
-                live.update(_table(rows, notes), refresh=True)
+                live.update(table(rows, notes), refresh=True)
     except KeyboardInterrupt:
         return rows
 
 
-def _table(rows: Sequence[GpuProcess], notes: Sequence[str]) -> Any:
+def table(rows: Sequence[GpuProcess], notes: Sequence[str]) -> Any:
     """Return the table, and below it the reason and the remedy of each process that is not local, and the notes."""
     from rich.console import Group
     from rich.text import Text

@@ -24,7 +24,7 @@ from affinity.devices.ordinals import (
     pci_order,
 )
 from affinity.devices.provider import DeviceProvider
-from affinity.devices.use import GpuUse
+from affinity.devices.use import EVERY_PROCESS, GpuUse, ProcessFilter
 from affinity.errors import AffinityError, DeviceError, PluginError, SettingsError
 from affinity.host import Host
 from affinity.registry import Registry
@@ -116,7 +116,7 @@ class Inventory:
             self._notes[entry.ambiguity] = None
         return entry.unambiguous_gpu()
 
-    def uses(self, gpus: Iterable[Gpu]) -> list[GpuUse]:
+    def uses(self, gpus: Iterable[Gpu], asked: ProcessFilter = EVERY_PROCESS) -> list[GpuUse]:
         """Return the processes that use these GPUs, as shown now; a provider that fails is a note.
 
         Drivers are asked first. A provider that reads files is asked about the GPUs of the others alone: it has to look
@@ -125,12 +125,12 @@ class Inventory:
         found: list[GpuUse] = []
         left = [gpu for gpu in gpus if gpu.pci is not None]
         for provider in (*self._usable(drivers=True), *self._usable(drivers=False)):
-            theirs = provider.driver_vendors or {gpu.vendor for gpu in left}
-            asked = [gpu for gpu in left if gpu.vendor in theirs]
-            shown = self._answer(provider, partial(provider.processes, self._host, asked)) if asked else None
+            vendors = provider.driver_vendors or {gpu.vendor for gpu in left}
+            theirs = [gpu for gpu in left if gpu.vendor in vendors]
+            shown = self._answer(provider, partial(provider.processes, self._host, theirs, asked)) if theirs else None
             if shown is not None:
-                found += shown
-                left = [gpu for gpu in left if gpu not in asked or not provider.driver_vendors]
+                found += (use for use in shown if use.pid is None or asked.has(use.pid))
+                left = [gpu for gpu in left if gpu not in theirs or not provider.driver_vendors]
         return found
 
     # -- files

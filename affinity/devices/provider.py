@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from affinity.devices.gpu import Gpu
-from affinity.devices.use import GpuUse
+from affinity.devices.use import EVERY_PROCESS, GpuUse, ProcessFilter
 from affinity.support import Support
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ class DeviceProvider(ABC):
     def devices(self, host: Host, settings: Settings) -> tuple[Gpu, ...]:
         """Return every GPU that this provider sees, in PCI order."""
 
-    def processes(self, host: Host, gpus: Sequence[Gpu]) -> Sequence[GpuUse] | None:
+    def processes(
+        self, host: Host, gpus: Sequence[Gpu], asked: ProcessFilter = EVERY_PROCESS
+    ) -> Sequence[GpuUse] | None:
         """Return the processes of these GPUs, of any user; None (the default) if this provider lists none.
 
-        gpus: GPUs of any vendor with a PCI address, without those whose driver's provider has answered before. May
-        raise `DeviceError` with a remedy; the other providers then answer alone.
+        gpus: GPUs of any vendor with a PCI address, without those whose driver's provider has answered before.
+        asked: only these processes need be looked at; others in the answer are dropped.
+        May raise `DeviceError` with a remedy; the other providers then answer alone.
         """
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 
 import attrs
 
@@ -35,3 +36,22 @@ class GpuUse:
     evidence: Evidence
     reason: str
     is_here: bool = True
+
+
+@attrs.frozen
+class ProcessFilter:
+    """The processes that a caller asks about; None for all.
+
+    pids: these, of those that a driver lists. files_of: those whose open files may be looked at where no driver lists
+    processes, which is what takes long.
+    """
+
+    pids: Collection[int] | None = None
+    files_of: Collection[int] | None = None
+
+    def has(self, pid: int) -> bool:
+        """Return whether a process that a driver lists is asked about."""
+        return self.pids is None or pid in self.pids
+
+
+EVERY_PROCESS = ProcessFilter()

@@ -94,6 +94,11 @@ class LinuxKernel:
     def process(self, pid: int) -> Process:
         return self if pid == os.getpid() else LinuxProcess(pid)
 
+    def pids(self) -> Mapping[int, int]:
+        require_own_proc()
+        with os.scandir("/proc") as listed:  # the inode is made with the listing: proc_fill_cache() in fs/proc/base.c
+            return {int(entry.name): entry.inode() for entry in listed if entry.name.isdecimal()}
+
     def processes(self) -> Iterator[Process]:
         require_own_proc()
         for name in os.listdir("/proc"):

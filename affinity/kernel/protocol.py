@@ -150,6 +150,12 @@ class Kernel(Process, Protocol):
     def process(self, pid: int) -> Process:
         """Return the process of this PID. OSError if /proc does not show it, ProcessLookupError if there is none."""
 
+    def pids(self) -> Mapping[int, int]:
+        """Return the PIDs of this machine, each with a number that changes if another process is given the PID.
+
+        One look for all of them. The number may change for the same process, too: `identity` decides.
+        """
+
     def processes(self) -> Iterator[Process]:
         """Return the processes of this machine that can be seen, without the kernel's own threads."""
 

@@ -14,11 +14,11 @@ import attrs
 
 from affinity.devices.gpu import Gpu
 from affinity.devices.inventory import Inventory
-from affinity.devices.use import Evidence, GpuUse
+from affinity.devices.use import EVERY_PROCESS, Evidence, GpuUse, ProcessFilter
 from affinity.errors import AffinityError, BindError, PlacementError, PluginError, SettingsError
 from affinity.handoff import VARIABLE, Handoff, process_mask
 from affinity.host import Host
-from affinity.kernel.mempolicy import MemoryPolicy
+from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.kernel.pages import COUNT_SECONDS
 from affinity.kernel.protocol import Process, ancestors
 from affinity.launchers.launch import Launch, LaunchMode
@@ -41,7 +41,8 @@ class Bound(NamedTuple):
     """A bind of a process by this package: the strategy, and when it began, in seconds since the epoch.
 
     cpus: the mask that was set. allowed: the CPUs that the process could use before. memory: the policy, "" for none.
-    gpus: references. The process may have been changed since.
+    gpus: references. in_force: whether its main thread still has the mask. inherited: the bind was of the process that
+    started this one, whose GPU may be another.
     """
 
     strategy: str
@@ -50,6 +51,8 @@ class Bound(NamedTuple):
     allowed: CpuSet
     memory: str = ""
     gpus: tuple[str, ...] = ()
+    in_force: bool = True
+    inherited: bool = False
 
 
 @attrs.frozen
@@ -58,7 +61,7 @@ class GpuProcess:
 
     use: the evidence, with the PID. gpu: None if it is not known which. identity: PID, start time and boot as one text.
     user, command: None and () if the process cannot be seen. worker: the worker's own name, if its launcher shows one.
-    age: seconds since it started. state: its threads and pages. placement: the one of all GPUs that it uses, None if
+    age: seconds since it started. state: its threads and pages. placement: the one of `gpus`, all that it uses, None if
     there is none. bound: its bind by this package, at its start or from outside; None if there was none, or if the
     process has bound itself, which leaves no record that another one can read. assessment: where it is, why, and what
     to do.
@@ -73,6 +76,7 @@ class GpuProcess:
     worker: str = ""
     age: float | None = None
     state: ProcessState = ProcessState()
+    gpus: tuple[Gpu, ...] = ()
     placement: Placement | None = None
     bound: Bound | None = None
 
@@ -80,6 +84,26 @@ class GpuProcess:
     def pid(self) -> int:
         assert self.use.pid is not None
         return self.use.pid
+
+    @property
+    def left_alone(self) -> str:
+        """Why it is bound only if its PID is named: it is not misplaced, or not for certain, or bound by another hand.
+
+        "" if `affinity attach --all` binds it. A bind by this package is no reason.
+        """
+        found, state = self.assessment, self.state
+        if not found.locality.is_misplaced:
+            return f"{found.locality.value}: {found.reason}"
+        if self.bound is not None and self.bound.in_force:
+            return ""
+        main = state.threads.get(self.pid, state.cpus)
+        if not state.limit <= main:
+            return f"its CPU mask {main} was set by something else, its cpuset has CPUs {state.limit}"
+        own = [str(policy) for policy in state.policies if policy.mode not in (MemoryMode.DEFAULT, MemoryMode.LOCAL)]
+        if own:
+            return f"it has memory policy {', '.join(own)} of its own"
+        hidden = state.unreadable and not state.policies
+        return f"its memory policies cannot be read: {state.unreadable}" if hidden else ""
 
     @property
     def threads_inside(self) -> int | None:
@@ -117,16 +141,16 @@ class GpuProcesses:
         gpus = inventory.machine
         return cls(host, settings, gpus, (*host.notes, *inventory.notes), plugins)
 
-    def uses(self) -> tuple[list[GpuUse], list[str]]:
+    def uses(self, asked: ProcessFilter = EVERY_PROCESS) -> tuple[list[GpuUse], list[str]]:
         """Return which process uses which GPU now, as the device providers show it, and notes on what they lack.
 
-        For one process and GPU only the strongest evidence is returned.
+        asked: only these processes. For one process and GPU only the strongest evidence is returned.
         """
         inventory = Inventory(self.host, self.settings, {}, self._plugins.devices)
         best: dict[tuple[object, ...], GpuUse] = {}
         notes: list[str] = []
         order = list(Evidence)
-        for use in inventory.uses(self.gpus):
+        for use in inventory.uses(self.gpus, asked):
             if use.pid is None:
                 notes.append(f"{use.gpu}: {use.reason}" if use.gpu else use.reason)
                 continue
@@ -134,6 +158,12 @@ class GpuProcesses:
             if key not in best or order.index(use.evidence) < order.index(best[key].evidence):
                 best[key] = use
         return list(best.values()), [*inventory.notes, *notes]
+
+    def gpus_of(self, process: Process) -> tuple[Gpu, ...]:
+        """Return the GPUs that a process uses, as in its rows; () if that is not certain."""
+        uses, _ = self.uses(ProcessFilter({process.pid}, {process.pid}))
+        gpus, unknown = self._gpus_of(process, [use for use in uses if use.pid == process.pid and use.is_here])
+        return () if unknown else gpus
 
     def rows(
         self, uses: Iterable[GpuUse], *, user: int | None = None, pids: Collection[int] = (), full: bool = False
@@ -170,7 +200,7 @@ class GpuProcesses:
         if user not in (None, owner):
             return []
         record = _undo_record(process, self.host)
-        bound = _bound(process, record)
+        bound = _bound(process, record, self.host)
         state = self._state(process, bound, longest)
         command = tuple(process.command())
         gpus, placed = self._placed(process, uses, state.limit)
@@ -178,11 +208,15 @@ class GpuProcesses:
         assessment = assess(state, placed, self.host.topology) if isinstance(placed, Placement) else placed
         row = GpuProcess(
             uses[0], None, assessment, process.identity(), self._user(owner), command, self._worker(command),
-            process.age(), state, placement, bound,
+            process.age(), state, gpus, placement, bound,
         )  # fmt: skip
-        remedy = _remedy(process, row, gpus, undo.allowed_before(process, record))
+        remedy = _remedy(process, row, undo.allowed_before(process, record))
         assessment = assessment._replace(remedy=remedy)
         return [attrs.evolve(row, use=use, gpu=self._gpu(use.gpu), assessment=assessment) for use in uses]
+
+    def check_policy(self) -> None:
+        """Raise SettingsError or PluginError if no process can be placed, whichever it is."""
+        self._placement(self.gpus[:1], self.host.topology.online, NodeSet(self.host.topology.by_id))
 
     # -- the process
 
@@ -205,10 +239,8 @@ class GpuProcesses:
 
         A mask that something else has set is what this table is about, and no limit here.
         """
-        online = self.host.topology.online
-        if bound is not None and bound.cpus & online == process_mask(process):
-            return bound.allowed & online
-        return process.cpuset_cpus() & online
+        found = bound.allowed if bound is not None and bound.in_force else process.cpuset_cpus()
+        return found & self.host.topology.online
 
     def _user(self, owner: int) -> str:
         if owner not in self._users:
@@ -235,10 +267,8 @@ class GpuProcesses:
     def _gpu(self, address: PciAddress | None) -> Gpu | None:
         return next((gpu for gpu in self.gpus if address is not None and gpu.pci == address), None)
 
-    def _placed(
-        self, process: Process, uses: Sequence[GpuUse], limit: CpuSet
-    ) -> tuple[tuple[Gpu, ...], Placement | Assessment]:
-        """Return the GPUs of the process and their placement, or why it is unknown."""
+    def _gpus_of(self, process: Process, uses: Sequence[GpuUse]) -> tuple[tuple[Gpu, ...], Assessment | None]:
+        """Return the GPUs of the process, and why they are not certain, None if they are."""
         certain = [use.gpu for use in uses if use.evidence is Evidence.USES]
         found = map(self._gpu, certain or [use.gpu for use in uses])
         gpus = tuple(gpu for gpu in found if gpu is not None)
@@ -251,6 +281,15 @@ class GpuProcesses:
             reason = "it has the device files of GPUs on several nodes open, which does not show the one that it uses"
             nvml = "install numa-affinity[nvml]" if any(gpu.vendor == "nvidia" for gpu in gpus) else ""
             return gpus, Assessment(Locality.UNKNOWN, reason, nvml)
+        return gpus, None
+
+    def _placed(
+        self, process: Process, uses: Sequence[GpuUse], limit: CpuSet
+    ) -> tuple[tuple[Gpu, ...], Placement | Assessment]:
+        """Return the GPUs of the process and their placement, or why it is unknown."""
+        gpus, unknown = self._gpus_of(process, uses)
+        if unknown is not None:
+            return gpus, unknown
         placed = self._placement(gpus, limit, process.allowed_nodes() & NodeSet(self.host.topology.by_id))
         if isinstance(placed, Placement):
             return gpus, placed
@@ -281,21 +320,24 @@ _NOT_HERE = Assessment(
 
 
 def _undo_record(process: Process, host: Host) -> UndoRecord | None:
-    """Return the record of an `attach` whose mask the process still has, None if there is none."""
+    """Return the record of an `attach` whose mask the process has, None if there is none."""
     try:
-        record = undo.read(process, host.kernel)
+        return undo.in_force(process, host.kernel)
     except BindError:  # a directory or a file that cannot be trusted
         return None
-    return record if record is not None and process_mask(process) == record.cpus else None
 
 
-def _bound(process: Process, record: UndoRecord | None) -> Bound | None:
+def _bound(process: Process, record: UndoRecord | None, host: Host) -> Bound | None:
     if record is not None:
-        return Bound(record.strategy, record.when, record.cpus, record.allowed)
+        inherited = record.identity != process.identity()
+        return Bound(record.strategy, record.when, record.cpus, record.allowed, inherited=inherited)
     found = _start_record(process)
-    if found is None:
+    if found is None or found.strategy == "noop":
         return None
-    return Bound(found.strategy, time.time() - process.age(), found.cpus, found.allowed, found.memory, found.gpus)
+    in_force = found.cpus & host.topology.online == process_mask(process)
+    since = time.time() - process.age()
+    inherited = found.by not in ("", process.identity()) and Handoff.received(process) is None
+    return Bound(found.strategy, since, found.cpus, found.allowed, found.memory, found.gpus, in_force, inherited)
 
 
 def _start_record(process: Process) -> Handoff | None:
@@ -312,7 +354,7 @@ def _start_record(process: Process) -> Handoff | None:
     return None
 
 
-def _remedy(process: Process, row: GpuProcess, gpus: Sequence[Gpu], allowed: CpuSet) -> str:
+def _remedy(process: Process, row: GpuProcess, allowed: CpuSet) -> str:
     """Return what to do about threads, pages, and new pages that are outside of the placement.
 
     allowed: the CPUs that the process may use if its mask is a limit.
@@ -325,7 +367,7 @@ def _remedy(process: Process, row: GpuProcess, gpus: Sequence[Gpu], allowed: Cpu
     main = process_mask(process)
     pinned = sum(mask != main and not mask <= cpus for mask in row.state.threads.values())
     if not main <= cpus or (Fault.PAGES in faults and can_move_pages):
-        names = ",".join(str(gpu.pci) for gpu in gpus)
+        names = ",".join(str(gpu.pci) for gpu in row.gpus)
         found.append(f"affinity attach {process.pid} --gpu {names}{'' if cpus <= allowed else ' --widen'}")
     if pinned:
         found.append(

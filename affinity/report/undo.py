@@ -18,7 +18,7 @@ import attrs
 
 from affinity.errors import BindError, ListFormatError
 from affinity.handoff import baseline_cpus, process_mask
-from affinity.kernel.protocol import Kernel, Process
+from affinity.kernel.protocol import Kernel, Process, ancestors
 from affinity.topology.cpuset import CpuSet
 
 _VERSION = 1
@@ -92,11 +92,16 @@ def read(process: Process, kernel: Kernel) -> UndoRecord | None:
     return None
 
 
+def in_force(process: Process, kernel: Kernel) -> UndoRecord | None:
+    """Return the record whose mask a process has: its own, or that of one that started it. Errors as `read`."""
+    mask = process_mask(process)
+    records = (read(one, kernel) for one in (process, *ancestors(process)))
+    return next((record for record in records if record is not None and record.cpus == mask), None)
+
+
 def allowed_before(process: Process, record: UndoRecord | None) -> CpuSet:
-    """Return the CPUs that a process may use, before this package narrowed them, also from outside."""
-    if record is not None and process_mask(process) == record.cpus:
-        return record.allowed
-    return baseline_cpus(process)
+    """Return the CPUs that a process may use, before this package narrowed them. record: the one in force."""
+    return record.allowed if record is not None else baseline_cpus(process)
 
 
 def write(record: UndoRecord, kernel: Kernel) -> None:
@@ -133,11 +138,14 @@ def delete(identity: str, kernel: Kernel) -> None:
 
 
 def _bases(environ: Mapping[str, str]) -> list[str]:
-    """Return where the directory may be. Source: XDG Base Directory Specification; pam_systemd(8)."""
+    """Return where the directory may be; of root also where that of a service is, which no login ends.
+
+    Sources: XDG Base Directory Specification; pam_systemd(8); systemd.exec(5), RuntimeDirectory.
+    """
     home = os.path.expanduser("~")
     state = environ.get("XDG_STATE_HOME", "") or os.path.join(home, ".local/state")
-    return [base for base in (environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.geteuid()}", state)
-            if os.path.isabs(base)]  # fmt: skip
+    runtime = ("/run",) if os.geteuid() == 0 else (f"/run/user/{os.geteuid()}",)
+    return [base for base in (environ.get("XDG_RUNTIME_DIR", ""), *runtime, state) if os.path.isabs(base)]
 
 
 def _directory(base: str, *, create: bool) -> int | None:

@@ -370,6 +370,9 @@ class SimulatedKernel:
             raise _error(errno.ESRCH, f"process {pid}")
         return found
 
+    def pids(self) -> Mapping[int, int]:
+        return {pid: id(process) for pid, process in self._machine.processes.items()}
+
     def processes(self) -> Iterator[Process]:
         return iter(list(self._machine.processes.values()))
 

@@ -64,8 +64,10 @@ def started(there: Mounted) -> Iterator[list[int]]:
     command = [*there.prefix, sys.executable, "-c", _STARTER, *counts, there.file(0), there.file(1)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
-        yield list(map(int, starter.stdout.readline().split()))
-        starter.terminate()
+        try:
+            yield list(map(int, starter.stdout.readline().split()))
+        finally:
+            starter.terminate()
 
 
 def seconds(command: list[str], env: dict[str, str]) -> tuple[float, float]:

@@ -13,7 +13,17 @@ from types import ModuleType
 from typing import Any, cast
 
 from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.devices import DeviceError, DeviceProvider, Evidence, Gpu, GpuUse, NodeEvidence, NodeSource
+from affinity.devices import (
+    EVERY_PROCESS,
+    DeviceError,
+    DeviceProvider,
+    Evidence,
+    Gpu,
+    GpuUse,
+    NodeEvidence,
+    NodeSource,
+    ProcessFilter,
+)
 from affinity.strategies import Support
 from affinity.topology import Origin, PciAddress
 from affinity_plugins.devices.process_files import NVIDIA_CONTROL, ProcessFiles
@@ -45,19 +55,25 @@ class Nvml(DeviceProvider):
         with _initialised(pynvml):
             return tuple(device.gpu() if isinstance(device, _Device) else device for device in _devices(pynvml))
 
-    def processes(self, host: Host, gpus: Sequence[Gpu]) -> Sequence[GpuUse] | None:
+    def processes(
+        self, host: Host, gpus: Sequence[Gpu], asked: ProcessFilter = EVERY_PROCESS
+    ) -> Sequence[GpuUse] | None:
         """Return the processes that NVML lists; those with open device files of a GPU whose list is not complete."""
         if host.topology.origin is not Origin.LIVE:
             return None
         pynvml = _imported()
-        files = ProcessFiles()
+        files = ProcessFiles(asked=asked)
         found: list[GpuUse] = []
         incomplete: list[Gpu] = []
         with _initialised(pynvml):
             devices = {device.address: device for device in _devices(pynvml) if isinstance(device, _Device)}
             for gpu in gpus:
                 listed, problem = devices[gpu.pci].processes() if gpu.pci in devices else ({}, "")
-                uses = [files.confirmed(pid, gpu.pci, why, NVIDIA_CONTROL) for pid, why in listed.items() if gpu.pci]
+                uses = [
+                    files.confirmed(pid, gpu.pci, why, NVIDIA_CONTROL)
+                    for pid, why in listed.items()
+                    if gpu.pci is not None and asked.has(pid)
+                ]
                 found += uses
                 if problem:
                     found.append(GpuUse(None, gpu.pci, Evidence.UNKNOWN, problem))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affinity import CpuSet, Host, NodeSet, Settings
-from affinity.devices import DeviceProvider, Gpu, GpuUse, NodeEvidence, NodeSource
+from affinity.devices import EVERY_PROCESS, DeviceProvider, Gpu, GpuUse, NodeEvidence, NodeSource, ProcessFilter
 from affinity.strategies import Support
 from affinity.topology import Origin, PciDevice
 from affinity_plugins.devices.process_files import ProcessFiles
@@ -36,8 +36,10 @@ class Pci(DeviceProvider):
             if device.vendor in VENDORS and not _integrated(device)
         )
 
-    def processes(self, host: Host, gpus: Sequence[Gpu]) -> Sequence[GpuUse] | None:
-        return ProcessFiles().uses(gpus) if host.topology.origin is Origin.LIVE else None
+    def processes(
+        self, host: Host, gpus: Sequence[Gpu], asked: ProcessFilter = EVERY_PROCESS
+    ) -> Sequence[GpuUse] | None:
+        return ProcessFiles(asked=asked).uses(gpus) if host.topology.origin is Origin.LIVE else None
 
 
 def _evidence(device: PciDevice, online: CpuSet) -> tuple[NodeEvidence, ...]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from affinity.devices import Evidence, Gpu, GpuUse
+from affinity.devices import EVERY_PROCESS, Evidence, Gpu, GpuUse, ProcessFilter
 from affinity.topology import PciAddress
 
 NVIDIA_CONTROL, AMD_CONTROL = "/dev/nvidiactl", "/dev/kfd"
@@ -21,10 +21,10 @@ _INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO
 
 
 class ProcessFiles:
-    """The files of a machine, below `root`: those of its processes, and those of its drivers."""
+    """The files of a machine, below `root`: those of its processes that are asked about, and those of its drivers."""
 
-    def __init__(self, root: str = "/") -> None:
-        self._root = root
+    def __init__(self, root: str = "/", asked: ProcessFilter = EVERY_PROCESS) -> None:
+        self._root, self._asked = root, asked
 
     def uses(self, gpus: Sequence[Gpu]) -> list[GpuUse]:
         """Return the processes of these GPUs: from KFD for those of AMD if it answers, else from open files."""
@@ -71,7 +71,7 @@ class ProcessFiles:
             return None
         known = self._kfd_gpus([gpu.pci for gpu in gpus if gpu.pci is not None])
         found = []
-        for pid in sorted(filter(str.isdecimal, pids), key=int):
+        for pid in sorted((pid for pid in pids if pid.isdecimal() and self._asked.has(int(pid))), key=int):
             for gpu, reason in self._kfd_evidence(f"sys/class/kfd/kfd/proc/{pid}", known).items():
                 found.append(self.confirmed(int(pid), gpu, reason, AMD_CONTROL))
         return found
@@ -107,20 +107,23 @@ class ProcessFiles:
     # -- open files
 
     def open_files(self, gpus: Sequence[Gpu]) -> list[GpuUse]:
-        """Return the processes that have device files of these GPUs open, from the descriptors of every process."""
+        """Return the processes that have device files of these GPUs open, from the descriptors of every one asked."""
         addresses = {gpu.pci for gpu in gpus if gpu.pci is not None}
-        if not addresses:
+        pids = self._asked.files_of
+        if not addresses or (pids is not None and not pids):
             return []
         files = {path: gpu for path, gpu in (*self._nvidia_files(), *self._drm_files()) if gpu in addresses}
         found: dict[GpuUse, None] = {}
         for gpu in gpus if os.path.exists(self._path(NVIDIA_CONTROL[1:])) else ():
             if gpu.vendor == "nvidia" and gpu.pci not in files.values():
                 found[GpuUse(None, gpu.pci, Evidence.UNKNOWN, _NO_NUMBER)] = None
-        for pid in filter(str.isdecimal, self._listed("proc") if files else ()):
+        if pids is None:
+            pids = [int(name) for name in self._listed("proc") if name.isdecimal()] if files else ()
+        for pid in sorted(pids) if files else ():
             try:
-                for descriptor, link in self._descriptors(int(pid)):
+                for descriptor, link in self._descriptors(pid):
                     if link in files:
-                        found[self._of_descriptor(int(pid), descriptor, link, files[link])] = None
+                        found[self._of_descriptor(pid, descriptor, link, files[link])] = None
             except PermissionError:
                 found[GpuUse(None, None, Evidence.UNKNOWN, _HIDDEN)] = None
             except OSError:  # it has ended
