@@ -13,11 +13,13 @@ from affinity.topology.model import PciAddress
 class Evidence(enum.Enum):
     """How certain it is that a process uses a GPU.
 
-    USES: its driver lists it: NVML, a queue or memory of KFD, a client of DRM. MAY_USE: it has the GPU's device file
+    USES: its driver lists it: NVML, a queue or memory of KFD, a client of DRM. ASSIGNED: its launcher states that it
+    gave it the GPU. MAY_USE: it has the GPU's device file
     open, as a CUDA process may have those of all GPUs. UNKNOWN: neither is shown.
     """
 
     USES = "uses"
+    ASSIGNED = "assigned"
     MAY_USE = "may use"
     UNKNOWN = "unknown"
 

@@ -89,7 +89,7 @@ class GpuProcess:
     def left_alone(self) -> str:
         """Why it is bound only if its PID is named: it is not misplaced, or not for certain, or bound by another hand.
 
-        "" if `affinity attach --all` binds it. A bind by this package is no reason.
+        "" if `affinity attach --all` and `affinity ray audit --attach` bind it. A bind by this package is no reason.
         """
         found, state = self.assessment, self.state
         if not found.locality.is_misplaced:
@@ -269,7 +269,7 @@ class GpuProcesses:
 
     def _gpus_of(self, process: Process, uses: Sequence[GpuUse]) -> tuple[tuple[Gpu, ...], Assessment | None]:
         """Return the GPUs of the process, and why they are not certain, None if they are."""
-        certain = [use.gpu for use in uses if use.evidence is Evidence.USES]
+        certain = [use.gpu for use in uses if use.evidence in (Evidence.USES, Evidence.ASSIGNED)]
         found = map(self._gpu, certain or [use.gpu for use in uses])
         gpus = tuple(gpu for gpu in found if gpu is not None)
         if not gpus:
