@@ -85,33 +85,78 @@ def _memory(shape: dict[str, Any]) -> str:
 @command.command()
 @_address
 @_timeout
+@click.option("--attach", is_flag=True, help="Bind the misplaced actors where they run, as `affinity attach` does.")
 @_options.as_json
-def audit(address: str, timeout: float, as_json: bool) -> None:
-    """Show the threads and pages of every actor that bound itself, as read from the kernel now."""
+def audit(address: str, timeout: float, attach: bool, as_json: bool) -> None:
+    """Show the threads and pages of every actor that has a GPU or bound itself, as read from the kernel now.
+
+    Exit status 1 if a binding is no longer in force, an actor is misplaced or could not be read; with --attach 2 or 3,
+    as of `affinity attach`, if a bind failed.
+    """
     from affinity.integrations import ray
 
     with ray.connected(address) as nodes:
-        found = list(_progress(ray.audit(timeout=timeout), f"actors have been checked, on {len(nodes)} nodes"))
+        actors = ray.audit(timeout=timeout, attach=attach)
+        found = list(_progress(actors, f"actors have been checked, on {len(nodes)} nodes"))
     if as_json:
         _output.json([_actor_shape(actor) for actor in found])
     elif not found:
-        print("no living actor of this cluster has bound itself (affinity.bind() or @affinity.integrations.ray.bound)")
+        print("no living actor of this cluster has a GPU or bound itself")
     else:
-        columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "holds", "error")
-        _output.table("Actors that bound themselves, as read from the kernel", columns, map(_row, found))
-    sys.exit(any(not actor.in_force for actor in found))
+        columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "bound by", "holds",
+                   "locality", "error")  # fmt: skip
+        _output.table("Actors with a GPU and actors that bound themselves", columns, map(_row, found))
+        for actor in found:
+            _output.lines(f"{actor.name or actor.actor}, {actor.host}, {actor.pid}", _remarks(actor))
+    failed = [actor.attached.get("exit_status", 0) for actor in found if actor.attached is not None]
+    sys.exit(max([not all(actor.is_well for actor in found), *failed]))
 
 
 def _row(actor: ActorAudit) -> tuple[object, ...]:
+    import time
+
     from affinity.kernel.pages import share_error
 
-    requested = actor.report["requested"] or {}
-    gpus = ", ".join(gpu["name"] for gpu in actor.report["gpus"])
+    process = actor.process or {}
+    bound = process.get("bound")
+    placed = (actor.report["requested"] if actor.report is not None else process.get("placement")) or {}
     local = None if actor.local_share is None else f"{actor.local_share:.0%}"
     if local and actor.resident_sampled:
         local += f" ±{share_error(actor.resident_sampled):.0%}"
-    return (actor.name or actor.actor, actor.host, actor.pid, gpus, requested.get("cpus"), actor.threads,
-            actor.threads_outside, local, actor.in_force, actor.error)  # fmt: skip
+    since = time.strftime("%b %d %H:%M", time.localtime(bound["since"])) if bound else ""
+    return (
+        actor.name or actor.actor,
+        actor.host,
+        actor.pid,
+        ", ".join(gpu["name"] for gpu in actor.gpus),
+        placed.get("cpus"),
+        actor.threads,
+        actor.threads_outside,
+        local,
+        f"{bound['strategy']} since {since}" if bound else None,
+        actor.in_force,
+        process.get("locality"),
+        actor.error,
+    )
+
+
+def _remarks(actor: ActorAudit) -> list[str]:
+    """Return what was done to an actor, and what is to be done."""
+    found, attached = actor.process, actor.attached
+    lines = []
+    if attached is not None and "report" in attached:
+        report = attached["report"]
+        seen, placed = report["observed"], (report["requested"] or {}).get("cpus")
+        lines.append(f"attached: {seen['threads_within']} of {seen['threads']} threads are on CPUs {placed}")
+        for action, _, error, remedy in (shape.values() for shape in report["degradations"]):
+            lines.append(f"degraded: {action}: {error}{f'; {remedy}' if remedy else ''}")
+    elif attached is not None:
+        lines += [f"left alone: {attached['left_alone']}"] if "left_alone" in attached else []
+        lines += [f"not attached: {attached['error']}"] if "error" in attached else []
+    if found is not None and found["locality"] != "local" and not actor.in_force:
+        remedy = f"; on its node: {found['remedy']}" if found["remedy"] else ""
+        lines.append(f"{found['locality']}: {found['reason']}{remedy}")
+    return lines
 
 
 def _node_shape(node: NodeSurvey) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers import gpus
 
 import affinity
+from affinity.integrations.ray import audit
 from affinity.testing import FakeHost, machines
 
 
@@ -38,6 +39,7 @@ class Worker:
             "satisfied": self.report.satisfied,
             "ids": gpus(),
             "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "pid": os.getpid(),
         }
 
 
@@ -55,7 +57,9 @@ def main(machine: str, *visible: str) -> None:
     for count, node in nodes:
         here = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
         made = [Worker.options(scheduling_strategy=here).remote(machine) for _ in range(count)]
-        found.append(ray.get([actor.seen.remote() for actor in made], timeout=60))
+        seen = ray.get([actor.seen.remote() for actor in made], timeout=60)
+        audited = {row.pid: row.process for row in audit(timeout=60)}
+        found.append([{**one, "audited": audited[one["pid"]]["pci_bus_id"]} for one in seen])
         for actor in made:
             ray.kill(actor)
     print(json.dumps(found))

@@ -191,12 +191,12 @@ def test_an_audit_counts_a_second_bind_and_a_failed_one(cluster: Cluster) -> Non
     ray.kill(actor)
 
 
-def test_a_bind_that_was_undone_is_not_audited_and_one_from_any_thread_is(cluster: Cluster) -> None:
+def test_a_bind_that_was_undone_has_no_report_and_one_from_any_thread_has(cluster: Cluster) -> None:
     """`affinity.bind()` anywhere in the actor; what a block gives back is not in force."""
     actor = start(by_gpus()[4], Loose)
     pid = ray.get(actor.pid.remote(), timeout=60)
     assert ray.get(actor.bind_for_a_while.remote(), timeout=30) == [True, True]
-    assert [found for found in audit(timeout=30) if found.pid == pid] == []
+    assert (of(pid).report, of(pid).in_force, of(pid).name) == (None, None, "Loose")
     ray.get(actor.bind_in_a_thread.remote(), timeout=30)
     assert (of(pid).in_force, of(pid).threads_outside, of(pid).name) == (True, 0, "")
     ray.kill(actor)
@@ -230,23 +230,41 @@ def test_a_record_of_a_process_that_is_another_users_now_is_dropped() -> None:
     """As uid 65534: of PID 1 no memory may be read, and one such record, or one that is wrong, hides no other."""
     text = """
 import os
-from affinity.integrations.ray.actor_audit import _inspect
+import ray  # before it can no longer be read
+from affinity.integrations.ray.actor_state import Asked, Found, inspect
+from affinity.integrations.ray.actor_table import GpuActor
 from affinity.integrations.ray.store import pid_namespace
 from affinity.kernel.linux import THIS_PROCESS
 os.setuid(65534)
 mine = {"pid": os.getpid(), "identity": THIS_PROCESS.identity(), "namespace": pid_namespace(), "left_alone": 0,
-        "report": {"requested": None, "satisfied": True}}
+        "report": {"requested": None, "satisfied": True, "gpus": []}}
 theirs = {**mine, "pid": 1}
 same = {**theirs, "identity": THIS_PROCESS.process(1).identity()}
-wrong = {**mine, "report": {"requested": {"cpus": "0-"}, "satisfied": True}}
+wrong = {**mine, "report": {**mine["report"], "requested": {"cpus": "0-"}}}
 elsewhere = {**mine, "namespace": "pid:[1]"}
-found = _inspect({"mine": mine, "theirs": theirs, "same": same, "wrong": wrong, "elsewhere": elsewhere})
-print(found["mine"]["in_force"], found["mine"]["resident"] is not None, found["theirs"])
-print(found["same"]["threads"] > 0, found["same"]["in_force"], "resident" in found["same"])
+records = {"mine": mine, "theirs": theirs, "same": same, "wrong": wrong, "elsewhere": elsewhere}
+asked = {name: Asked(record) for name, record in records.items()}
+asked |= {str(pid): Asked(None, GpuActor("", "", "", pid, (0,))) for pid in (1, 4194304)}
+answers = inspect((asked, True))
+print(answers["theirs"] == Found(True, None), sum(found.is_stale for found in answers.values()))
+found = {name: found.audit for name, found in answers.items()}
+print(found["mine"]["in_force"], found["mine"]["resident"] is not None, found["mine"]["process"]["locality"])
+print(found["same"]["threads"] > 0, found["same"]["in_force"], found["same"]["resident"])
 print(found["wrong"]["error"].startswith("ListFormatError"), "another container" in found["elsewhere"]["error"])
+print(found["1"]["error"])
+print(found["4194304"]["error"])
 """
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "True True None\nTrue True False\nTrue True\n", done.stderr
+    assert done.stdout.splitlines() == [
+        "True 1",
+        "True True unknown",
+        "True True None",
+        "True True",
+        "process 1 cannot be read (Permission denied), it is another user's or undumpable: "
+        "run `affinity ps --pid 1` as root on its node",
+        "no worker of this node has its PID 4194304 here: it has ended, "
+        "or it runs in another container (PID namespace) than its node's tasks: nothing is seen of it",
+    ], done.stderr
 
 
 def test_a_record_that_cannot_be_read_costs_its_own_row(cluster: Cluster) -> None:

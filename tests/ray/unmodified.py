@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,11 @@ def work(argument: object = 0) -> dict[str, Any]:
     """Take a while, so that Ray needs several workers."""
     time.sleep(argument if isinstance(argument, float) else 0)
     return look()
+
+
+def call(actor: object, function: Callable[..., object], *arguments: object) -> None:
+    """For `__ray_call__`: call a function in the actor."""
+    function(*arguments)
 
 
 class Plain:

@@ -22,6 +22,15 @@ def accelerator_ids(process: Process) -> list[str] | None:
     return None if context is None else sorted(context.get_accelerator_ids().get("GPU", []))
 
 
+def raylet_gpus() -> list[str] | None:
+    """Return what Ray calls each GPU that it hands out on this node, None if it counts all that are there.
+
+    Source: `original_visible_accelerator_ids` in ray/_private/worker.py, Ray 2.44 and 2.60.
+    """
+    context = worker_context()
+    return context.worker.original_visible_accelerator_ids.get("GPU") if context is not None else None
+
+
 def worker_context() -> Any:
     """Return Ray's runtime context, None if this process is no Ray worker: a driver, or a worker's child."""
     import ray
