@@ -94,6 +94,10 @@ def test_another_workers_share_of_the_node_is_not_remote() -> None:
 # ---------------------------------------------------------------- rows
 
 
+#: The CPUs of node 1 of the simulated machine.
+NODE1 = FakeHost("dgx-h100").topology.cpus_of(NodeSet([1]))
+
+
 class Machine:
     """A simulated machine with one process that looks, and those that a test starts."""
 
@@ -194,6 +198,32 @@ def test_weak_evidence_of_gpus_on_several_nodes_decides_nothing() -> None:
     assert machine.rows(*weak)[0].assessment.remedy == "install numa-affinity[nvml]"
     assert {row.assessment.locality for row in machine.rows(*weak[:4])} == {Locality.LOCAL}
     assert {row.assessment.locality for row in machine.rows(*weak, machine.use(process, 5))} == {Locality.REMOTE}
+
+
+def test_the_statement_of_a_launcher_outweighs_open_files() -> None:
+    """Also of one that assigns several GPUs."""
+    machine = Machine()
+    process = machine.start(cpus=machine.fake.topology.cpus_of(NodeSet([0])))
+    weak = [machine.use(process, gpu, Evidence.MAY_USE) for gpu in range(8)]
+    rows = machine.rows(*weak, machine.use(process, 7, Evidence.ASSIGNED))
+    assert {row.assessment.locality for row in rows} == {Locality.REMOTE}
+
+
+def test_what_something_else_has_bound_is_left_alone() -> None:
+    """By a mask or by a memory policy; a process that nothing has bound is not, and one that is local needs nothing."""
+    machine = Machine()
+    reasons = []
+    for cpus, nodes in (None, None), (CpuSet([0]), None), (None, NodeSet([0])), (NODE1, None):
+        process = machine.start(cpus=cpus)
+        if nodes is not None:
+            process.set_mempolicy(MemoryPolicy(MemoryMode.BIND, nodes))
+        reasons.append(machine.rows(machine.use(process, 4))[0].left_alone)
+    assert [reason[:28] for reason in reasons] == [
+        "",
+        "its CPU mask 0 was set by so",
+        "it has memory policy bind:0 ",
+        "local: its threads may run o",
+    ]
 
 
 def test_a_gpu_whose_node_is_unknown_has_no_placement() -> None:
