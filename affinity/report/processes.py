@@ -89,7 +89,7 @@ class GpuProcess:
     def left_alone(self) -> str:
         """Why it is bound only if its PID is named: it is not misplaced, or not for certain, or bound by another hand.
 
-        "" if `affinity attach --all` and `affinity ray audit --attach` bind it. A bind by this package is no reason.
+        "" if `affinity attach --all` binds it. A bind by this package is no reason.
         """
         found, state = self.assessment, self.state
         if not found.locality.is_misplaced:

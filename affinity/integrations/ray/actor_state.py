@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import attrs
 
-from affinity.devices import Evidence, GpuUse
+from affinity.devices import Evidence, GpuUse, ProcessFilter
 from affinity.devices.inventory import Inventory
 from affinity.devices.references import resolve_all
 from affinity.errors import AffinityError, BindError
@@ -43,6 +43,12 @@ class Asked(NamedTuple):
     record: dict[str, Any] | None = None
     listed: GpuActor | None = None
 
+    @property
+    def pids(self) -> list[int]:
+        """PIDs that its process may have."""
+        found = [self.record["pid"]] if self.record is not None else []
+        return found if self.listed is None else [*found, self.listed.pid]
+
 
 class Found(NamedTuple):
     """What was found of an actor.
@@ -57,7 +63,7 @@ class Found(NamedTuple):
 def inspect(question: tuple[Mapping[str, Asked], bool]) -> dict[str, Found]:
     """Return what the kernel shows of each actor; bind the misplaced ones first, if that is asked. Runs on the node."""
     actors, attach = question
-    node = Node.here()
+    node = Node.here({pid for asked in actors.values() for pid in asked.pids})
     return {actor: node.inspect(asked, attach=attach) for actor, asked in actors.items()}
 
 
@@ -76,14 +82,15 @@ class Node:
     gpus: Sequence[str] | None
 
     @classmethod
-    def here(cls) -> Node:
+    def here(cls, pids: Collection[int]) -> Node:
+        """Return the node of this process. pids: of the processes to look at."""
         reader = GpuProcesses.of()
         try:
             environ = LinuxProcess(os.getpid()).environ
         except OSError:  # an interpreter with file capabilities: what Ray has written into it since may differ
             environ = os.environ
         inventory = Inventory(reader.host, reader.settings, environ, Plugins().devices)
-        return cls(reader, reader.uses()[0], environ, inventory, raylet_gpus())
+        return cls(reader, reader.uses(ProcessFilter(pids, pids))[0], environ, inventory, raylet_gpus())
 
     def inspect(self, asked: Asked, *, attach: bool) -> Found:
         """Return what the kernel shows of one actor; an error costs its row alone."""
@@ -178,8 +185,9 @@ class Node:
         gpus = ",".join(str(row.gpu.pci) for row in rows if row.gpu is not None)
         try:
             report = attach_unlogged(
-                rows[0].pid, gpu=gpus, node=None, settings=self.reader.settings, host=None, widen=False
-            )
+                rows[0].pid, gpu=gpus, node=None, settings=self.reader.settings, host=None, widen=False,
+                identity=rows[0].identity,
+            )  # fmt: skip
         except AffinityError as error:
             return {"error": str(error), "exit_status": 3 if isinstance(error, BindError) else 2}
         return {"report": serialize.report(report)}
