@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import affinity
+from affinity import Settings
 from affinity.testing import FakeHost
 
 PACKAGE = Path(affinity.__file__).parent
@@ -37,6 +38,20 @@ def test_each_degradation_and_what_is_not_in_force_is_a_warning(caplog: pytest.L
     assert warnings[:-1] == [f"affinity: degraded: {d}" for d in report.degradations]
     assert warnings[-1].startswith("affinity: what was requested is not in force: requested by strategy ")
     assert len(warnings) >= 2
+
+
+def test_a_worker_whose_gpu_is_on_no_known_node_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """With what helps; not one without a GPU, nor where the operator has turned binding off."""
+    uuid = "GPU-1234abcd-0000-0000-0000-000000000000"
+    fake = FakeHost("dgx-h100", environ={"CUDA_VISIBLE_DEVICES": uuid})
+    affinity.bind(host=fake.host, settings=Settings(strategies=("noop",)))
+    affinity.bind(host=fake.host, settings=Settings(auto=False))
+    affinity.bind(host=FakeHost("numa:2 core:2").host)
+    assert caplog.messages == []
+    affinity.bind(host=fake.host)
+    (warning,) = caplog.messages
+    assert warning.startswith("affinity: not bound: GPU one of 0000:1b:00.0, 0000:43:00.0")
+    assert f"node unknown: only the driver can resolve {uuid}; install numa-affinity[nvml]" in warning
 
 
 def test_the_start_of_a_worker_warns_of_what_it_lost_when_it_starts(caplog: pytest.LogCaptureFixture) -> None:

@@ -107,7 +107,7 @@ class Numbering(Generic[O]):
         ]
         if not found:
             found = [g for g in every if g.uuid is None]  # of these the driver has not been asked: one of them, perhaps
-            doubt = f"only the driver can resolve {text}; name the GPU by its PCI address"
+            doubt = f"only the driver can resolve {text}; install numa-affinity[nvml], or name its PCI address"
             return Entry(found[0], tuple(found[1:]), doubt) if found else None
         return Entry(found[0]) if len(found) == 1 else None
 

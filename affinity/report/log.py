@@ -20,7 +20,11 @@ _log = logging.getLogger("affinity.report")
 
 
 def log_report(report: BindReport) -> None:
-    """Log one line for the bind, and one for each degradation."""
+    """Log one line for the bind, one for each degradation, and one if no node of the worker's GPUs is known."""
+    wanted = report.requested
+    if wanted is not None and report.launch.gpus and not wanted.nodes and report.reason == wanted.reason:
+        why = "; ".join(dict.fromkeys(f"GPU {gpu}: node {gpu.node_reason}" for gpu in report.launch.gpus))
+        _log.warning("affinity: not bound: %s", why)
     _log.info("affinity: %s", report.summary)
     log_degradations(report.degradations)
     if not report.satisfied:
