@@ -7,14 +7,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-#: Benchmarks that need an engine, which is seldom installed; they run where it is.
-ENGINES = {"bench_sglang": "sglang"}
+#: Benchmarks of what is seldom installed; they run where it is.
+NEEDS = {"bench_sglang": "sglang", "bench_gpu": "torch"}
 
 
 def main() -> int:
     here = Path(__file__).parent
     every = sorted(p.stem for p in here.glob("bench_*.py"))
-    named = sys.argv[1:] or [name for name in every if name not in ENGINES or find_spec(ENGINES[name])]
+    named = sys.argv[1:] or [name for name in every if name not in NEEDS or find_spec(NEEDS[name])]
     failed = 0
     for name in named:
         print(f"-- {name}", flush=True)

@@ -32,13 +32,13 @@ class GpuActor:
 
 def gpu_actors() -> list[GpuActor]:
     """Return the living actors with GPUs, of every job. Raises an error of any type if Ray does not list them."""
+    from ray import _raylet
     from ray._private.state import state
-    from ray._raylet import GlobalStateAccessor  # type: ignore[attr-defined]
     from ray.core.generated.gcs_pb2 import ActorTableData
 
     if state.gcs_options is None:
         raise RuntimeError("a connection through Ray Client (ray://) does not show them: connect to the cluster itself")
-    table = GlobalStateAccessor(state.gcs_options)
+    table = _raylet.GlobalStateAccessor(state.gcs_options)
     if not table.connect():
         raise RuntimeError("no connection to the cluster's control service")
     found = []
