@@ -2,8 +2,9 @@
 
     python tests/seccomp.py EPERM set_mempolicy,mbind -- COMMAND ...
 
-Only these calls are refused, with this errno, for the command and all that it starts: a filter outlives exec and
-cannot be taken off. Sources: seccomp(2), prctl(2), linux/audit.h, linux/bpf_common.h.
+Only these calls are refused, with this errno or, for KILL, by the end of the process (SIGSYS), for the command and all
+that it starts: a filter outlives exec and cannot be taken off. Sources: seccomp(2), prctl(2), linux/audit.h,
+linux/bpf_common.h.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ NUMBERS = {
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|BPF_W|BPF_ABS, BPF_JMP|BPF_JEQ|BPF_K, BPF_RET|BPF_K
-_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _MODE_FILTER = 22, 38, 2
 
 
@@ -57,8 +58,8 @@ def prefix(number: str, *calls: str) -> tuple[str, ...]:
     return (sys.executable, "-I", os.path.abspath(__file__), number, ",".join(calls), "--")
 
 
-def program(machine: str, number: int, calls: Sequence[str]) -> bytes:
-    """The filter, as an array of struct sock_filter. A call of another architecture is let through."""
+def program(machine: str, number: int | None, calls: Sequence[str]) -> bytes:
+    """The filter (None: it kills), as an array of struct sock_filter. A call of another architecture is let through."""
     steps = [
         (_LOAD, 0, 0, _ARCH),
         (_EQUAL, 1, 0, _AUDIT_ARCH[machine]),
@@ -66,12 +67,12 @@ def program(machine: str, number: int, calls: Sequence[str]) -> bytes:
         (_LOAD, 0, 0, _NUMBER),
     ]
     for name in calls:
-        steps += [(_EQUAL, 0, 1, NUMBERS[machine][name]), (_RETURN, 0, 0, _ERRNO | number)]
+        steps += [(_EQUAL, 0, 1, NUMBERS[machine][name]), (_RETURN, 0, 0, _KILL if number is None else _ERRNO | number)]
     return b"".join(struct.pack("=HBBI", *step) for step in (*steps, (_RETURN, 0, 0, _ALLOW)))
 
 
-def refuse(number: int, calls: Sequence[str]) -> None:
-    """From now on these calls of the calling thread, and of what it starts, fail with this errno."""
+def refuse(number: int | None, calls: Sequence[str]) -> None:
+    """From now on these calls of the calling thread, and of what it starts, fail with this errno, or kill."""
     text = program(platform.machine(), number, calls)
     code = ctypes.create_string_buffer(text, len(text))
     # struct sock_fprog: a length, and at the next pointer's alignment where the program is.
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     """Install the filter and become the command."""
     number, calls, dashes, *command = argv
     assert dashes == "--", __doc__
-    refuse(getattr(errno, number), calls.split(","))
+    refuse(None if number == "KILL" else getattr(errno, number), calls.split(","))
     os.execvp(command[0], command)
 
 

@@ -373,6 +373,20 @@ def test_each_call_is_tried_by_itself() -> None:
         assert verdict is None or found[call]["verdict"] == verdict
 
 
+@filtered
+@pytest.mark.parametrize("call", ["sched_setaffinity", "set_mempolicy", "get_mempolicy", "move_pages"])
+def test_a_filter_that_kills_is_found_by_a_fork(call: str) -> None:
+    """As systemd's SystemCallFilter= does by default: the command goes on, and the other calls are tried."""
+    found = refused(call, number="KILL")
+    name = "set_mempolicy" if call == "get_mempolicy" else call
+    assert found[name]["verdict"] == "blocked"
+    assert "SIGSYS" in found[name]["value"]
+    assert "SystemCallFilter=@resources" in found[name]["remedy"]
+    assert {found[other]["verdict"] for other in {"sched_setaffinity", "set_mempolicy", "move_pages"} - {name}} == {
+        "ok"
+    }
+
+
 STATE = """
 import os, sys
 from affinity.cli import main

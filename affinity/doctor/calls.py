@@ -1,11 +1,15 @@
 """Whether the system calls of a bind are allowed, and what this process has already.
 
-No call here changes the process: it is given the mask and the memory policy that it has, and no page to move.
+No call here changes the process: it is given the mask and the memory policy that it has, and no page to move. Each is
+first made in a fork, because a seccomp filter may end the process that makes it (systemd's SystemCallFilter does).
 """
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from affinity.degradation import Degradation
 from affinity.doctor.check import Check, Subject, Verdict
@@ -21,6 +25,8 @@ def check_calls(subject: Subject) -> Iterator[Check]:
 
     def probe(name: str, call: Callable[[], object], verdict: Verdict, remedy: str = "") -> Check:
         try:
+            if is_killed(call, subject):
+                return Check(name, KILLED, Verdict.BLOCKED, ALLOW)
             call()
         except OSError as refused:
             found = Degradation.of(name, refused)
@@ -40,6 +46,8 @@ def check_policy(subject: Subject) -> Iterator[Check]:
     if subject.host.is_foreign:
         return
     kernel = subject.host.kernel
+    if is_killed(kernel.get_mempolicy, subject):
+        return  # `set_mempolicy` has it, as below
     try:
         policy = kernel.get_mempolicy()
     except OSError:
@@ -53,6 +61,29 @@ def check_policy(subject: Subject) -> Iterator[Check]:
             Verdict.WARN,
             "start the worker without the program that set it (numactl, an engine's own binding)",
         )
+
+
+KILLED = "a seccomp filter kills the process that makes the call (SIGSYS)"
+#: Source: systemd.exec(5), SystemCallFilter=. In @resources are all the calls of a bind.
+ALLOW = "allow the call in the filter; in a systemd unit: SystemCallFilter=@resources"
+
+
+def is_killed(call: Callable[[], object], subject: Subject) -> bool:
+    """Return whether a fork that makes the call is killed for it. An error of the call is the caller's to find."""
+    if not subject.host.kernel.is_this_process:  # a simulated one
+        return False
+    child = os.fork()
+    if not child:
+        try:
+            with suppress(BaseException):
+                call()
+        finally:
+            os._exit(0)
+    try:
+        _, status = os.waitpid(child, 0)
+    except ChildProcessError:  # SIGCHLD is ignored: how it ended is not known
+        return False
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS
 
 
 def _filtered(subject: Subject) -> str:

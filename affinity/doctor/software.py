@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import attrs
 
 from affinity.collisions import find
+from affinity.doctor.calls import ALLOW, KILLED, is_killed
 from affinity.doctor.check import Check, Subject, Verdict
 from affinity.errors import PluginError
 from affinity.launchers.launch import LaunchMode
@@ -42,6 +43,11 @@ def check_tools(subject: Subject) -> Iterator[Check]:
             strategy = subject.plugins.strategies.get(name)
         except PluginError:
             continue  # `plugins` has it
+        if name == "libnuma" and is_killed(
+            subject.host.kernel.libnuma_error, subject
+        ):  # it makes calls as it is loaded
+            yield Check(name, f"{KILLED}; {lost}", Verdict.NOTE, ALLOW)
+            continue
         support = call_supports(strategy.supports, attrs.evolve(subject.observation, launch=launch))
         reason, found, remedy = support.reason.rpartition(": ")
         if support.ok:
