@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -327,6 +328,35 @@ for look in (lambda: process.environ, process.resident_bytes, process.get_mempol
 """
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.splitlines() == ["True True True True", "0 True", *["PermissionError"] * 4], done.stderr
+
+
+THREADS = """
+import sys, threading, time
+threading.stack_size(1 << 15)
+for _ in range(int(sys.argv[1])): threading.Thread(target=time.sleep, args=(100,), daemon=True).start()
+print(flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_look_at_one_thread_does_not_cost_a_look_at_all() -> None:
+    """Else all of them cost the square of their number, and the process waits for a lock of its threads each time."""
+
+    def seconds(threads: int) -> float:
+        argv = [sys.executable, "-c", THREADS, str(threads)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as running:
+            assert running.stdout is not None
+            running.stdout.readline()
+            process = LinuxProcess(running.pid)
+            times = []
+            for _ in range(50):
+                start = time.perf_counter()
+                process.get_affinity()
+                times.append(time.perf_counter() - start)
+            running.kill()
+        return min(times)
+
+    assert seconds(3000) < 3 * seconds(1)
 
 
 NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")

@@ -49,9 +49,11 @@ class LinuxProcess:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._directory = f"/proc/{pid}"
+        # The main thread's file: for that of the process the kernel adds up its threads, under a lock of theirs.
+        self._stat = f"{self._directory}/task/{pid}"
         require_own_proc()
         try:
-            fields = read_stat(self._directory)
+            fields = read_stat(self._stat)
         except FileNotFoundError:
             raise ProcessLookupError(errno.ESRCH, "no such process", self._directory) from None
         if int(fields[FLAGS]) & KERNEL_THREAD:
@@ -207,7 +209,7 @@ class LinuxProcess:
         """Raise ProcessLookupError if the process has ended, its PID is another's now, or it has no thread `tid`."""
         require_own_proc()
         try:
-            started = start_time(self._directory)
+            started = start_time(self._stat)
         except FileNotFoundError:
             raise ProcessLookupError(errno.ESRCH, "the process has ended", self._directory) from None
         if started != self._started:
