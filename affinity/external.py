@@ -137,7 +137,7 @@ def prepare(
         gpu = _own_gpus(process, host, settings, plugins)
     host = attrs.evolve(
         host,
-        allowed_cpus=(cpuset if widen else allowed) & host.topology.online,
+        allowed_cpus=(cpuset if widen else allowed & cpuset) & host.topology.online,
         allowed_nodes=process.allowed_nodes(),
     )
     observation = observe_other(plugins, process, host, settings, gpu=gpu, node=node)
@@ -255,8 +255,9 @@ def _record(made: Attachment, placement: Placement) -> UndoRecord:
     """Return the undo record: of an earlier `attach` that is still in force, what was there before that one."""
     earlier, threads = made.record, made.before.threads
     cpus = placement.cpus if placement.cpus is not None else threads[made.before.caller]
-    if earlier is not None and threads[made.before.caller] == earlier.cpus:
-        known = {tid: earlier.mask_before(tid, mask) for tid, mask in threads.items()}
+    usable = undo_records.usable_cpus(made.process)
+    if earlier is not None and threads[made.before.caller] == earlier.cpus & usable:
+        known = {tid: earlier.mask_before(tid, mask, usable) for tid, mask in threads.items()}
         return attrs.evolve(earlier, cpus=cpus, threads=known, when=time.time())
     return UndoRecord(
         identity=made.process.identity(),
@@ -292,15 +293,16 @@ def undo(pid: int, *, host: Host | None = None) -> Observed:
             record = undo_records.read(process, host.kernel)
             if record is None:
                 raise UsageError(f"process {pid} has no undo record of this user: it was not attached, or it is undone")
-            _, errors = change_masks(process, record.mask_before)
+            usable = undo_records.usable_cpus(process)
+            _, errors = change_masks(process, lambda tid, mask: record.mask_before(tid, mask, usable))
             now = Observed.read(process)
     except ProcessLookupError as ended:
         raise BindError(f"process {pid} ended while its masks were restored") from ended
-    wrong = [tid for tid, mask in now.threads.items() if record.mask_before(tid, mask) != mask]
+    wrong = [tid for tid, mask in now.threads.items() if record.mask_before(tid, mask, usable) & usable != mask]
     if errors or wrong:
         reasons = "; ".join(dict.fromkeys(str(_from_outside(Degradation.of("CPUs", error))) for error in errors))
         raise BindError(f"undo: {len(wrong)} of {len(now.threads)} threads still have CPUs {record.cpus}, expected "
-                        f"those before: {reasons or 'its cpuset was narrowed'}")  # fmt: skip
+                        f"those before: {reasons or 'they were set again meanwhile'}")  # fmt: skip
     undo_records.delete(record.identity, host.kernel)
     return now
 

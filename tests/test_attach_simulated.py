@@ -234,3 +234,15 @@ def test_the_managers_command_is_printed_where_the_path_shows_the_manager(cgroup
     """And none where it does not."""
     found = cpuset_command(cgroup, NodeSet([3]))
     assert command in found if command else found == ""
+
+
+def test_undo_and_a_second_attach_know_a_mask_of_which_cpus_were_lost() -> None:
+    """Gone from its cpuset, or offline: the kernel shows the rest of the mask, which is no mask of its owner's."""
+    fake = machine()
+    other = fake.start_process(threads=3)
+    affinity.attach(other.pid, gpu=7, host=fake.host)
+    left = CpuSet.parse("0-10,56-60")
+    other.narrow(cpuset=left)
+    assert set(other.masks.values()) == {CpuSet.parse("56-60")}
+    assert affinity.attach(other.pid, gpu=0, host=fake.host).requested.cpus == CpuSet.parse("0-10")
+    assert set(undo(other.pid, host=fake.host).threads.values()) == {left}

@@ -42,9 +42,12 @@ class UndoRecord:
     strategy: str = ""
     when: float = 0.0
 
-    def mask_before(self, tid: int, mask: CpuSet) -> CpuSet:
-        """Return the mask that a thread had before, the main thread's for one started since; its own if set since."""
-        return self.threads.get(tid, self.main) if mask == self.cpus else mask
+    def mask_before(self, tid: int, mask: CpuSet, usable: CpuSet) -> CpuSet:
+        """Return the mask that a thread had before, the main thread's for one started since; its own if set since.
+
+        usable: as `usable_cpus` returns them.
+        """
+        return self.threads.get(tid, self.main) if mask == self.cpus & usable else mask
 
     def __str__(self) -> str:
         by_mask: dict[str, list[int]] = {}
@@ -92,11 +95,16 @@ def read(process: Process, kernel: Kernel) -> UndoRecord | None:
     return None
 
 
+def usable_cpus(process: Process) -> CpuSet:
+    """Return the CPUs that are online and in the cpuset of a process: the kernel shows a mask without the others."""
+    return process.cpuset_cpus() & process.online()
+
+
 def in_force(process: Process, kernel: Kernel) -> UndoRecord | None:
     """Return the record whose mask a process has: its own, or that of one that started it. Errors as `read`."""
-    mask = process_mask(process)
+    mask, usable = process_mask(process), usable_cpus(process)
     records = (read(one, kernel) for one in (process, *ancestors(process)))
-    return next((record for record in records if record is not None and record.cpus == mask), None)
+    return next((record for record in records if record is not None and record.cpus & usable == mask), None)
 
 
 def allowed_before(process: Process, record: UndoRecord | None) -> CpuSet:
