@@ -6,6 +6,7 @@ import ctypes
 import errno
 import mmap
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -90,6 +91,32 @@ def test_a_small_process_is_not_sampled_and_a_large_one_not_counted() -> None:
     ) as why:
         resident_bytes(SELF, 0, longest=0, nodes_of=refused)
     assert (why.value.errno, why.value.filename) == (errno.EPERM, "move_pages")
+
+
+def hide_half(pid: int, addresses: Sequence[int]) -> list[int]:
+    """Every other page is marked by automatic NUMA balancing, on Linux 6.1 to 6.5."""
+    there = page_nodes(pid, addresses)
+    return [-errno.ENOENT if a // mmap.PAGESIZE % 2 else node for a, node in zip(addresses, there, strict=True)]
+
+
+def test_no_share_is_estimated_from_a_sample_that_the_kernel_hides_pages_of() -> None:
+    """The pages are counted if that takes not much longer than usual, else the error states why they are not."""
+    with pytest.raises(OSError, match=r"^\[Errno 61\] automatic NUMA balancing hides (\d+) of (\d+) pages") as refused:
+        resident_bytes(SELF, 0, longest=0, nodes_of=hide_half)
+    hidden, total = map(int, re.findall(r"\d+", str(refused.value))[1:3])
+    assert hidden / total == pytest.approx(0.5, abs=0.1)
+    assert "; to count its pages would stall the process for about" in str(refused.value)
+    seconds = 0.012 * sum(resident_bytes(SELF, 0).values()) / (1 << 30)
+    assert resident_bytes(SELF, 0, longest=seconds / 3).sampled > 0
+    assert resident_bytes(SELF, 0, longest=seconds / 3, nodes_of=hide_half).sampled == 0
+
+
+def test_pages_of_zeros_are_no_hidden_ones() -> None:
+    """Memory that was read alone is no page of the process's own; the kernel shows no node of it."""
+    with mmap.mmap(-1, 32 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as read:
+        read.madvise(mmap.MADV_NOHUGEPAGE)
+        assert not any(read[offset] for offset in range(0, len(read), mmap.PAGESIZE))
+        assert resident_bytes(SELF, 0, longest=0).sampled >= 500
 
 
 def test_resident_bytes_are_a_mapping_that_can_be_sent() -> None:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from affinity.kernel.pages import private_ranges
+from affinity.kernel.pages import is_own_page, private_ranges
 from affinity.kernel.syscalls import move_pages, page_nodes, touch_pages
 from affinity.topology.cpuset import NodeSet
 
@@ -131,5 +131,5 @@ def _listed(pagemap: BinaryIO, start: int, end: int, size: int) -> Iterator[int]
     if not entries.strip(b"\0"):  # a hole, which may be large
         return
     for i, entry in enumerate(memoryview(entries).cast("Q")):
-        if entry >> 61 == 0b100:  # in memory, not swapped, no page of a file
+        if is_own_page(entry):
             yield start + i * size

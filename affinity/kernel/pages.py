@@ -96,25 +96,55 @@ def _anonymous_size(directory: str) -> int:
 
 
 def _sample(directory: str, total: int, nodes_of: Callable[[Sequence[int]], Sequence[int]]) -> dict[int, int]:
-    """Return how many of some 1,000 pages, drawn at random from those in memory, lie on each node."""
+    """Return how many of some 1,000 pages, drawn at random from those in memory, lie on each node.
+
+    Linux 6.1 to 6.5 do not show the pages that automatic NUMA balancing has marked (see migration.py). A node whose
+    pages are read seldom would lack them. Raises OSError if more lack than the error of the sample allows for.
+    """
     size = os.sysconf("SC_PAGE_SIZE")
     ranges = private_ranges(directory)
     ends = list(accumulate((end - start) // size for start, end in ranges))
     pages = ends[-1] if ends else 0
     draws = min(-(-_SAMPLE * pages * size // max(total, 1)), _MOST_LOOKED_AT)
     found: dict[int, int] = {}
+    absent: list[int] = []
     numbers = [number % pages for number in memoryview(os.urandom(8 * draws)).cast("Q")] if pages else []
     for first in range(0, draws, _SAMPLE):
         addresses = []
         for number in numbers[first : first + _SAMPLE]:
             which = bisect_right(ends, number)
             addresses.append(ranges[which][1] - (ends[which] - number) * size)
-        for node in nodes_of(addresses):
-            if node >= 0:  # else no page is there
+        for address, node in zip(addresses, nodes_of(addresses), strict=True):
+            if node >= 0:
                 found[node] = found.get(node, 0) + 1
+            else:  # no page is there, or it is a page of zeros
+                absent.append(address)
+    expected, shown = draws * total // max(pages * size, 1), sum(found.values())
+    tolerated = 2 * expected * share_error(expected)
+    if expected - shown > tolerated:  # of which a page of zeros is none
+        hidden = _present(directory, absent)
+        if hidden > tolerated:
+            reason = f"automatic NUMA balancing hides {hidden} of {shown + hidden} pages of a sample"
+            raise OSError(errno.ENODATA, f"{reason} on this kernel (Linux 6.1 to 6.5)", directory)
     if not found:
         raise OSError(errno.ENODATA, "no page of a sample is in memory", directory)
     return found
+
+
+def _present(directory: str, addresses: Sequence[int]) -> int:
+    """Return at how many addresses a page that is no file's is in memory, whether or not its node is shown."""
+    size = os.sysconf("SC_PAGE_SIZE")
+    pagemap = os.open(f"{directory}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        entries = b"".join(os.pread(pagemap, 8, address // size * 8) for address in addresses)
+    finally:
+        os.close(pagemap)
+    return sum(is_own_page(entry) for entry in memoryview(entries).cast("Q"))
+
+
+def is_own_page(entry: int) -> bool:
+    """Return whether a pagemap entry is that of a page in memory, not swapped, which is no file's; or of zeros."""
+    return entry >> 61 == 0b100
 
 
 def private_ranges(directory: str, *, of_files: bool = False) -> Sequence[tuple[int, int]]:
