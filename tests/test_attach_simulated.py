@@ -246,3 +246,14 @@ def test_undo_and_a_second_attach_know_a_mask_of_which_cpus_were_lost() -> None:
     assert set(other.masks.values()) == {CpuSet.parse("56-60")}
     assert affinity.attach(other.pid, gpu=0, host=fake.host).requested.cpus == CpuSet.parse("0-10")
     assert set(undo(other.pid, host=fake.host).threads.values()) == {left}
+
+
+def test_pages_are_moved_though_their_nodes_cannot_be_read() -> None:
+    """As where a sample is not possible, and a count would stall the process; the report states it."""
+    fake = machine()
+    other = fake.start_process(size=256 * MIB)
+    fake.kernel.refuse("resident", errno.ENODATA)
+    report = affinity.attach(other.pid, gpu=7, host=fake.host)
+    assert other.pages_by_node == {1: 256 * MIB}
+    assert (report.local_share, report.moved) == (None, 0)
+    assert [d.action for d in report.degradations] == ["read the nodes of pages"]

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import attrs
@@ -220,10 +220,10 @@ def migrate_to_placement(placement: Placement, host: Host, outcome: Outcome, pro
     if not target or not elsewhere:
         return outcome
     before, left = None, 0
+    with suppress(OSError):  # a sample that is not possible keeps no page from its node; the report states why
+        before = process.resident_bytes()
     start = time.perf_counter()
     try:
-        before = process.resident_bytes()
-        start = time.perf_counter()
         left = process.migrate_pages(elsewhere, target)
     except OSError as refused:
         outcome = attrs.evolve(outcome, errors=(*outcome.errors, refused))
