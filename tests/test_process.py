@@ -330,6 +330,22 @@ for look in (lambda: process.environ, process.resident_bytes, process.get_mempol
     assert done.stdout.splitlines() == ["True True True True", "0 True", *["PermissionError"] * 4], done.stderr
 
 
+def test_the_cpuset_of_another_container_is_not_taken_for_that_of_a_process(tmp_path: Path) -> None:
+    """In a container with the PIDs of the host, the files of control groups are the container's own."""
+    found = Path("/sys/fs/cgroup/cpuset/cpuset.effective_cpus")
+    if os.geteuid() != 0 or not found.is_file() or not {0, 1} <= os.sched_getaffinity(0):
+        pytest.skip("takes root, CPUs 0 and 1, and cpusets of version 1")
+    (tmp_path / "cpuset.effective_cpus").write_text("1\n")
+    text = "import os; from affinity.kernel.linux import THIS_PROCESS; print(THIS_PROCESS.process(os.getppid()).{})"
+    shell = "mount --bind {} /sys/fs/cgroup/cpuset && taskset -c 1 {} -c '{}'"
+    shown = {}
+    for name in ("online()", "cpuset_cpus()"):
+        script = shell.format(tmp_path, sys.executable, text.format(name))
+        done = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, check=True)
+        shown[name] = done.stdout
+    assert shown["cpuset_cpus()"] == shown["online()"]
+
+
 THREADS = """
 import sys, threading, time
 threading.stack_size(1 << 15)

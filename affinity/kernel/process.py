@@ -160,7 +160,9 @@ class LinuxProcess:
 
     def cpuset_cpus(self) -> CpuSet:
         with self._reading() as directory:
-            return cpuset_cpus(directory)
+            found = cpuset_cpus(directory)
+            # In a container with the PIDs of the host, the files are those of the container's own control group.
+            return found if syscalls.get_affinity(self._pid) <= found else online_cpus()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
