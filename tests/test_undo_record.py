@@ -106,10 +106,23 @@ def test_records_of_ended_processes_are_deleted(process: LinuxProcess, runtime: 
     """When another is written; what is no record is left alone."""
     folder = runtime / "affinity"
     folder.mkdir(mode=0o700)
-    for name in (f"{2**22 - 1}-5-00000000", f"{process.pid}-1-00000000", "README"):
+    boot = process.identity().rpartition("-")[2]
+    for name in (f"{2**22 - 1}-5-{boot}", f"{process.pid}-1-{boot}", "README"):
         (folder / name).write_text("{}")
     undo.write(record(process), THIS_PROCESS)
     assert {path.name for path in folder.iterdir()} == {"README", process.identity()}
+
+
+def test_records_of_another_machine_are_kept(process: LinuxProcess, runtime: Path) -> None:
+    """The home directory of a cluster has those of all its nodes. Of an earlier boot, they end after a month."""
+    folder = runtime / "affinity"
+    folder.mkdir(mode=0o700)
+    theirs, old = (folder / f"{process.pid}-{ticks}-00000000" for ticks in (1, 2))
+    for file in (theirs, old):
+        file.write_text("{}")
+    os.utime(old, (0, 0))
+    undo.write(record(process), THIS_PROCESS)
+    assert {path.name for path in folder.iterdir()} == {theirs.name, process.identity()}
 
 
 def _link(folder: Path, target: Path) -> None:

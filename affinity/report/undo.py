@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from affinity.kernel.protocol import Kernel, Process, ancestors
 from affinity.topology.cpuset import CpuSet
 
 _VERSION = 1
+_MONTH = 30 * 86400.0  # seconds
 _LARGEST = 4 << 20  # bytes of a record that is read: one of 100,000 threads has a fifth of it
 
 
@@ -215,12 +217,17 @@ def _checked(text: str, identity: str, base: str) -> UndoRecord:
 
 
 def _delete_ended(directory: int, kernel: Kernel) -> None:
+    """Delete the records of ended processes: of another boot, which may be another machine's, after a month."""
+    boot = kernel.identity().rpartition("-")[2]
     for name in os.listdir(directory):
         pid = name.lstrip(".").partition("-")[0]
         if not pid.isdecimal():
             continue
         try:
-            ended = not name.lstrip(".").startswith(kernel.process(int(pid)).identity())
+            if f"-{boot}" in name:
+                ended = not name.lstrip(".").startswith(kernel.process(int(pid)).identity())
+            else:
+                ended = time.time() - os.stat(name, dir_fd=directory).st_mtime > _MONTH
         except ProcessLookupError:
             ended = True
         except OSError:
