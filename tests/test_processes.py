@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import attrs
 import pytest
 
-from affinity import CpuSet, Host, NodeSet, Settings
+from affinity import CpuSet, Host, NodeSet, Settings, attach
 from affinity.devices import (
     EVERY_PROCESS,
     DeviceError,
@@ -176,6 +176,30 @@ def test_pages_that_may_not_be_sampled_are_counted_on_request() -> None:
     (row,) = machine.rows(machine.use(process, 4))
     assert (row.assessment.locality, row.state.resident) == (Locality.UNKNOWN, None)
     assert row.assessment.remedy == "--full counts its pages, which stalls it"
+
+
+def test_a_named_process_that_cannot_be_read_has_a_row_with_the_error() -> None:
+    """Also without a GPU: it is not taken for one that has ended."""
+    machine = Machine()
+    process = machine.start()
+    machine.fake.kernel.refuse("threads", errno.EACCES)
+    (row,) = machine.rows(pids=[process.pid])
+    assert (row.pid, row.assessment.locality) == (process.pid, Locality.UNKNOWN)
+    assert "EACCES" in row.assessment.reason or "Permission denied" in row.assessment.reason
+
+
+def test_a_bind_of_which_cpus_were_lost_is_in_force() -> None:
+    """The process may use no more than its cpuset has now."""
+    machine = Machine()
+    process = machine.start()
+    attach(process.pid, gpu=str(machine.reader.gpus[4].pci), host=machine.fake.host)
+    left = CpuSet.parse("0-10,56-60")
+    process.narrow(cpuset=left)
+    (row,) = machine.rows(machine.use(process, 4))
+    assert row.bound is not None
+    assert (row.bound.in_force, row.bound.strategy) == (True, "external")
+    assert (row.state.limit, row.state.cpus) == (left, CpuSet.parse("56-60"))
+    assert row.assessment.locality is Locality.LOCAL
 
 
 def test_a_process_with_gpus_on_two_nodes_is_placed_on_both() -> None:

@@ -179,12 +179,13 @@ class GpuProcesses:
                 by_pid.setdefault((use.pid, use.is_here), []).append(use)
         longest = math.inf if full else COUNT_SECONDS
         found = []
-        for (pid, is_here), theirs in by_pid.items():
+        for (pid, is_here), known in by_pid.items():
+            theirs = known or [GpuUse(pid, None, Evidence.UNKNOWN, "")]
             if not is_here:
                 found += [GpuProcess(use, self._gpu(use.gpu), _NOT_HERE) for use in theirs]
                 continue
             try:
-                found += self._rows_of(pid, theirs or [GpuUse(pid, None, Evidence.UNKNOWN, "")], user, longest)
+                found += self._rows_of(pid, theirs, user, longest)
             except ProcessLookupError:
                 continue
             except SettingsError:
@@ -239,8 +240,8 @@ class GpuProcesses:
 
         A mask that something else has set is what this table is about, and no limit here.
         """
-        found = bound.allowed if bound is not None and bound.in_force else process.cpuset_cpus()
-        return found & self.host.topology.online
+        cpuset = process.cpuset_cpus() & self.host.topology.online
+        return bound.allowed & cpuset if bound is not None and bound.in_force else cpuset
 
     def _user(self, owner: int) -> str:
         if owner not in self._users:
