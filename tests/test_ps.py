@@ -302,6 +302,8 @@ def test_what_a_user_may_read_of_a_process(there: Mounted, start_program: StartP
     assert [rows[child.pid]["user"] for child in children] == ["root", "root", OTHER]
     assert rows[own.pid]["locality"] == "local"
     assert any("CAP_SYS_PTRACE" in note for note in printed["notes"])
+    done = affinity("ps", "--json", "--pid", str(own.pid), prefix=(*there.prefix, *plain), **PCI)
+    assert not any("CAP_SYS_PTRACE" in note for note in json.loads(done.stdout)["notes"])  # of others, not asked about
 
 
 def test_no_call_that_changes_a_process_is_needed(there: Mounted, start: Start) -> None:

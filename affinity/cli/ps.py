@@ -52,6 +52,7 @@ def command(
 
     Exit status 1 if a process is misplaced: `partly`, `remote` or `not bound`.
     """
+    from affinity.devices.use import EVERY_PROCESS, ProcessFilter
     from affinity.errors import UsageError
     from affinity.report.processes import GpuProcesses
 
@@ -59,9 +60,10 @@ def command(
         raise UsageError("--watch, --json and --prometheus are three forms of output: use one of them")
     reader = GpuProcesses.of(settings=_validate.settings(policy))
     user = None if all_users or pids else os.geteuid()
+    asked = ProcessFilter(pids, pids) if pids else EVERY_PROCESS
 
     def read() -> tuple[list[GpuProcess], list[str]]:
-        uses, notes = reader.uses()
+        uses, notes = reader.uses(asked)
         rows = reader.rows(uses, user=user, pids=pids, full=full)
         missing = set(pids) - {row.pid for row in rows}
         if missing and not watch:
