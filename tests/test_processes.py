@@ -81,6 +81,9 @@ def test_memory_that_cannot_be_read_is_not_taken_for_local() -> None:
     assert found.reason.endswith("the nodes of its memory cannot be read: Operation not permitted; it would stall")
     found = assess(attrs.evolve(seen, policies={}), PLACED, TOPOLOGY)
     assert (found.locality, found.remedy) == (Locality.UNKNOWN, "run `affinity ps` as root (CAP_SYS_PTRACE)")
+    found = assess(attrs.evolve(seen, threads={100: TOPOLOGY.online}), PLACED, TOPOLOGY)
+    assert found.locality is Locality.NOT_BOUND
+    assert found.reason.endswith("the nodes of its memory cannot be read: Operation not permitted; it would stall")
     one = FakeHost("pack:1 core:8").topology
     assert assess(seen, attrs.evolve(PLACED, nodes=NodeSet([0])), one).locality is Locality.LOCAL
 

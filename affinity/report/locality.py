@@ -92,8 +92,11 @@ def assess(state: ProcessState, placement: Placement, topology: Topology) -> Ass
         return Assessment(Locality.UNKNOWN, f"its threads cannot be read: {state.unreadable}")
     inside, count = state.threads_inside(placement.cpus), len(state.threads)
     found = _outside(state, placement, topology)
-    if not found and state.resident is None and len(topology.memory_nodes) > 1:
-        reason = f"its threads are inside; the nodes of its memory cannot be read: {state.unreadable}"
+    unread = ""
+    if state.resident is None and len(topology.memory_nodes) > 1:
+        unread = f"; the nodes of its memory cannot be read: {state.unreadable}"
+    if not found and unread:
+        reason = f"its threads are inside{unread}"
         return Assessment(Locality.UNKNOWN, reason, _COUNT if state.policies else _ROOT)
     if not found:
         return Assessment(Locality.LOCAL, f"its threads may run on CPUs {placement.cpus} alone")
@@ -103,7 +106,8 @@ def assess(state: ProcessState, placement: Placement, topology: Topology) -> Ass
         locality = Locality.REMOTE
     elif inside < count and all(state.limit <= mask for mask in state.threads.values()):
         locality = Locality.NOT_BOUND
-    return Assessment(locality, "; ".join(text for _, text in found), faults=frozenset(fault for fault, _ in found))
+    reason = "; ".join(text for _, text in found) + unread
+    return Assessment(locality, reason, faults=frozenset(fault for fault, _ in found))
 
 
 def _outside(state: ProcessState, placement: Placement, topology: Topology) -> list[tuple[Fault, str]]:
