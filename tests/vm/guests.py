@@ -76,7 +76,8 @@ def list_tests() -> dict[str, list[str]]:
         path = Path(scratch) / "tests.json"
         listing = subprocess.run(
             [*PYTEST, "--collect-only", "-q", str(GUEST)],
-            env={**os.environ, **QUIET, "VM_LIST": str(path)},
+            # What is compiled here, no guest has to compile: each would, as nothing that it writes is kept.
+            env={**os.environ, **QUIET, "VM_LIST": str(path), "PYTHONDONTWRITEBYTECODE": ""},
             capture_output=True,
             text=True,
             check=False,
