@@ -1,16 +1,28 @@
-"""A piece of work in a process of its own, confined as a container or a batch system confines one."""
+"""A piece of work in a process of its own, confined as a container or a batch system confines one.
+
+A fork each: in an emulated machine, a new interpreter takes ten seconds until it has imported what it needs.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import seccomp
+
+from affinity.cli import main
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -75,3 +87,34 @@ def _answer(
     with open(write, "w", encoding="utf-8") as printed:
         json.dump(answer, printed)
     os._exit(0)
+
+
+def affinity_command(*words: str, refused: Sequence[str] = (), **environ: str) -> subprocess.CompletedProcess[str]:
+    """What `affinity WORDS` prints and its status; refused: calls that fail with EPERM."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        pid = os.fork()
+        if pid == 0:
+            _run_command(words, out, errors, refused, environ)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for printed in (out, errors):
+            printed.seek(0)
+        return subprocess.CompletedProcess(words, status, out.read(), errors.read())
+
+
+def _run_command(
+    words: Sequence[str], out: IO[str], errors: IO[str], refused: Sequence[str], environ: dict[str, str]
+) -> None:
+    status: Any = 1
+    try:
+        sys.stdout, sys.stderr = out, errors
+        os.environ.update(environ)
+        if refused:
+            seccomp.refuse(errno.EPERM, list(refused))
+        main(words)
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc(file=errors)
+    out.flush()
+    errors.flush()
+    os._exit(status)

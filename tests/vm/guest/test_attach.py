@@ -20,11 +20,10 @@ import affinity
 from affinity import CpuSet, Settings
 from affinity.kernel.linux import THIS_PROCESS
 
-from .confined import cpuset
+from .confined import affinity_command, cpuset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import seccomp
 from server import Server, build
 
 pytestmark = pytest.mark.machine("two-package")
@@ -50,6 +49,18 @@ def server(request: pytest.FixtureRequest, program: Path) -> Iterator[Server]:
 def c_server(program: Path) -> Iterator[Server]:
     with Server(program) as running:
         yield running
+
+
+@pytest.fixture
+def no_balancing() -> Iterator[None]:
+    """Without automatic NUMA balancing, by which the kernel itself moves pages to the threads that use them.
+
+    A page that it has marked for that has no node for move_pages(2) until it is used.
+    """
+    setting = Path("/proc/sys/kernel/numa_balancing")
+    setting.write_text("0")
+    yield
+    setting.write_text("1")
 
 
 def on_node(running: Server, node: int, mib: int) -> None:
@@ -80,10 +91,9 @@ def degraded(row: Any) -> str:
     return "\n".join("; ".join(filter(None, d.values())) for d in row["degradations"])
 
 
-def command(pid: int, *options: str, prefix: tuple[str, ...] = (), **environ: str) -> tuple[int, str, Any]:
-    """`affinity attach --json`: the status, what stands on stderr, and the row."""
-    argv = [*prefix, sys.executable, "-m", "affinity", "attach", str(pid), "--json", *options]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, **environ})
+def command(pid: int, *options: str, refused: tuple[str, ...] = (), **environ: str) -> tuple[int, str, Any]:
+    """`affinity attach --json`, with EPERM for the calls `refused`: the status, what stands on stderr, and the row."""
+    done = affinity_command("attach", str(pid), "--json", *options, refused=refused, **environ)
     return done.returncode, done.stderr, json.loads(done.stdout)[0]
 
 
@@ -175,17 +185,18 @@ def test_a_cpuset_without_the_nodes_cpus_is_respected(program: Path) -> None:
         assert running.mask() == CpuSet([2, 3])
 
 
-@pytest.fixture(params=[0, 1, 2])
-def ptrace_scope(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Yama's setting; not 3, which could not be taken back."""
+@pytest.fixture
+def _strict_yama() -> Iterator[None]:
+    """Its strictest setting but for 3, which could not be taken back."""
     setting = Path("/proc/sys/kernel/yama/ptrace_scope")
-    setting.write_text(str(request.param))
-    yield request.param
+    setting.write_text("2")
+    yield
     setting.write_text("0")
 
 
-def test_a_user_without_capabilities_moves_its_own_process(c_server: Server, tmp_path: Path, ptrace_scope: int) -> None:
-    """Threads and pages, with each setting of Yama, which is about ptrace(2) alone."""
+@pytest.mark.usefixtures("_strict_yama")
+def test_a_user_without_capabilities_moves_its_own_process(c_server: Server, tmp_path: Path) -> None:
+    """Threads and pages, by the command in a process of its own; Yama is about ptrace(2) alone."""
     on_node(c_server, 0, 64)
     assert c_server.order("user", UNPRIVILEGED) == "0"
     own = tmp_path / "own"
@@ -195,8 +206,11 @@ def test_a_user_without_capabilities_moves_its_own_process(c_server: Server, tmp
         os.chmod(parent, 0o755)
     drop = ("setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups",
             "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search", "--")  # fmt: skip
-    status, errors, row = command(c_server.pid, "--node", "3", prefix=drop, XDG_RUNTIME_DIR=str(own))
-    assert (status, errors, degraded(row), c_server.mask()) == (0, "", "", NODE_3)
+    argv = [*drop, sys.executable, "-m", "affinity", "attach", str(c_server.pid), "--json", "--node", "3"]
+    environ = {**os.environ, "XDG_RUNTIME_DIR": str(own)}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False, env=environ)
+    (row,) = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, degraded(row), c_server.mask()) == (0, "", "", NODE_3)
     assert row["satisfied"]
     assert share(c_server.pages(), 3) >= 0.99
 
@@ -211,6 +225,7 @@ def test_root_attaches_to_an_undumpable_process_of_another_user(c_server: Server
     assert share(c_server.pages(), 3) >= 0.99
 
 
+@pytest.mark.usefixtures("no_balancing")
 def test_a_node_nearly_full_takes_what_fits(program: Path) -> None:
     """It is reported before and after; what does not fit stays where it was, and nothing is killed."""
     with ExitStack() as stack:
@@ -234,6 +249,7 @@ def test_a_node_nearly_full_takes_what_fits(program: Path) -> None:
         assert row["moved"] > 0
 
 
+@pytest.mark.usefixtures("no_balancing")
 def test_memory_shared_with_a_bystander_stays(program: Path) -> None:
     """What another process maps is not the target's to move: its pages, threads and policy are as before."""
     shared = Path("/dev/shm/attach-test")
@@ -270,15 +286,16 @@ def test_pinned_pages_stay_and_are_reported(c_server: Server) -> None:
     )
 
 
+@pytest.mark.usefixtures("no_balancing")
 def test_pages_of_a_process_that_may_not_be_moved_are_reported(c_server: Server) -> None:
     """Under Docker's profile: threads are bound, the pages stay, and the errno is in the report."""
     on_node(c_server, 0, 64)
-    prefix = seccomp.prefix("EPERM", "move_pages", "migrate_pages")
-    _, _, row = command(c_server.pid, "--node", "3", prefix=prefix)
+    _, _, row = command(c_server.pid, "--node", "3", refused=("move_pages", "migrate_pages"))
     assert (c_server.mask(), row["moved"], share(c_server.pages(), 0)) == (NODE_3, 0, 1)
     assert degraded(row).startswith("move pages touched before; EPERM; ")
 
 
+@pytest.mark.usefixtures("no_balancing")
 def test_no_pages_leaves_them_alone(c_server: Server) -> None:
     """New ones go to the node all the same."""
     on_node(c_server, 0, 32)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +17,7 @@ from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.kernel.linux import THIS_PROCESS
 
 from ..machines import Machine
+from .confined import affinity_command
 
 pytestmark = pytest.mark.machine("numa-fake")
 
@@ -37,14 +37,6 @@ def gpus(machine: Machine) -> Iterator[list[str]]:
         file.write_text(node)
 
 
-def cli(*arguments: str) -> Any:
-    """What `affinity` prints."""
-    command = [str(Path(sys.executable).with_name("affinity")), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_the_kernel_shows_nodes_that_share_their_cpus(machine: Machine) -> None:
     """And memory of its own for each."""
     topology = Host.live().topology
@@ -56,7 +48,9 @@ def test_the_kernel_shows_nodes_that_share_their_cpus(machine: Machine) -> None:
 
 def test_show_and_plan(machine: Machine, gpus: list[str]) -> None:
     """Each worker gets all CPUs and its own node's memory; a split gives each core to one of them."""
-    shown = cli("show", "--json")
+    done = affinity_command("show", "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
     assert [(gpu["name"], gpu["node"]) for gpu in shown["gpus"]] == sorted(zip(gpus, (0, 2), strict=True))
     assert [node["cpus"] for node in shown["nodes"]] == [str(CpuSet(machine.online_cpus))] * 4
     memory = {str(p.launch.gpus[0]): str(p.placement and p.placement.memory) for p in plan_each()}
@@ -81,7 +75,7 @@ def test_bind_moves_the_pages_to_the_gpus_own_node(gpus: list[str]) -> None:
 
 def test_run_starts_the_command_with_the_gpus_own_memory(gpus: list[str]) -> None:
     """Through numactl."""
-    program = (
-        "import json; from affinity.kernel.linux import THIS_PROCESS as p; print(json.dumps(str(p.get_mempolicy())))"
-    )
-    assert cli("run", "--gpu", gpus[1], "--", sys.executable, "-c", program) == "preferred:2"
+    command = [str(Path(sys.executable).with_name("affinity")), "run", "--gpu", gpus[1], "--"]
+    done = subprocess.run([*command, "numactl", "--show"], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("policy: preferred\npreferred node: 2\n")

@@ -16,9 +16,9 @@ from affinity.report.locality import Locality
 from affinity.report.processes import GpuProcess, GpuProcesses
 from affinity.topology import PciAddress
 
-from .test_attach import NODE_3, Server, c_server, on_node, own_pages, program, server, share
+from .test_attach import NODE_3, Server, c_server, no_balancing, on_node, own_pages, program, server, share
 
-__all__ = ["c_server", "program", "server"]  # fixtures
+__all__ = ["c_server", "no_balancing", "program", "server"]  # fixtures
 
 pytestmark = pytest.mark.machine("two-package")
 
@@ -71,8 +71,9 @@ def test_a_policy_that_takes_new_memory_elsewhere_is_seen(c_server: Server) -> N
     assert found.remedy.startswith("restart it through `affinity run`")
 
 
-def test_a_large_server_is_sampled_within_the_margin(c_server: Server) -> None:
-    """Half of 512 MiB on each of two nodes; all of it counted on request."""
+@pytest.mark.usefixtures("no_balancing")
+def test_a_server_of_512_mib_is_sampled_within_the_margin(c_server: Server) -> None:
+    """Half of it on each of two nodes."""
     for node in (0, 3):
         on_node(c_server, node, 256)
     found, truth = row(c_server), own_pages(c_server.pid)
