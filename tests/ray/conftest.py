@@ -1,7 +1,8 @@
-"""Real Ray: one instance a test module."""
+"""Real Ray: one instance a test module, and none that something else on this machine has started."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,17 @@ try:
     from workers import STAND_INS, running
 except ImportError:
     collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_directory() -> Iterator[None]:
+    """A directory for Ray of this run's own: in its default one, `ray.init()` finds the Ray of another run.
+
+    Its name is short, for the paths of sockets.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as directory:
+        patch.setenv("RAY_TMPDIR", directory)
+        yield
 
 
 @pytest.fixture(scope="module")
