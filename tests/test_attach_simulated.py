@@ -236,7 +236,7 @@ def test_the_managers_command_is_printed_where_the_path_shows_the_manager(cgroup
     assert command in found if command else found == ""
 
 
-def test_undo_and_a_second_attach_know_a_mask_of_which_cpus_were_lost() -> None:
+def test_undo_and_a_second_attach_find_a_mask_of_which_cpus_were_lost() -> None:
     """Gone from its cpuset, or offline: the kernel shows the rest of the mask, which is no mask of its owner's."""
     fake = machine()
     other = fake.start_process(threads=3)

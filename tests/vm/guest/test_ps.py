@@ -16,7 +16,7 @@ from affinity.report.locality import Locality
 from affinity.report.processes import GpuProcess, GpuProcesses
 from affinity.topology import PciAddress
 
-from .test_attach import NODE_3, Server, c_server, no_balancing, on_node, own_pages, program, server, share
+from .test_attach import MIB, NODE_3, Server, c_server, no_balancing, on_node, own_pages, program, server, share
 
 __all__ = ["c_server", "no_balancing", "program", "server"]  # fixtures
 
