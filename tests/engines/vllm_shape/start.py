@@ -25,6 +25,6 @@ if __name__ == "__main__":
     reported = {"server": state(os.getpid())}
     reported |= {name: state(pid) for name, pid in [reader.recv() for reader in engine.processes]}
     print(json.dumps(reported), flush=True)
-    for reader in engine.processes:
+    for reader in reversed(engine.processes):  # workers first: one may be in its EngineCore
         reader.send(None)
     engine.shutdown()

@@ -34,10 +34,11 @@ ENVIRONMENT = {
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": NODE_ID,
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_agent_register_timeout_ms": "300000",
-    "RAY_worker_register_timeout_seconds": "300",
-    "RAY_health_check_period_ms": "30000",
-    "RAY_health_check_timeout_ms": "60000",
+    # Beyond the time limit of the machine: a worker that is late would be ended and started anew, and be late again.
+    "RAY_agent_register_timeout_ms": "3600000",
+    "RAY_worker_register_timeout_seconds": "3600",
+    "RAY_health_check_period_ms": "60000",
+    "RAY_health_check_timeout_ms": "600000",
     "PYTHONPATH": os.path.dirname(__file__),
 }
 
