@@ -88,12 +88,12 @@ def test_a_server_of_512_mib_is_sampled_within_the_margin(c_server: Server) -> N
 
 @pytest.fixture
 def prompt_balancing() -> Iterator[None]:
-    """Automatic NUMA balancing marks pages of a process that has run for a tenth of a second, not a whole one."""
+    """Automatic NUMA balancing marks 64 MiB each tenth of a second that a process runs, not 256 MiB each second."""
     debug = Path("/sys/kernel/debug")
     if not (debug / "sched").exists():
         subprocess.run(["mount", "-t", "debugfs", "debugfs", debug], check=True)
-    settings = {debug / "sched/numa_balancing" / name: value
-                for name, value in (("scan_delay_ms", "10"), ("scan_period_min_ms", "100"))}  # fmt: skip
+    values = {"scan_delay_ms": "10", "scan_period_min_ms": "100", "scan_size_mb": "64"}
+    settings = {debug / "sched/numa_balancing" / name: value for name, value in values.items()}
     before = {setting: setting.read_text() for setting in settings}
     for setting, value in settings.items():
         setting.write_text(value)
@@ -102,20 +102,19 @@ def prompt_balancing() -> Iterator[None]:
         setting.write_text(text)
 
 
-@pytest.mark.usefixtures("prompt_balancing")
-def test_a_large_server_is_counted_while_balancing_hides_its_pages(program: Path) -> None:
-    """Where it had run before: those on node 0 are marked, and a sample of what is left showed all on node 3."""
+@pytest.mark.usefixtures("prompt_balancing")  # set up before c_server: the delay is read at a process's start
+def test_a_large_server_is_counted_while_balancing_hides_its_pages(c_server: Server) -> None:
+    """While a part is marked, most of it on one node, a sample of what is left would show the other node's share."""
     if not (6, 1) <= tuple(map(int, os.uname().release.split(".")[:2])) <= (6, 5):
         pytest.skip("a page that automatic NUMA balancing has marked is hidden on Linux 6.1 to 6.5 alone")
-    with Server(program) as running:
-        for node in (0, 3):
-            on_node(running, node, 256)
-        end = time.monotonic() + 120
-        while True:
-            found, truth = row(running), own_pages(running.pid)
-            if (found.state.resident and not found.state.resident.sampled) or time.monotonic() > end:
-                break
-            running.order("stall", 0.5, 8 * MIB)  # the kernel marks pages of a process while that runs
+    for node in (0, 3):
+        on_node(c_server, node, 256)
+    found, end = row(c_server), time.monotonic() + 120
+    while found.state.resident is not None and found.state.resident.sampled and time.monotonic() < end:
+        assert found.local_share == pytest.approx(share(own_pages(c_server.pid), 3), abs=0.1)
+        c_server.order("stall", 0.1, 8 * MIB)  # the kernel marks pages of a process while that runs
+        found = row(c_server)
+    truth = own_pages(c_server.pid)
     assert found.state.resident is not None
     assert found.state.resident.sampled == 0
     assert found.local_share == pytest.approx(share(truth, 3), abs=0.01)
