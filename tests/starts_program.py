@@ -6,12 +6,14 @@ Each worker prints where it was born and where it is after `affinity.bind()`; th
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -175,7 +177,11 @@ class Situation:
     def use(self, pool: Any) -> None:
         with pool:
             for _ in range(3):
-                show(pool.apply_async(look, ("first",)).get(30))
+                try:
+                    show(pool.apply_async(look, ("first",)).get(30))
+                except multiprocessing.TimeoutError:
+                    show_stacks(pool._pool)
+                    raise
 
 
 def in_thread(call: Any) -> None:
@@ -184,12 +190,23 @@ def in_thread(call: Any) -> None:
     thread.join(60)
 
 
+def show_stacks(workers: list[Any]) -> None:
+    """Print to stderr where every thread is: those of this process, then those of each worker that is alive."""
+    faulthandler.dump_traceback()
+    for worker in workers:
+        print(worker, file=sys.stderr, flush=True)
+        if worker.is_alive():
+            os.kill(worker.pid, signal.SIGUSR2)
+            time.sleep(1)
+
+
 def show(seen: Any) -> None:
     print(json.dumps(seen), flush=True)
 
 
 if __name__ == "__main__":
     situation, method, strategy = sys.argv[1:]
+    faulthandler.register(signal.SIGUSR2)
     stop = threading.Event()
     threading.Thread(target=stop.wait, daemon=True).start()
     getattr(Situation(method, strategy), situation)()
