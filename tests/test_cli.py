@@ -73,7 +73,7 @@ def test_the_json_of_a_plan_is_stable() -> None:
     [
         (
             "show",
-            "version origin detail online_cpus allowed_cpus allowed_nodes packages nodes gpus notes",
+            "version origin detail online_cpus allowed_cpus allowed_nodes packages nodes caches gpus nics notes",
         ),
         ("strategies", "version strategies policies devices launchers"),
         (

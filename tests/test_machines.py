@@ -39,15 +39,18 @@ DIALECTS: dict[str, dict[str, bool]] = {"plain": {}, "nul": {"nul": True}, "mask
 
 def facts(topology: Topology) -> list[object]:
     memory = [topology.distances, topology.initiators, topology.memory]
-    return [topology.nodes, *memory, topology.cpus, topology.pci_devices]
+    devices = [topology.pci_devices, topology.nics, topology.pci_paths]
+    return [topology.nodes, *memory, topology.cpus, topology.caches, *devices]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.affinity_machines("gb200", "vm-known-bridge", "azure-ndv2", "laptop", "numa-fake")
+@pytest.mark.affinity_machines("gb200", "vm-known-bridge", "azure-ndv2", "laptop", "numa-fake", "aws-p4d")
 def test_a_tree_states_what_the_machine_states(machine: Machine, dialect: str, tmp_path: Path) -> None:
     """Written and read back, with newlines, with NUL at the end, and with masks in place of lists."""
     root = trees.write(machine, tmp_path, **DIALECTS[dialect])
-    assert facts(sysfs.load(f"{root}/")) == facts(machine.topology())
+    read = sysfs.load(f"{root}/")
+    assert facts(read) == facts(machine.topology())
+    assert read.free_memory == machine.topology().free_memory
 
 
 @pytest.mark.affinity_machines("power9-ac922", "knl-snc4-flat")

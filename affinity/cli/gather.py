@@ -9,10 +9,10 @@ import click
 @click.argument("archive", default="machine.tar.gz")
 @click.option("--root", default="/", metavar="DIR", help="Gather from a directory that contains sys/.")
 def command(*, archive: str, root: str) -> None:
-    """Write the nodes, CPUs, caches and GPUs of this machine, and settings of its kernel, to ARCHIVE (machine.tar.gz).
+    """Write this machine's nodes, CPUs, caches, GPUs and network adapters to ARCHIVE (machine.tar.gz).
 
-    It contains no host name, serial number or UUID. Read it with `--root ARCHIVE`, or in a test with
-    `affinity.testing.machines.load("ARCHIVE")`.
+    Settings of its kernel are written too. It contains no host name, serial number, UUID or hardware address. Read it
+    with `--root ARCHIVE`, or in a test with `affinity.testing.machines.load("ARCHIVE")`.
     """
     from affinity.errors import SystemFileError, UsageError
     from affinity.host import Host
@@ -27,5 +27,5 @@ def command(*, archive: str, root: str) -> None:
     topology = Host.from_root(archive).topology
     click.echo(
         f"{archive}: {len(paths)} files; {len(topology.nodes)} nodes, {len(topology.online)} CPUs, "
-        f"{len(topology.pci_devices)} display or accelerator devices"
+        f"{len(topology.pci_devices)} display or accelerator devices, {len(topology.nics)} network adapters"
     )

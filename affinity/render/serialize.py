@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from affinity.settings import Settings
     from affinity.support import Support
     from affinity.topology.cpuset import CpuSet, NodeSet
+    from affinity.topology.model import Nic, Topology
     from affinity.variables import Option, Variable
 
 #: Version of every object here. It changes only if a key changes its meaning or is removed.
@@ -167,6 +168,8 @@ def option(option: Option[Any], found: Settings) -> Shape:
 
 def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequence[str]) -> Shape:
     """Return the machine, and the CPUs and memory that this process may use."""
+    from affinity.devices.links import nic_node
+
     topology = host.topology
     packages: dict[int, int] = {}
     for cpu in topology.cpus.values():
@@ -194,15 +197,47 @@ def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequ
                 "cpus": cpus(node.cpus),
                 "allowed_cpus": cpus(node.cpus & host.allowed_cpus),
                 "memory": topology.memory.get(node.id),
+                "memory_free": topology.free_memory.get(node.id),
                 "memory_allowed": node.has_memory and node.id in host.allowed_nodes,
                 "distances": {str(other): distance for other, distance in topology.distances.get(node.id, {}).items()},
                 "gpus": [str(g) for g in gpus if g.node == node.id],
             }
             for node in topology.nodes
         ],
-        "gpus": [{**gpu(g), "visible": g in visible} for g in gpus],
+        "caches": caches(topology),
+        "gpus": [{**gpu(g), "visible": g in visible, **links(g, gpus, topology)} for g in gpus],
+        "nics": [
+            {
+                "name": str(nic),
+                "pci_bus_id": str(nic.address),
+                "rdma_devices": list(nic.rdma),
+                "interfaces": list(nic.interfaces),
+                "node": nic_node(nic, topology),
+            }
+            for nic in topology.nics
+        ],
         "notes": list(dict.fromkeys((*notes, *host.notes))),  # last: what was read above may add some
     }
+
+
+def caches(topology: Topology) -> list[Shape]:
+    """Return the caches, those of one level, type and size together."""
+    alike: dict[tuple[int, str, int | None], list[str]] = {}
+    for cache in topology.caches:
+        alike.setdefault((cache.level, cache.type, cache.size), []).append(str(cache.cpus))
+    return [
+        {"level": level, "type": kind, "size": size, "cpus": shared} for (level, kind, size), shared in alike.items()
+    ]
+
+
+def links(found: Gpu, gpus: Sequence[Gpu], topology: Topology) -> Shape:
+    """Return the links of a GPU to the other GPUs and to each network adapter, and the adapters next to it."""
+    from affinity.devices.links import link, nearest_nics
+
+    nearest, _ = nearest_nics(found, topology)
+    others: list[Gpu | Nic] = [*(g for g in gpus if g != found), *topology.nics]
+    known = {str(other): link(found, other, topology) for other in others}
+    return {"nearest_nics": list(map(str, nearest)), "links": {k: v.name if v else None for k, v in known.items()}}
 
 
 def plugin(

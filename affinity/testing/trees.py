@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from affinity.testing.machines.model import VENDORS, Machine, MachineGpu
+from affinity.testing.machines.model import VENDORS, Machine, MachineGpu, as_device, pci_path
 from affinity.topology.cpuset import CpuSet, NodeSet
 from affinity.topology.model import PciAddress
 
@@ -46,8 +46,15 @@ def write(
     _initiators(machine, base)
     _cpus(machine, put)
     (base / "sys/bus/pci/devices").mkdir(parents=True, exist_ok=True)
-    for device in (*machine.gpus, *machine.others):
+    for device in (*machine.gpus, *machine.others, *map(as_device, machine.nics)):
         _pci(machine, device, base, put)
+    for nic in machine.nics:
+        function = base / "sys/bus/pci/devices" / str(nic.pci)
+        for kind, names in (("infiniband", nic.rdma), ("net", nic.interfaces)):
+            for name in names:  # as on Linux: a link to the device's directory, which links back to the function
+                home = f"{'/'.join(('devices', *pci_path(nic)))}/{kind}/{name}"
+                _link(base / "sys" / home / "device", f"../../../{function.name}")
+                _link(base / "sys/class" / kind / name, f"../../{home}")
     if status:
         cpus = machine.online if machine.allowed_cpus is None else machine.allowed_cpus
         nodes = NodeSet(n.id for n in machine.nodes) if machine.allowed_nodes is None else machine.allowed_nodes
@@ -79,6 +86,7 @@ def sparse(machine: Machine, step: int = 4) -> Machine:
         nodes=tuple(attrs.evolve(n, id=n.id * step, initiators=nodes(n.initiators)) for n in machine.nodes),
         gpus=tuple(map(gpu, machine.gpus)),
         others=tuple(map(gpu, machine.others)),
+        nics=tuple(attrs.evolve(nic, node=moved(nic.node)) for nic in machine.nics),
         allowed_nodes=None if machine.allowed_nodes is None else nodes(machine.allowed_nodes),
     )
 
@@ -113,8 +121,8 @@ def _nodes(machine: Machine, put: Put) -> None:
         put(f"{here}/cpulist", machine.online_of(node))
         put(f"{here}/cpumap", mask(machine.online_of(node), width))
         put(f"{here}/distance", " ".join(map(str, row)))
-        total, free = node.memory >> 10, node.memory >> 11
-        put(f"{here}/meminfo", f"Node {node.id} MemTotal:  {total:>12} kB\nNode {node.id} MemFree:   {free:>12} kB")
+        size = node.memory >> 10  # an idle machine: all of it is free
+        put(f"{here}/meminfo", f"Node {node.id} MemTotal:  {size:>12} kB\nNode {node.id} MemFree:   {size:>12} kB")
 
 
 def _initiators(machine: Machine, base: Path) -> None:
@@ -122,11 +130,8 @@ def _initiators(machine: Machine, base: Path) -> None:
     for node in machine.nodes:
         for access in ("access0", "access1") if node.initiators else ():
             here = base / f"sys/devices/system/node/node{node.id}/{access}/initiators"
-            here.mkdir(parents=True, exist_ok=True)
             for other in node.initiators:
-                link = here / f"node{other}"
-                if not link.is_symlink():
-                    link.symlink_to(f"../../../node{other}")
+                _link(here / f"node{other}", f"../../../node{other}")
 
 
 def _cpus(machine: Machine, put: Put) -> None:
@@ -138,36 +143,41 @@ def _cpus(machine: Machine, put: Put) -> None:
     width = max(machine.present) + 1
     groups: dict[tuple[str, int], list[int]] = {}
     for cpu in machine.cpus.values():
-        for kind, lowest in (("core", cpu.core), ("l3", cpu.l3), ("package", cpu.package)):
+        for kind, lowest in (("core", cpu.core), ("package", cpu.package)):
             groups.setdefault((kind, lowest), []).append(cpu.id)
     lists = {key: str(CpuSet(members)) for key, members in groups.items()}
     masks = {key: mask(CpuSet(members), width) for key, members in groups.items()}
     for cpu in machine.cpus.values():
         here = f"{base}/cpu{cpu.id}"
-        core, l3, package = ("core", cpu.core), ("l3", cpu.l3), ("package", cpu.package)
+        core, package = ("core", cpu.core), ("package", cpu.package)
         put(f"{here}/topology/physical_package_id", cpu.package)
         put(f"{here}/topology/thread_siblings_list", lists[core])
         put(f"{here}/topology/thread_siblings", masks[core])
         put(f"{here}/topology/package_cpus_list", lists[package])
         put(f"{here}/topology/core_siblings", masks[package])
-        if machine.l3_cores != 0:
-            put(f"{here}/cache/index3/level", 3)
-            put(f"{here}/cache/index3/shared_cpu_list", lists[l3])
-            put(f"{here}/cache/index3/shared_cpu_map", masks[l3])
+    index = {(1, "data"): 0, (1, "instruction"): 1, (2, "unified"): 2, (3, "unified"): 3}
+    for cache in machine.caches:
+        number = index[cache.level, cache.type]
+        shared, shared_mask = str(cache.cpus), mask(cache.cpus, width)
+        for cpu_id in cache.cpus:
+            here = f"{base}/cpu{cpu_id}/cache/index{number}"
+            put(f"{here}/level", cache.level)
+            put(f"{here}/type", cache.type.capitalize())
+            if cache.size is not None:
+                put(f"{here}/size", f"{cache.size >> 10}K")
+            put(f"{here}/shared_cpu_list", shared)
+            put(f"{here}/shared_cpu_map", shared_mask)
     for cpu_id in machine.offline:
         put(f"{base}/cpu{cpu_id}/online", 0)
 
 
 def _pci(machine: Machine, device: MachineGpu, base: Path, put: Put) -> None:
-    """Write a device below its root port; a device on bus 0 (of a virtual machine) is on the root bus itself."""
-    pci = device.pci
-    home = f"devices/pci{pci.domain:04x}:{max(pci.bus - 1, 0):02x}"
-    chain = [device]
-    if pci.bus:
-        port = PciAddress(pci.domain, pci.bus - 1, 1, 0)
-        node = device.node if device.bridge_node is None else device.bridge_node
-        chain.insert(0, MachineGpu(port, node, "intel", class_code=0x060400))
-    for function in chain:
+    """Write a device below its bridges."""
+    host, *above = pci_path(device)[:-1]
+    node = device.node if device.bridge_node is None else device.bridge_node
+    bridges = (MachineGpu(PciAddress.parse(name), node, "intel", class_code=0x060400) for name in above)
+    home = f"devices/{host}"
+    for function in (*bridges, device):
         home += f"/{function.pci}"
         cpus = machine.local_cpus(function.node)
         put(f"sys/{home}/class", f"0x{function.class_code:06x}")
@@ -181,6 +191,10 @@ def _pci(machine: Machine, device: MachineGpu, base: Path, put: Put) -> None:
         if function.memory_node is not None:
             status = f"Node:      {function.memory_node}\nStatus:    online"
             put(f"proc/driver/nvidia/gpus/{function.pci}/numa_status", status)
-        link = base / "sys/bus/pci/devices" / str(function.pci)
-        if not link.is_symlink():
-            link.symlink_to(f"../../../{home}")
+        _link(base / "sys/bus/pci/devices" / str(function.pci), f"../../../{home}")
+
+
+def _link(link: Path, target: str) -> None:
+    if not link.is_symlink():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)

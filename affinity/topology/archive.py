@@ -1,9 +1,9 @@
 """A machine in an archive: the files that a topology is read from, and nothing that identifies its owner.
 
 The archive holds `sys/…`, some settings of the kernel in `proc/sys/…`, two lines of `proc/self/status` and two of each
-GPU's `numa_status`. It has no host name, no serial number and no UUID: files are chosen by name, and the directories
-between a device and its host bridge, which on some hypervisors are named by an identifier, are left out. Archives of
-hwloc-gather-topology(1), with one directory at the top, are read too.
+GPU's `numa_status`. It has no host name, serial number, UUID or hardware address: files are chosen by name. Left out
+are the directories between a device and its host bridge, which on some hypervisors are named by an identifier, and
+interface names made of one. Archives of hwloc-gather-topology(1), with one directory at the top, are read too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from affinity.errors import SystemFileError, TopologyError
 from affinity.topology.allowed import read_allowed
 from affinity.topology.model import PciAddress, Topology
 from affinity.topology.synthetic import StaticSource
-from affinity.topology.sysfs import Sysfs
+from affinity.topology.sysfs import Sysfs, pci_function
 
 #: An archive that unpacks to more is not a machine's.
 MAX_FILES, MAX_BYTES = 500_000, 1 << 30
@@ -35,7 +36,9 @@ _TOPOLOGY = (
     ("thread_siblings_list", "thread_siblings"),
     ("package_cpus_list", "core_siblings_list", "core_siblings"),
 )
-_CACHE = ("level", "shared_cpu_list", "shared_cpu_map")
+_CACHE = ("level", "type", "size", "shared_cpu_list", "shared_cpu_map")
+#: A device name made of a MAC address or a GUID (systemd.net-naming-scheme(7), rdma-core's rdma_rename).
+_IDENTIFIER = re.compile(r"[0-9a-f]{12}")
 #: Settings of the kernel that `affinity doctor` checks.
 _SETTINGS = (
     ("proc/sys/kernel", "numa_balancing"),
@@ -107,8 +110,19 @@ def extracted(archive: str) -> Iterator[str]:
 
 def loaded(topology: Topology, detail: str) -> Topology:
     """Return the topology with every fact read now, so that its files can be deleted."""
-    facts = topology.distances, topology.memory, topology.cpus, topology.pci_devices, topology.initiators
-    return attrs.evolve(topology, detail=detail, source=StaticSource(*facts, topology.notes))
+    source = StaticSource(
+        topology.distances,
+        topology.memory,
+        topology.cpus,
+        topology.pci_devices,
+        topology.initiators,
+        nics=topology.nics,
+        pci_paths=topology.pci_paths,
+        caches=topology.caches,
+        free_memory=topology.free_memory,
+        notes=topology.notes,
+    )
+    return attrs.evolve(topology, detail=detail, source=source)
 
 
 @attrs.define
@@ -156,8 +170,13 @@ class _Capture:
                 any(self._read(f"{cpus}/{name}/topology", (file,)) for file in group)
             for index in _names(self.root, f"{cpus}/{name}/cache", "index"):
                 self._read(f"{cpus}/{name}/cache/{index}", _CACHE)
+        adapters = self._adapters()
         for name in _listdir(os.path.join(self.root, "sys/bus/pci/devices")):
-            self.pci(name)
+            self._pci(name, wanted=name in adapters.values())
+        for link, name in adapters.items():
+            target = self.links.get(f"sys/bus/pci/devices/{name}")
+            if target is not None:
+                self.links[link] = target  # both links are four directories deep
         for directory, name in _SETTINGS:
             self._read(directory, (name,))
         if self._read("proc/self", ("status",)):
@@ -167,12 +186,23 @@ class _Capture:
             lines = (("Cpus_allowed_list", allowed.cpus), ("Mems_allowed_list", allowed.nodes))
             self.files["proc/self/status"] = "".join(f"{k}:\t{v}\n" for k, v in lines if v is not None).encode("ascii")
 
-    def pci(self, name: str) -> None:
-        """Take a display or accelerator device, with the bridges above it."""
+    def _adapters(self) -> dict[str, str]:
+        """Return the PCI function of each network interface and RDMA device, by its `device` link."""
+        found = {}
+        for kind in ("infiniband", "net"):
+            for name in _listdir(os.path.join(self.root, "sys/class", kind)):
+                link = f"sys/class/{kind}/{name}/device"
+                function = pci_function(os.path.join(self.root, link))
+                if function is not None and not _IDENTIFIER.search(name):
+                    found[link] = str(function)
+        return found
+
+    def _pci(self, name: str, *, wanted: bool) -> None:
+        """Take a display, accelerator or network device, or one that is wanted anyway, with the bridges above it."""
         here = os.path.realpath(os.path.join(self.root, "sys/bus/pci/devices", name))
         try:
             with open(os.path.join(here, "class"), "rb") as file:
-                wanted = file.read(4) in (b"0x03", b"0x12")
+                wanted = file.read(4) in (b"0x02", b"0x03", b"0x12") or wanted
         except OSError:
             return
         chain = [here] if wanted and PciAddress.try_parse(name) is not None else []

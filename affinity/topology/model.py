@@ -93,8 +93,21 @@ class PciAddress:
 
 
 @attrs.frozen
+class Cache:
+    """A cache, with the online CPUs that share it.
+
+    type: "data", "instruction" or "unified". size: in bytes, None if unknown.
+    """
+
+    level: int
+    type: str
+    size: int | None
+    cpus: CpuSet
+
+
+@attrs.frozen
 class PciDevice:
-    """A display, 3D or accelerator controller, as sysfs shows it.
+    """A PCI device, as sysfs shows it: a display, 3D or accelerator controller, or a network adapter.
 
     numa_node: None if the kernel reports -1 (unknown, never node 0).
     local_cpus: of the device itself; bridge_cpus: of the nearest bridge above whose node is known.
@@ -114,6 +127,26 @@ class PciDevice:
     memory_node: int | None = None
 
 
+@attrs.frozen
+class Nic:
+    """A network adapter: a PCI function, with the names that the kernel has for it.
+
+    rdma: its RDMA devices ("mlx5_0"), as in `ibv_devices`. interfaces: its network interfaces ("ib0"); a network
+    namespace hides those of others.
+    """
+
+    device: PciDevice
+    rdma: tuple[str, ...] = ()
+    interfaces: tuple[str, ...] = ()
+
+    @property
+    def address(self) -> PciAddress:
+        return self.device.address
+
+    def __str__(self) -> str:
+        return next(iter((*self.rdma, *self.interfaces)), str(self.address))
+
+
 class TopologySource(Protocol):
     """The facts that a topology reads on first use, and `notes` on those that could not be read."""
 
@@ -124,6 +157,10 @@ class TopologySource(Protocol):
     def memory(self) -> Mapping[int, int]: ...
     def cpus(self) -> Mapping[int, Cpu]: ...
     def pci_devices(self) -> tuple[PciDevice, ...]: ...
+    def nics(self) -> tuple[Nic, ...]: ...
+    def pci_paths(self) -> Mapping[PciAddress, tuple[str, ...]]: ...
+    def caches(self) -> tuple[Cache, ...]: ...
+    def free_memory(self) -> Mapping[int, int]: ...
 
 
 @attrs.frozen
@@ -192,6 +229,26 @@ class Topology:
     def pci_devices(self) -> tuple[PciDevice, ...]:
         """Display, 3D and accelerator controllers, in PCI order."""
         return self.source.pci_devices()
+
+    @cached_property
+    def nics(self) -> tuple[Nic, ...]:
+        """Network adapters, in PCI order."""
+        return self.source.nics()
+
+    @cached_property
+    def pci_paths(self) -> Mapping[PciAddress, tuple[str, ...]]:
+        """The path of each PCI device as sysfs names it: host bridge ("pci0000:15"), bridges, the device itself."""
+        return self.source.pci_paths()
+
+    @cached_property
+    def caches(self) -> tuple[Cache, ...]:
+        """Every cache, by level, type and lowest CPU."""
+        return self.source.caches()
+
+    @cached_property
+    def free_memory(self) -> Mapping[int, int]:
+        """Bytes free on each node (`MemFree`, without the page cache) when first asked; nothing for an archive."""
+        return self.source.free_memory()
 
     def nodes_of(self, cpus: CpuSet, chosen: NodeSet | None = None) -> NodeSet:
         """Return the nodes that these CPUs belong to.

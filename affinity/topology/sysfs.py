@@ -8,18 +8,20 @@ Documentation/ABI/testing/sysfs-bus-pci, Documentation/admin-guide/mm/numaperf.r
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import attrs
 
 from affinity.errors import ListFormatError, SystemFileError, TopologyError
 from affinity.topology.cpuset import MAX_ID, CpuSet, NodeSet
-from affinity.topology.model import Cpu, Node, Origin, PciAddress, PciDevice, Topology
+from affinity.topology.model import Cache, Cpu, Nic, Node, Origin, PciAddress, PciDevice, Topology
 
-#: PCI classes of GPUs: VGA, XGA, 3D and other display controllers, and processing accelerators.
-_DISPLAY, _ACCELERATOR = 0x03, 0x12
+#: PCI classes of GPUs: VGA, XGA, 3D and other display controllers, and processing accelerators; and that of network
+#: adapters (Ethernet, InfiniBand, other fabrics).
+_DISPLAY, _ACCELERATOR, _NETWORK = 0x03, 0x12, 0x02
 
 _NVIDIA = 0x10DE
 
@@ -127,18 +129,27 @@ class Sysfs:
         return found
 
     def memory(self) -> Mapping[int, int]:
-        base = self.path("devices/system/node")
         sizes = {}
+        for node, file, text in self._meminfo():
+            size = _kilobytes(text, "MemTotal:")
+            if size is None:
+                raise TopologyError(f"{file}: no 'MemTotal: … kB' found in {text[:60]!r}")
+            sizes[node] = size
+        return sizes
+
+    def free_memory(self) -> Mapping[int, int]:
+        """Return the bytes free on each node; a node whose file has no such line (in an archive) is left out."""
+        sizes = {node: _kilobytes(text, "MemFree:") for node, _, text in self._meminfo()}
+        return {node: size for node, size in sizes.items() if size is not None}
+
+    def _meminfo(self) -> Iterator[tuple[int, str, str]]:
+        """Yield number, file and text of each node's `meminfo`."""
+        base = self.path("devices/system/node")
         for name in _listdir(base):
             file = os.path.join(base, name, "meminfo")
             text = read_text(file) if name.startswith("node") and name[4:].isdecimal() else None
-            if text is None:
-                continue
-            size = text.partition("MemTotal:")[2].split(None, 1)[:1]
-            if not size or not _is_number(size[0]):
-                raise TopologyError(f"{file}: no 'MemTotal: … kB' found in {text[:60]!r}")
-            sizes[int(name[4:])] = int(size[0]) * 1024
-        return sizes
+            if text is not None:
+                yield int(name[4:]), file, text
 
     def cpus(self) -> Mapping[int, Cpu]:
         base = self.path("devices/system/cpu")
@@ -183,13 +194,66 @@ class Sysfs:
             )
         return found
 
+    def caches(self) -> tuple[Cache, ...]:
+        """Return the caches of online CPUs. The files of each are read once, not for each CPU that shares it."""
+        base = self.path("devices/system/cpu")
+        online = self.online_cpus()
+        seen: dict[str, int] = {}  # CPUs by directory name, whose number stands for level and type
+        found = []
+        for cpu in online:
+            for name in _listdir(os.path.join(base, f"cpu{cpu}", "cache")):
+                if not name.startswith("index") or seen.get(name, 0) >> cpu & 1:
+                    continue
+                here = os.path.join(base, f"cpu{cpu}", "cache", name)
+                level = _number(here, "level")
+                shared = (_cpus(here, "shared_cpu_list", "shared_cpu_map") or CpuSet()) & online | CpuSet([cpu])
+                seen[name] = seen.get(name, 0) | shared.bits
+                if level is not None:
+                    kind = (read_text(os.path.join(here, "type")) or "Unified").lower()
+                    found.append(Cache(level, kind, _cache_size(os.path.join(here, "size")), shared))
+        return tuple(sorted(found, key=lambda c: (c.level, c.type, c.cpus.first())))
+
     def pci_devices(self) -> tuple[PciDevice, ...]:
+        return self._pci_devices(_DISPLAY, _ACCELERATOR)
+
+    def nics(self) -> tuple[Nic, ...]:
+        """Return the PCI functions that are network adapters. Software devices (bridges, Soft-RoCE) are none."""
+        names: dict[str, dict[PciAddress, list[str]]] = {}
+        for kind in ("infiniband", "net"):
+            names[kind] = {}
+            for name in sorted(_listdir(self.path("class", kind)), key=_natural):
+                address = pci_function(self.path("class", kind, name, "device"))
+                if address is not None:
+                    names[kind].setdefault(address, []).append(name)
+        rdma, interfaces = names["infiniband"], names["net"]
+        return tuple(
+            Nic(device, tuple(rdma.get(device.address, ())), tuple(interfaces.get(device.address, ())))
+            for device in self._pci_devices(_NETWORK, also={*rdma, *interfaces})
+        )
+
+    def pci_paths(self) -> Mapping[PciAddress, tuple[str, ...]]:
+        """Return the path of each device from its host bridge, by the link in `bus/pci/devices`."""
+        base = self.path("bus/pci/devices")
+        found = {}
+        for name in _listdir(base):
+            address = PciAddress.try_parse(name)
+            try:
+                parts = os.readlink(os.path.join(base, name)).split("/")
+            except OSError:  # a captured tree whose links were copied as directories
+                continue
+            host = next((i for i, part in enumerate(parts) if part.startswith("pci") and ":" in part), None)
+            if address is not None and host is not None:
+                found[address] = tuple(parts[host:])
+        return found
+
+    def _pci_devices(self, *classes: int, also: Collection[PciAddress] = ()) -> tuple[PciDevice, ...]:
+        """Return the PCI devices of these classes, and those at the addresses in `also`, in PCI order."""
         base = self.path("bus/pci/devices")
         found = []
         for name in _listdir(base):
             address = PciAddress.try_parse(name)
             here = os.path.join(base, name)
-            if address is None or (_hex(here, "class") or 0) >> 16 not in (_DISPLAY, _ACCELERATOR):
+            if address is None or ((_hex(here, "class") or 0) >> 16 not in classes and address not in also):
                 continue
             node = _number(here, "numa_node")
             boot = read_text(os.path.join(here, "boot_vga"))
@@ -309,6 +373,34 @@ def _l3(cpu_directory: str) -> CpuSet | None:
         if name.startswith("index") and read_text(os.path.join(here, "level")) == "3":
             return _cpus(here, "shared_cpu_list", "shared_cpu_map")
     return None
+
+
+def pci_function(device: str) -> PciAddress | None:
+    """Return the PCI function of a `device` link below /sys/class; None for a software device or one on another bus.
+
+    The link leads to the function, or to a child of it (virtio, a mlx5 scalable function).
+    """
+    here = os.path.realpath(device)
+    if not os.path.isdir(here):
+        return None
+    return PciAddress.try_parse(os.path.basename(here)) or PciAddress.try_parse(os.path.basename(os.path.dirname(here)))
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Return a key that sorts mlx5_2 before mlx5_10."""
+    return [(text, int(digits or -1)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]
+
+
+def _kilobytes(text: str, key: str) -> int | None:
+    """Return the bytes of a line `key … kB`, None if there is no such line."""
+    size = text.partition(key)[2].split(None, 1)[:1]
+    return int(size[0]) * 1024 if size and _is_number(size[0]) else None
+
+
+def _cache_size(path: str) -> int | None:
+    """Return the bytes in a cache's `size` (as 32K; Linux, drivers/base/cacheinfo.c), None if it has none."""
+    text = read_text(path) or ""
+    return int(text[:-1]) * 1024 if text.endswith("K") and _is_number(text[:-1]) else None
 
 
 def _number(directory: str, name: str) -> int | None:

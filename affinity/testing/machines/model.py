@@ -5,16 +5,28 @@ from __future__ import annotations
 import enum
 import uuid
 from functools import cached_property
+from typing import TypeVar
 
 import attrs
 
 from affinity.topology.cpuset import CpuSet, NodeSet
-from affinity.topology.model import Cpu, Node, Origin, PciAddress, PciDevice, Topology
+from affinity.topology.model import Cache, Cpu, Nic, Node, Origin, PciAddress, PciDevice, Topology
 from affinity.topology.synthetic import StaticSource
 
 GiB = 1 << 30
 
-VENDORS = {"nvidia": 0x10DE, "amd": 0x1002, "intel": 0x8086, "aspeed": 0x1A03, "matrox": 0x102B}
+VENDORS = {
+    "nvidia": 0x10DE,
+    "amd": 0x1002,
+    "intel": 0x8086,
+    "aspeed": 0x1A03,
+    "matrox": 0x102B,
+    "mellanox": 0x15B3,
+    "amazon": 0x1D0F,
+}
+
+
+Device = TypeVar("Device", "MachineGpu", "MachineNic")
 
 
 class Smt(enum.Enum):
@@ -48,7 +60,8 @@ class MachineGpu:
 
     node: PCI `numa_node`, None for -1. bridge_node: that of its root port (default: the device's own). memory_node: the
     node of its own memory, as in NVIDIA's numa_status; None without that file. memory_affinity, cpu_affinity: as NVML
-    reports them, if they are known to differ from the node and its CPUs.
+    reports them, if they are known to differ from the node and its CPUs. bridges: the PCI bridges above it, the root
+    port first; None for a root port of its own.
     """
 
     pci: PciAddress
@@ -62,11 +75,42 @@ class MachineGpu:
     cpu_affinity: CpuSet | None = None
     boot_vga: bool | None = None
     memory_node: int | None = None
+    bridges: tuple[PciAddress, ...] | None = None
 
     @property
     def uuid(self) -> str:
         """A made-up UUID that is a function of the PCI address."""
         return f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, str(self.pci))}"
+
+
+@attrs.frozen
+class MachineNic:
+    """A network adapter: a PCI function, its RDMA devices and its interfaces.
+
+    node: PCI `numa_node`, None for -1. bridges: as of a GPU.
+    """
+
+    pci: PciAddress
+    node: int | None
+    rdma: tuple[str, ...] = ()
+    interfaces: tuple[str, ...] = ()
+    vendor: str = "mellanox"
+    device: int = 0
+    class_code: int = 0x020700
+    bridges: tuple[PciAddress, ...] | None = None
+
+
+@attrs.frozen
+class CacheSizes:
+    """Bytes of the caches: first level (data, instruction) and second level of a core, and an L3; 0 where unknown.
+
+    Of an unknown size an L3 is there all the same; the caches of a core are not.
+    """
+
+    data: int = 0
+    instruction: int = 0
+    l2: int = 0
+    l3: int = 0
 
 
 @attrs.frozen
@@ -76,8 +120,9 @@ class Machine:
     nodes: by ascending id. threads, smt: hardware threads of a core and their numbering. l3_cores: cores that share
     one L3; None for all of a package, 0 for no L3. offline: CPUs that are present but offline. distances: a row for
     each node; empty if the firmware has none (the kernel then shows 10 and 20). gpus: the GPUs, in PCI order. others:
-    display devices that are no GPUs (management chips). allowed_cpus, allowed_nodes: the cpuset of a container, None
-    for everything online. name, source: set by `machines.get`.
+    display devices that are no GPUs (management chips). nics: the network adapters, as far as they are known.
+    allowed_cpus, allowed_nodes: the cpuset of a container, None for everything online. name, source: set by
+    `machines.get`.
     """
 
     nodes: tuple[MachineNode, ...]
@@ -88,6 +133,8 @@ class Machine:
     distances: tuple[tuple[int, ...], ...] = ()
     gpus: tuple[MachineGpu, ...] = ()
     others: tuple[MachineGpu, ...] = ()
+    nics: tuple[MachineNic, ...] = ()
+    cache_sizes: CacheSizes = CacheSizes()
     allowed_cpus: CpuSet | None = None
     allowed_nodes: NodeSet | None = None
     name: str = ""
@@ -156,6 +203,33 @@ class Machine:
     def pci_devices(self) -> tuple[PciDevice, ...]:
         return tuple(self._pci_device(d) for d in sorted((*self.gpus, *self.others), key=lambda d: d.pci))
 
+    @cached_property
+    def topology_nics(self) -> tuple[Nic, ...]:
+        ordered = sorted(self.nics, key=lambda nic: nic.pci)
+        return tuple(Nic(self._pci_device(as_device(nic)), nic.rdma, nic.interfaces) for nic in ordered)
+
+    @cached_property
+    def pci_paths(self) -> dict[PciAddress, tuple[str, ...]]:
+        """The path of each device and of each bridge, from the host bridge."""
+        found: dict[PciAddress, tuple[str, ...]] = {}
+        for path in (*map(pci_path, (*self.gpus, *self.others)), *map(pci_path, self.nics)):
+            found.update({address: path[: i + 2] for i, address in enumerate(map(PciAddress.parse, path[1:]))})
+        return found
+
+    @cached_property
+    def caches(self) -> tuple[Cache, ...]:
+        cores: dict[int, list[int]] = {}
+        l3s: dict[int, list[int]] = {}
+        for cpu in self.cpus.values():
+            cores.setdefault(cpu.core, []).append(cpu.id)
+            l3s.setdefault(cpu.l3, []).append(cpu.id)
+        sizes = self.cache_sizes
+        kinds = ((1, "data", sizes.data), (1, "instruction", sizes.instruction), (2, "unified", sizes.l2))
+        found = [Cache(level, kind, size, CpuSet(c)) for level, kind, size in kinds if size for c in cores.values()]
+        if self.l3_cores != 0:
+            found += [Cache(3, "unified", sizes.l3 or None, CpuSet(domain)) for domain in l3s.values()]
+        return tuple(found)
+
     def _pci_device(self, device: MachineGpu) -> PciDevice:
         bridge = self.local_cpus(device.bridge_node) if device.node is None and device.bridge_node is not None else None
         return PciDevice(
@@ -176,9 +250,35 @@ class Machine:
         distances = {a: dict(zip(ids, row, strict=True)) for a, row in zip(ids, self.distance_rows, strict=True)}
         memory = {n.id: n.memory for n in self.nodes}
         initiators = {n.id: n.initiators for n in self.nodes if n.initiators}
-        source = StaticSource(distances, memory, self.cpus, self.pci_devices, initiators)
+        source = StaticSource(
+            distances,
+            memory,
+            self.cpus,
+            self.pci_devices,
+            initiators,
+            nics=self.topology_nics,
+            pci_paths=self.pci_paths,
+            caches=self.caches,
+            free_memory=memory,
+        )
         nodes = tuple(Node(n.id, self.online_of(n), n.memory > 0) for n in self.nodes)
         return Topology(nodes, Origin.SYNTHETIC, self.name, source)
+
+
+def pci_path(device: MachineGpu | MachineNic) -> tuple[str, ...]:
+    """Return the path of a device as sysfs names it: the host bridge, the bridges, the device.
+
+    A device on bus 0 (of a virtual machine) is on the root bus itself.
+    """
+    pci = device.pci
+    default = (PciAddress(pci.domain, pci.bus - 1, 1, 0),) if pci.bus else ()
+    chain = (*(default if device.bridges is None else device.bridges), pci)
+    return f"pci{chain[0].domain:04x}:{chain[0].bus:02x}", *map(str, chain)
+
+
+def as_device(nic: MachineNic) -> MachineGpu:
+    """Return the PCI function of an adapter as the record that other devices have."""
+    return MachineGpu(nic.pci, nic.node, nic.vendor, nic.device, nic.class_code, bridges=nic.bridges)
 
 
 def levels(packages: tuple[int, ...], near: int, far: int) -> tuple[tuple[int, ...], ...]:
@@ -200,6 +300,21 @@ def even_nodes(
             cpus = CpuSet(range(i * cores * threads, (i + 1) * cores * threads))
         nodes.append(MachineNode(i, cpus, memory, i * packages // count))
     return tuple(nodes)
+
+
+def nics_at(records: str, nodes: tuple[int | None, ...], **same: object) -> tuple[MachineNic, ...]:
+    """Adapters from `address=rdma device` (space separated), each with its node, all else the same."""
+    found = [record.split("=") for record in records.split()]
+    return tuple(
+        MachineNic(PciAddress.parse(pci), node, rdma=(name,), **same)  # type: ignore[arg-type]
+        for (pci, name), node in zip(found, nodes, strict=True)
+    )
+
+
+def below(ports: str, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """Put each device below the bridges of its entry, as `15:01.0,16:00.0` (space separated)."""
+    chains = [tuple(map(PciAddress.parse, chain.split(","))) for chain in ports.split()]
+    return tuple(attrs.evolve(d, bridges=chain) for d, chain in zip(devices, chains, strict=True))
 
 
 def gpus_at(addresses: str, nodes: tuple[int | None, ...], **same: object) -> tuple[MachineGpu, ...]:

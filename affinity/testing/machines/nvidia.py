@@ -4,24 +4,62 @@ from __future__ import annotations
 
 import attrs
 
-from affinity.testing.machines.model import GiB, Machine, MachineGpu, MachineNode, Smt, even_nodes, gpus_at, levels
+from affinity.testing.machines.model import (
+    CacheSizes,
+    GiB,
+    Machine,
+    MachineGpu,
+    MachineNode,
+    Smt,
+    below,
+    even_nodes,
+    gpus_at,
+    levels,
+    nics_at,
+)
 from affinity.topology.cpuset import CpuSet, NodeSet
 from affinity.topology.model import PciAddress
 
 _HALVES = (0, 0, 0, 0, 1, 1, 1, 1)
 
+#: Arm Neoverse V2 as built into Grace. Source: NVIDIA Grace CPU datasheet (L3: 114 MB).
+_GRACE_CACHES = CacheSizes(data=64 << 10, instruction=64 << 10, l2=1 << 20, l3=114 << 20)
+
 
 def dgx_h100() -> Machine:
-    """DGX H100: CPUs 0-55,112-167 and 56-111,168-223, GPUs 0-3 on node 0. As published: vllm-project/vllm#13855."""
+    """DGX H100: CPUs 0-55,112-167 and 56-111,168-223, GPUs 0-3 on node 0. As published: vllm-project/vllm#13855; RDMA
+    devices as in NVIDIA's DGX H100 user guide, each beside a GPU; bridges made up."""
+    rails = ("18", "40", "4f", "5e", "9a", "c0", "ce", "dc")  # buses of the adapters, one for each GPU
     return Machine(
         nodes=even_nodes(2, cores=56, threads=2, memory=1008 * GiB, packages=2),
         threads=2,
+        cache_sizes=CacheSizes(data=48 << 10, instruction=32 << 10, l2=2 << 20, l3=105 << 20),
         distances=levels((0, 1), 10, 21),
-        gpus=gpus_at(
-            "1b:00.0 43:00.0 52:00.0 61:00.0 9d:00.0 c3:00.0 d1:00.0 df:00.0",
-            _HALVES,
-            device=0x2330,
-            model="NVIDIA H100 80GB HBM3",
+        gpus=below(
+            " ".join(_switch_port(bus, 4) for bus in rails),
+            gpus_at(
+                "1b:00.0 43:00.0 52:00.0 61:00.0 9d:00.0 c3:00.0 d1:00.0 df:00.0",
+                _HALVES,
+                device=0x2330,
+                model="NVIDIA H100 80GB HBM3",
+            ),
+        ),
+        nics=(
+            *below(
+                " ".join(_switch_port(bus, 0) for bus in rails),
+                nics_at(
+                    "18:00.0=mlx5_0 40:00.0=mlx5_3 4f:00.0=mlx5_4 5e:00.0=mlx5_5 "
+                    "9a:00.0=mlx5_6 c0:00.0=mlx5_9 ce:00.0=mlx5_10 dc:00.0=mlx5_11",
+                    _HALVES,
+                    device=0x1021,
+                ),
+            ),
+            *nics_at(
+                "29:00.0=mlx5_1 29:00.1=mlx5_2 aa:00.0=mlx5_7 aa:00.1=mlx5_8",
+                (0, 0, 1, 1),
+                device=0x1021,
+                class_code=0x020000,
+            ),
         ),
         others=(MachineGpu(PciAddress.parse("03:00.0"), 0, "aspeed", 0x2000, 0x030000, boot_vga=True),),
     )
@@ -46,13 +84,20 @@ def dgx_a100() -> Machine:
 
 
 def gb200() -> Machine:
-    """A GB200 tray: two Grace CPUs, four GPUs, each with eight memory nodes (one in use). Shape only."""
+    """A GB200 tray: two Grace CPUs, four GPUs, each with eight memory nodes (one in use). Shape only; RDMA devices as
+    in NVIDIA's DGX GB200 deployment guide."""
     nodes = [MachineNode(i, CpuSet(range(72 * i, 72 * i + 72)), 480 * GiB, i) for i in range(2)]
     nodes += [MachineNode(i, CpuSet(), 186 * GiB if i % 8 == 2 else 0, (i - 2) // 16) for i in range(2, 34)]
     addresses = ("0008:01:00.0", "0009:01:00.0", "0018:01:00.0", "0019:01:00.0")
     return Machine(
         nodes=tuple(nodes),
+        cache_sizes=_GRACE_CACHES,
         distances=_grace_distances(tuple(n.package for n in nodes)),
+        nics=nics_at(
+            "0000:03:00.0=mlx5_0 0002:03:00.0=mlx5_1 0006:03:00.0=mlx5_2 0006:03:00.1=mlx5_3 "
+            "0010:03:00.0=mlx5_4 0012:03:00.0=mlx5_5 0016:03:00.0=mlx5_6 0016:03:00.1=mlx5_7",
+            _HALVES,
+        ),
         gpus=tuple(
             MachineGpu(
                 PciAddress.parse(address),
@@ -73,6 +118,7 @@ def gh200() -> Machine:
     nodes += [MachineNode(i, CpuSet(), 96 * GiB if i == 1 else 0) for i in range(1, 9)]
     return Machine(
         nodes=tuple(nodes),
+        cache_sizes=_GRACE_CACHES,
         distances=_grace_distances((0,) * 9),
         gpus=gpus_at(
             "0009:01:00.0",
@@ -152,6 +198,8 @@ def hgx_b200() -> Machine:
             device=0x2901,
             model="NVIDIA B200",
         ),
+        nics=(),
+        cache_sizes=CacheSizes(),
     )
 
 
@@ -180,6 +228,8 @@ def pcie_server_4090() -> Machine:
             class_code=0x030000,
             model="NVIDIA GeForce RTX 4090",
         ),
+        nics=(),
+        cache_sizes=CacheSizes(),
     )
 
 
@@ -247,6 +297,12 @@ def snc_16_nodes() -> Machine:
 def container_without_gpu_node() -> Machine:
     """A container on a DGX H100 whose cpuset leaves only CPUs and memory of node 0: GPUs 4-7 have none. Shape only."""
     return attrs.evolve(dgx_h100(), allowed_cpus=CpuSet.parse("0-15,112-127"), allowed_nodes=NodeSet([0]))
+
+
+def _switch_port(bus: str, port: int) -> str:
+    """Return the bridges to a port of the PCI switch that has an adapter on this bus: root port, up, down."""
+    first = int(bus, 16) - 3
+    return f"{first:02x}:01.0,{first + 1:02x}:00.0,{first + 2:02x}:{port:02x}.0"
 
 
 def _grace_distances(packages: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from affinity.testing.machines.model import GiB, Machine, MachineNode, Smt, even_nodes, gpus_at, levels
+from affinity.testing.machines.model import GiB, Machine, MachineNode, Smt, even_nodes, gpus_at, levels, nics_at
 from affinity.topology.cpuset import CpuSet
 
 
@@ -39,7 +39,7 @@ def azure_ndv2() -> Machine:
 
 
 def aws_p4d() -> Machine:
-    """AWS p4d.24xlarge: CPUs 0-23,48-71 and 24-47,72-95, two GPUs a bus. As published by its vendor:
+    """AWS p4d.24xlarge: CPUs 0-23,48-71 and 24-47,72-95, two GPUs and an EFA a bus. As published by its vendor:
     aws/aws-ofi-nccl, topology/p4d-24xl-topo.xml."""
     return Machine(
         nodes=even_nodes(2, cores=24, threads=2, memory=576 * GiB, packages=2),
@@ -50,6 +50,15 @@ def aws_p4d() -> Machine:
             (0, 0, 0, 0, 1, 1, 1, 1),
             device=0x20B0,
             model="NVIDIA A100-SXM4-40GB",
+            bridges=(),
+        ),
+        nics=nics_at(
+            "10:1b.0=rdmap16s27 20:1b.0=rdmap32s27 90:1b.0=rdmap144s27 a0:1b.0=rdmap160s27",
+            (0, 0, 1, 1),
+            vendor="amazon",
+            device=0xEFA1,
+            class_code=0x020000,
+            bridges=(),
         ),
     )
 
