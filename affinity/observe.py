@@ -91,7 +91,7 @@ def observe(
         gpus, why = (), _STAYS.format(place)
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *host.notes, *found.notes, *([why] if why else ()))
-    launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
+    launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, numbered_gpus=found.numbered, notes=notes)
     return Observation(host, launch, settings, launcher, ignored, stays=parent is not None)
 
 
@@ -113,7 +113,7 @@ def observe_other(
     gpus, note = _worker_gpus(gpu, launch, found, required=settings.required)
     machine_gpus = found.machine
     notes = (*ignored, *host.notes, *found.notes, *([note] if note else ()))
-    launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, notes=notes)
+    launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, numbered_gpus=found.numbered, notes=notes)
     return Observation(host, launch, settings, ignored=ignored, target=process)
 
 

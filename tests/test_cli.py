@@ -50,6 +50,7 @@ def test_the_json_of_a_plan_is_stable() -> None:
             "node_reason": "from PCI numa_node",
         },
         "gpus": [row["gpu"]],
+        "references": ["1"],
         "node": 1,
         "nodes": [1],
         "cpus": "4-7",
@@ -78,8 +79,8 @@ def test_the_json_of_a_plan_is_stable() -> None:
         ("strategies", "version strategies policies devices launchers"),
         (
             "explain",
-            "version gpu gpus node nodes cpus memory placement_reason strategy fallbacks reason problem policy "
-            "launch_mode launch_reason launcher notes rules skipped settings collisions",
+            "version gpu gpus references node nodes cpus memory placement_reason strategy fallbacks reason problem "
+            "policy launch_mode launch_reason launcher notes rules skipped settings collisions",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def test_each_command_shows_the_server(
                 break
         running.stdout.read()
     assert running.returncode == 1
-    (row,) = [line for line in lines if line.startswith(f" {server.pid} ")]
+    (row,) = [line for line in lines if line.startswith(f"{server.pid} ")]
     assert cells(row) == cells(ROW)
     assert BELOW.replace("4711", str(server.pid)) in lines
 

@@ -92,7 +92,7 @@ def test_what_it_prints_is_on_the_page(there: Mounted, servers: tuple[Shell, She
         assert [without_names(line) for line in shown] == [without_names(line) for line in PRINTED]
         assert (masks(free.pid), masks(pinned.pid)) == ({"0"}, {"1"})
         assert watching.end() == 0
-    (row,) = [line for line in run(PS, there).stdout.splitlines() if line.startswith(f" {free.pid} ")]
+    (row,) = [line for line in run(PS, there).stdout.splitlines() if line.startswith(f"{free.pid} ")]
     assert re.search(r"external since .* local", row)
     assert run(UNDO.replace("4711", str(free.pid)), there).returncode == 0
     assert masks(free.pid) == {"0-1"}

@@ -104,7 +104,7 @@ def _not_local(host: Host, settings: Settings, user: int | None, *, quiet: bool)
     rows = reader.rows(uses, user=user)
     one_each = {(row.pid, row.use.is_here): row for row in rows if row.assessment.locality is not Locality.LOCAL}
     if not quiet:
-        _output.show(ps.table(rows, (*reader.notes, *notes)))
+        print("\n".join(ps.table(rows, (*reader.notes, *notes), reader.gpus)))
         _output.lines("left alone", (f"{row.pid}: {row.left_alone}" for row in one_each.values() if row.left_alone))
     return list(one_each.values())
 

@@ -118,7 +118,7 @@ def _print(reports: list[Shape], stand_ins: bool) -> None:
     )
     for report in reports:
         result = report.get("error") or f"{report['strategy']}, because: {report['reason']}"
-        print(f"{report['worker']}, started by {report['started_by']}: {result}")
+        _output.line(f"{report['worker']}, started by {report['started_by']}: {result}")
         _output.lines("  degraded", (": ".join(filter(None, d.values())) for d in report.get("degradations", ())))
 
 

@@ -77,22 +77,27 @@ def _print(planned: Plan, decided: list[dict[str, object]], collisions: Sequence
             (d["variable"], d["meaning"], d.get("error") or _value(d["value"]), d["decided_by"] or "default")
             for d in decided
         ],
+        optional=("meaning",),
     )
-    print(f"launch mode {launch.mode.value}: {launch.reason or 'detected'}")
+    _output.line(f"launch mode {launch.mode.value}: {launch.reason or 'detected'}")
     for gpu in launch.gpus:
-        print(f"GPU {gpu}: node {'unknown' if gpu.node is None else gpu.node} ({gpu.node_reason})")
+        _output.line(f"GPU {gpu}: node {'unknown' if gpu.node is None else gpu.node} ({gpu.node_reason})")
     if launch.nodes is not None:
-        print(f"node {launch.nodes}: given by the caller")
+        _output.line(f"node {launch.nodes}: given by the caller")
     _output.lines("note", launch.notes)
     where = f"{planned.placement.summary} ({planned.placement.reason})" if planned.placement else planned.problem
-    print(f"placement by policy {planned.observation.settings.policy}: {where}\n")
+    if planned.placement and selection.strategy == "noop":
+        where += "; not put in force"
+    _output.line(f"placement by policy {planned.observation.settings.policy}: {where}")
+    print()
     _output.table(
         "Rules, in order; the first that applies decides",
         ("rule", "condition", "applies", "verdict"),
         [(v.rule, v.condition, v.applies, v.reason) for v in selection.verdicts],
+        optional=("condition",),
     )
     fallbacks = f" (then {', '.join(selection.fallbacks)})" if selection.fallbacks else ""
-    print(f"strategy {selection.strategy}{fallbacks}: {selection.reason}")
+    _output.line(f"strategy {selection.strategy}{fallbacks}: {selection.reason}")
     if collisions:
         print()
         _output.table(

@@ -9,7 +9,11 @@ import click
 from affinity.cli import _options, _output, _validate
 
 if TYPE_CHECKING:
+    from affinity.api import Plan
     from affinity.host import Host
+
+COLUMNS = ("GPU", "address", "name", "node", "CPUs", "memory", "strategy", "reason")
+OPTIONAL = ("reason", "name")
 
 
 @click.command()
@@ -32,17 +36,28 @@ def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, hos
     if as_json:
         _output.json([serialize.plan(p) for p in plans])
     elif not plans:
-        print("no GPU is visible: nothing to plan (AFFINITY_NODES=0,1 plans for two placeholder GPUs)")
+        _output.line("no GPU is visible: nothing to plan (AFFINITY_NODES=0,1 plans for two placeholder GPUs)")
     else:
-        rows = []
-        for p in plans:
-            cpus, memory = (p.placement.cpus, p.placement.memory) if p.placement else (None, None)
-            gpu_of_row = p.launch.gpus[0]
-            reason = p.problem or p.selection.reason
-            rows.append((gpu_of_row, gpu_of_row.node, cpus, memory, p.selection.strategy, reason))
         _output.table(
             f"Policy {plans[0].observation.settings.policy}, launch mode {plans[0].launch.mode.value}",
-            ("GPU", "node", "CPUs", "memory", "strategy", "reason"),
-            rows,
+            COLUMNS,
+            map(_row, plans),
+            optional=OPTIONAL,
         )
         _output.lines("note", (note for p in plans for note in p.launch.notes))
+
+
+def _row(planned: Plan) -> tuple[object, ...]:
+    """Return the cells of a GPU's worker; without CPUs and memory if they will not be put in force."""
+    gpu, selection = planned.launch.gpus[0], planned.selection
+    applied = planned.placement if selection.strategy != "noop" else None
+    return (
+        planned.launch.reference(gpu),
+        gpu,
+        gpu.model,
+        gpu.node,
+        applied.cpus if applied else None,
+        applied.memory if applied else None,
+        selection.strategy,
+        planned.problem or selection.reason,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,13 +14,16 @@ from affinity.cli import _options, _output, _validate
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from affinity.devices.gpu import Gpu
     from affinity.report.processes import GpuProcess
 
 _COLUMNS = (
-    "PID", "user", "command", "GPU", "node", "evidence", "CPUs", "threads inside", "policies", "memory", "bound by",
-    "locality",
+    "PID", "user", "command", "GPU", "address", "node", "evidence", "CPUs", "threads inside", "policies", "memory",
+    "bound by", "locality",
 )  # fmt: skip
-_COMMAND_WIDTH = 40
+_OPTIONAL = ("evidence", "policies", "bound by", "user", "address", "memory", "threads inside")
+#: Characters of a command that are shown; on a terminal of fewer columns than _NARROW.
+_COMMAND, _SHORT, _NARROW = 40, 16, 100
 _NO_GPU = (
     "no GPU was found on this machine: `affinity strategies` shows what each device provider can see; "
     "--pid PID shows any process"
@@ -85,39 +88,43 @@ def command(
 
         print(processes(rows), end="")
     elif watch:
-        rows = _watch(read, rows, notes, interval)
+        rows = _watch(read, rows, notes, reader.gpus, interval)
     else:
-        _output.show(table(rows, notes))
+        print("\n".join(table(rows, notes, reader.gpus)))
     sys.exit(any(row.assessment.locality.is_misplaced for row in rows))
 
 
 def _watch(
-    read: Callable[[], tuple[list[GpuProcess], list[str]]], rows: list[GpuProcess], notes: list[str], interval: float
+    read: Callable[[], tuple[list[GpuProcess], list[str]]],
+    rows: list[GpuProcess],
+    notes: list[str],
+    gpus: Sequence[Gpu],
+    interval: float,
 ) -> list[GpuProcess]:
     """Redraw the table until interrupted; return the last rows. Into a file or a pipe, print one after the other."""
     from rich.live import Live
+    from rich.text import Text
 
     try:
         if not sys.stdout.isatty():
             while True:
-                _output.show(table(rows, notes))
-                sys.stdout.flush()
+                print("\n".join(table(rows, notes, gpus)), flush=True)
                 time.sleep(interval)
                 rows, notes = read()
-        with Live(table(rows, notes), auto_refresh=False, screen=True) as live:
+        with Live(auto_refresh=False, screen=True) as live:
             while True:
+                live.update(Text.from_ansi("\n".join(table(rows, notes, gpus))), refresh=True)
                 time.sleep(interval)
                 rows, notes = read()
-                live.update(table(rows, notes), refresh=True)
     except KeyboardInterrupt:
         return rows
 
 
-def table(rows: Sequence[GpuProcess], notes: Sequence[str]) -> Any:
-    """Return the table, and below it the reason and the remedy of each process that is not local, and the notes."""
-    from rich.console import Group
-    from rich.text import Text
+def table(rows: Sequence[GpuProcess], notes: Sequence[str], gpus: Sequence[Gpu]) -> list[str]:
+    """Return the table, and below it the reason and the remedy of each process that is not local, and the notes.
 
+    gpus: of the machine, in PCI order.
+    """
     lines = []
     for row in rows:
         found = row.assessment
@@ -126,18 +133,21 @@ def table(rows: Sequence[GpuProcess], notes: Sequence[str]) -> Any:
             lines.append(f"{row.pid}: {found.locality.value}: {found.reason}{remedy}")
     lines += [f"note: {note}" for note in notes]
     title = f"Processes on GPUs, {time.strftime('%H:%M:%S')}"
-    grid = _output.grid(title, _COLUMNS, map(_cells, rows)) if rows else Text("no process uses a GPU here")
-    return Group(grid, *(Text(line) for line in dict.fromkeys(lines)))
+    cells = [_cells(row, gpus) for row in rows]
+    grid = _output.grid(title, _COLUMNS, cells, optional=_OPTIONAL) if rows else ["no process uses a GPU here"]
+    return [*grid, *(line for text in dict.fromkeys(lines) for line in _output.wrapped(_output.printable(text)))]
 
 
-def _cells(row: GpuProcess) -> tuple[object, ...]:
-    state = row.state
+def _cells(row: GpuProcess, gpus: Sequence[Gpu]) -> tuple[object, ...]:
+    state, width = row.state, _output.terminal_width()
+    shown = _COMMAND if width is None or width >= _NARROW else _SHORT
     text = row.worker or " ".join(row.command)
     policies = [f"{policy} ({count})" for policy, count in state.policies.items()]
     return (
         row.pid,
         row.user,
-        text if len(text) <= _COMMAND_WIDTH else text[: _COMMAND_WIDTH - 1] + "…",
+        text if len(text) <= shown else text[: shown - 1] + "…",
+        f"phys:{gpus.index(row.gpu)}" if row.gpu in gpus else None,
         row.gpu or row.use.gpu,
         row.gpu.node if row.gpu else None,
         row.use.evidence.value,

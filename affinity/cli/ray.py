@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from affinity.cli import _options, _output
+from affinity.cli import _options, _output, plan
 
 if TYPE_CHECKING:
     from affinity.integrations.ray import ActorAudit, NodeSurvey
@@ -69,12 +69,14 @@ def _show(node: NodeSurvey) -> None:
     if node.machine is None:
         print(f"{title}: {node.error}")
         return
-    rows = [
-        (p["gpu"]["name"], p["node"], p["cpus"], _memory(p["memory"]), p["strategy"], p["problem"] or p["reason"])
-        for p in node.plans
-    ]
+    rows = []
+    for p in node.plans:
+        place = (p["cpus"], _memory(p["memory"])) if p["strategy"] != "noop" else (None, None)
+        found = p["gpu"]
+        reason = p["problem"] or p["reason"]
+        rows.append((*p["references"], found["name"], found["model"], p["node"], *place, p["strategy"], reason))
     nodes = ", ".join(f"{n['id']} (CPUs {n['allowed_cpus'] or 'none'})" for n in node.machine["nodes"])
-    _output.table(f"{title}: NUMA nodes {nodes}", ("GPU", "node", "CPUs", "memory", "strategy", "reason"), rows)
+    _output.table(f"{title}: NUMA nodes {nodes}", plan.COLUMNS, rows, optional=plan.OPTIONAL)
     _output.lines("note", node.machine["notes"])
 
 
@@ -105,7 +107,10 @@ def audit(address: str, timeout: float, attach: bool, as_json: bool) -> None:
     else:
         columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "bound by", "holds",
                    "locality", "error")  # fmt: skip
-        _output.table("Actors with a GPU and actors that bound themselves", columns, map(_row, found))
+        optional = ("threads", "outside", "bound by", "holds", "local pages", "pid", "host", "GPUs", "CPUs")
+        _output.table(
+            "Actors with a GPU and actors that bound themselves", columns, map(_row, found), optional=optional
+        )
         for actor in found:
             _output.lines(f"{actor.name or actor.actor}, {actor.host}, {actor.pid}", _remarks(actor))
     failed = [actor.attached.get("exit_status", 0) for actor in found if actor.attached is not None]

@@ -11,20 +11,30 @@ from affinity.cli import _options, _output, _validate
 if TYPE_CHECKING:
     from affinity.host import Host
 
+_LEGEND = """\
+PIX   one PCI bridge or switch at most
+PXB   several PCI bridges
+PHB   a PCI host bridge (the CPU)
+NODE  several host bridges of one NUMA node
+SYS   the interconnect between NUMA nodes
+-     not known
+"""
+
 
 @click.command()
 @_options.machine
 @_options.as_json
 def command(*, host: Host, as_json: bool) -> None:
-    """Show packages, NUMA nodes, CPUs, GPUs and distances, and the CPUs and memory that are allowed."""
+    """Show packages, NUMA nodes with their memory and distances, caches, GPUs and network adapters.
+
+    Of each GPU the adapter that is nearest to it; of the CPUs and the memory those that this process may use.
+    """
     from affinity.observe import observe
     from affinity.plugins import Plugins
     from affinity.render import serialize
 
     observation = observe(Plugins(), gpu="all", settings=_validate.settings(), host=host)
-    machine = serialize.machine(
-        host, observation.launch.machine_gpus, observation.launch.gpus, observation.launch.notes
-    )
+    machine = serialize.machine(host, observation.launch)
     if as_json:
         _output.json(machine)
     else:
@@ -32,42 +42,96 @@ def command(*, host: Host, as_json: bool) -> None:
 
 
 def _print(machine: dict[str, Any]) -> None:
-    print(f"{machine['origin']} {machine['detail']}".rstrip("/ "))
-    print(f"CPUs online {machine['online_cpus']}, allowed {machine['allowed_cpus'] or 'none'}")
-    print(f"memory allowed on nodes {_ids(machine['allowed_nodes'])}\n")
+    nodes, gpus, nics = machine["nodes"], machine["gpus"], machine["nics"]
+    _output.line(f"{machine['origin']} {machine['detail']}".rstrip("/ "))
+    _output.line(f"CPUs online {machine['online_cpus']}, allowed {machine['allowed_cpus'] or 'none'}")
+    _output.line(f"memory allowed on nodes {_ids(machine['allowed_nodes'])}")
+    print()
     _output.table(
         "Packages",
         ("package", "nodes", "cores", "CPUs"),
         [(p["id"], _ids(p["nodes"]), p["cores"], p["cpus"]) for p in machine["packages"]],
     )
-    nodes = machine["nodes"]
     _output.table(
         "Nodes",
-        ("node", "CPUs", "allowed", "memory", "memory allowed", "GPUs"),
+        ("node", "CPUs", "allowed", "memory", "free", "memory allowed", "GPUs", "NICs"),
         [
-            (n["id"], n["cpus"], n["allowed_cpus"], _size(n["memory"]), n["memory_allowed"], len(n["gpus"]))
+            (
+                n["id"],
+                n["cpus"],
+                n["allowed_cpus"],
+                _size(n["memory"]),
+                _size(n["memory_free"]),
+                n["memory_allowed"],
+                len(n["gpus"]),
+                sum(nic["node"] == n["id"] for nic in nics),
+            )
             for n in nodes
         ],
+        optional=("NICs",),
     )
     if len(nodes) > 1:
         columns = [str(n["id"]) for n in nodes]
+        rows = [(n["id"], *(n["distances"].get(c) for c in columns)) for n in nodes]
+        _output.matrix("Distances (10 is local)", ("node", *columns), rows)
+    if machine["caches"]:
         _output.table(
-            "Distances (10 is local)",
-            ("node", *columns),
-            [(n["id"], *(n["distances"].get(c) for c in columns)) for n in nodes],
+            "Caches",
+            ("cache", "size", "number", "CPUs of the first"),
+            [(_cache_name(c), _size(c["size"]), len(c["cpus"]), c["cpus"][0]) for c in machine["caches"]],
         )
-    if machine["gpus"]:
+    if gpus:
         _output.table(
             "GPUs",
-            ("GPU", "vendor", "model", "UUID", "visible", "node", "reason"),
+            ("GPU", "address", "node", "nearest NIC", "visible", "name", "vendor", "UUID", "reason of the node"),
             [
-                (g["name"], g["vendor"], g["model"], g["uuid"], g["visible"], g["node"], g["node_reason"])
-                for g in machine["gpus"]
+                (
+                    g["reference"],
+                    g["name"],
+                    g["node"],
+                    _nearest(g),
+                    g["visible"],
+                    g["model"],
+                    g["vendor"],
+                    g["uuid"],
+                    g["node_reason"],
+                )
+                for g in gpus
             ],
+            optional=("UUID", "reason of the node", "vendor", "name"),
         )
     else:
-        print("no GPU found")
+        print("no GPU found\n")
+    if nics:
+        _output.table(
+            "NICs",
+            ("NIC", "address", "node", "RDMA devices", "interfaces"),
+            [
+                (n["name"], n["pci_bus_id"], n["node"], ", ".join(n["rdma_devices"]), ", ".join(n["interfaces"]))
+                for n in nics
+            ],
+        )
+    if gpus and len(gpus) + len(nics) > 1:
+        names = [*((g["reference"], g["name"]) for g in gpus), *((n["name"], n["name"]) for n in nics)]
+        rows = [(g["reference"], *("X" if g["name"] == n else g["links"][n] for _, n in names)) for g in gpus]
+        _output.matrix(
+            "Links by PCI, as in nvidia-smi topo -m; NVLink and xGMI are not seen here",
+            ("GPU", *(head for head, _ in names)),
+            rows,
+        )
+        print(_LEGEND)
     _output.lines("note", machine["notes"])
+
+
+def _nearest(gpu: dict[str, Any]) -> str:
+    """Return the adapters next to a GPU, and the link to them."""
+    names = gpu["nearest_nics"]
+    return f"{', '.join(names)} {gpu['links'][names[0]]}" if names else ""
+
+
+def _cache_name(cache: dict[str, Any]) -> str:
+    """Return a cache's name as lstopo has it: L1d, L1i, L2, L3."""
+    return f"L{cache['level']}" + {"data": "d", "instruction": "i"}.get(cache["type"], "")
 
 
 def _ids(nodes: list[int]) -> str:
@@ -77,4 +141,7 @@ def _ids(nodes: list[int]) -> str:
 
 
 def _size(size: int | None) -> str | None:
-    return None if size is None else f"{size / 2**30:.1f} GiB"
+    """Return a size as lstopo has it, a node's memory in GiB."""
+    if size is None:
+        return None
+    return f"{size / 2**30:.1f}GiB" if size >= 2**30 else f"{size >> 20}MiB" if size >= 2**20 else f"{size >> 10}KiB"

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from affinity.strategies.strategy import AffinityStrategy
     from affinity.support import Support
 
-#: The columns that only these groups have.
-_COLUMNS = {"strategies": ("launch modes",), "launchers": ("launch modes", "distance")}
+#: The columns of each group. A policy and a launcher can act anywhere: their reason is that of a broken one.
+_COLUMNS = {
+    "strategies": ("launch modes", "can act here", "reason"),
+    "policies": ("reason",),
+    "devices": ("can act here", "reason"),
+    "launchers": ("launch modes", "distance", "reason"),
+}
 
 
 @click.command()
@@ -41,21 +46,13 @@ def command(*, host: Host, as_json: bool) -> None:
 
         return _output.json({"version": serialize.VERSION, **groups})
     for group, rows in groups.items():
-        more = _COLUMNS.get(group, ())
+        columns = ("name", "distribution", "version", *_COLUMNS[group])
+        keys = [column.removesuffix(" here").replace(" ", "_") for column in columns]
         _output.table(
             group.capitalize(),
-            ("name", "distribution", "version", *more, "can act here", "reason"),
-            [
-                (
-                    p["name"],
-                    p["distribution"],
-                    p["version"],
-                    *(_cell(p[column.replace(" ", "_")]) for column in more),
-                    p["can_act"],
-                    p["reason"],
-                )
-                for p in rows
-            ],
+            columns,
+            [[_cell(p[key]) for key in keys] for p in rows],
+            optional=("version", "distribution", "reason"),
         )
     options = [(p["name"], option) for rows in groups.values() for p in rows for option in _options_of(p)]
     if options:

@@ -51,6 +51,12 @@ class Inventory:
     _environ: Mapping[str, str]
     _providers: Registry[DeviceProvider]
     _notes: dict[str, None] = attrs.field(factory=dict, init=False)
+    _numbered: bool = attrs.field(default=False, init=False)
+
+    @property
+    def numbered(self) -> tuple[Gpu, ...]:
+        """The GPUs by visible ordinal, if something that was asked for needed their order; () otherwise."""
+        return self.visible_order.gpus if self._numbered else ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -105,6 +111,7 @@ class Inventory:
         return self._orders(vendor)
 
     def _orders(self, vendor: str) -> tuple[Numbering[DriverOrdinal], Numbering[VisibleOrdinal]]:
+        self._numbered = True
         mine = tuple(g for g in self.devices if g.vendor == vendor)
         driver, visible = NUMBERINGS.get(vendor, pci_order)(mine, self._environ)
         self._notes.update(dict.fromkeys(entry.ambiguity for entry in visible.entries if entry.alternatives))

@@ -49,7 +49,8 @@ class Launch:
 
     mode, reason: when a strategy can act, and what showed it. launcher: the name of the launcher that recognised the
     process, "" for none. gpus: the worker's own, with their nodes. machine_gpus: every GPU of the machine in PCI
-    order, so that a split among them is the same from each worker's view. nodes: set if the operator named nodes
+    order, so that a split among them is the same from each worker's view. numbered_gpus: those that ordinals count in
+    this process (`cuda:0`), () if their order was not needed. nodes: set if the operator named nodes
     instead of a GPU. local_rank, local_size: among the workers of this machine, None if the launcher gives none.
     assigned: the references of the GPUs that the launcher assigned to the worker, () if it assigned none, None if that
     is unknown. binds_workers: whether the launcher can give each worker a CPU mask of its own. notes: facts for
@@ -62,6 +63,7 @@ class Launch:
     launcher: str = ""
     gpus: tuple[Gpu, ...] = ()
     machine_gpus: tuple[Gpu, ...] = ()
+    numbered_gpus: tuple[Gpu, ...] = ()
     nodes: NodeSet | None = None
     local_rank: int | None = None
     local_size: int | None = None
@@ -76,3 +78,9 @@ class Launch:
         if self.nodes is not None:
             return self.nodes
         return NodeSet(g.node for g in self.gpus if g.node is not None)
+
+    def reference(self, gpu: Gpu) -> str:
+        """Return what `--gpu` and `gpu=` take for a GPU: its ordinal, else its place in PCI order, else its name."""
+        if gpu in self.numbered_gpus:
+            return str(self.numbered_gpus.index(gpu))
+        return f"phys:{self.machine_gpus.index(gpu)}" if gpu in self.machine_gpus else str(gpu)

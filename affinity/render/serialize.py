@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from affinity.external import Attachment
     from affinity.host import Host
     from affinity.kernel.mempolicy import MemoryPolicy
+    from affinity.launchers.launch import Launch
     from affinity.policies.placement import Placement
     from affinity.registry import PluginInfo
     from affinity.report.observed import Observed
@@ -81,6 +82,7 @@ def plan(planned: Plan) -> Shape:
         "version": VERSION,
         "gpu": gpu(alone) if alone else None,
         "gpus": [gpu(g) for g in launch.gpus],
+        "references": list(map(launch.reference, launch.gpus)),
         "node": node,
         **placement(planned.placement),
         "strategy": selection.strategy,
@@ -166,11 +168,11 @@ def option(option: Option[Any], found: Settings) -> Shape:
     }
 
 
-def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequence[str]) -> Shape:
-    """Return the machine, and the CPUs and memory that this process may use."""
+def machine(host: Host, launch: Launch) -> Shape:
+    """Return the machine, and the CPUs and memory that this process may use. launch: of a worker with every GPU."""
     from affinity.devices.links import nic_node
 
-    topology = host.topology
+    topology, gpus = host.topology, launch.machine_gpus
     packages: dict[int, int] = {}
     for cpu in topology.cpus.values():
         packages[cpu.package] = packages.get(cpu.package, 0) | 1 << cpu.id
@@ -205,7 +207,15 @@ def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequ
             for node in topology.nodes
         ],
         "caches": caches(topology),
-        "gpus": [{**gpu(g), "visible": g in visible, **links(g, gpus, topology)} for g in gpus],
+        "gpus": [
+            {
+                "reference": launch.reference(g),
+                **gpu(g),
+                "visible": g in launch.gpus,
+                **links(g, gpus, topology),
+            }
+            for g in gpus
+        ],
         "nics": [
             {
                 "name": str(nic),
@@ -216,7 +226,7 @@ def machine(host: Host, gpus: Sequence[Gpu], visible: Sequence[Gpu], notes: Sequ
             }
             for nic in topology.nics
         ],
-        "notes": list(dict.fromkeys((*notes, *host.notes))),  # last: what was read above may add some
+        "notes": list(dict.fromkeys((*launch.notes, *host.notes))),  # last: what was read above may add some
     }
 
 

@@ -51,7 +51,7 @@ def _look(_: None) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
         observation.launch,
         attrs.evolve(observation.settings, required=False),
     )  # an impossible plan is listed, not raised
-    machine = serialize.machine(observation.host, launch.machine_gpus, launch.gpus, launch.notes)
+    machine = serialize.machine(observation.host, launch)
     each = (
         attrs.evolve(observation, settings=settings, launch=attrs.evolve(launch, gpus=(gpu,)))
         for gpu in launch.machine_gpus
