@@ -156,7 +156,8 @@ def spawning(
 
     The block applies to starts in this context (PEP 567: this thread, this asyncio task), and to later workers of a
     pool whose first workers are started in the block. In the worker, `affinity.bind()` finds its GPU and confirms what
-    is in force. A worker whose start method cannot be bound starts unbound, with a warning, and its `bind()` acts.
+    is in force. A worker that this thread does not start itself (start methods forkserver, Python 3.14's default, and
+    loky) calls `bind()` before its target runs.
     Arguments and errors as for `plan`. Yield the plan, whose selection names the strategy for start method spawn.
     """
     planned, prepare = _prepare_starts(gpu=gpu, node=node, settings=settings, host=host)
@@ -237,7 +238,8 @@ def _prepare_starts(
         if made.strategy == "noop" or made.placement is None:
             summary = f"unbound: {'; '.join(map(str, made.degradations)) or of_method.selection.reason}"
         else:
-            summary = f"bound {describe(made.strategy, made.placement, observation.launch)}"
+            state = "that binds itself" if made.result is not None and made.result.binds_itself else "bound"
+            summary = f"{state} {describe(made.strategy, made.placement, observation.launch)}"
         return PreparedStart(made.result or WorkerStart(), str(passed), functools.partial(log_start, summary))
 
     selection = planned.selection.with_result(step.strategy, step.degradations)

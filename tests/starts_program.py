@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import affinity
@@ -210,5 +210,8 @@ if __name__ == "__main__":
     stop = threading.Event()
     threading.Thread(target=stop.wait, daemon=True).start()
     getattr(Situation(method, strategy), situation)()
-    masks = sorted({str(kernel.get_affinity(tid)) for tid in kernel.threads()})
-    show(["parent", masks, state()])
+    masks = set()
+    for tid in kernel.threads():
+        with suppress(ProcessLookupError):  # a thread of a pool, which ends
+            masks.add(str(kernel.get_affinity(tid)))
+    show(["parent", sorted(masks), state()])

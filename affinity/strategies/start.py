@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -91,11 +92,25 @@ def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> 
             started = start(worker)
         finally:
             _thread.starting = outer
+    elif prepared.start.binds_itself:
+        worker.run = partial(_bind_and_run, worker.run)  # pickled with the object
+        try:
+            started = start(worker)
+        finally:
+            del worker.run
     else:
         with prepared.start.around():
             started = start(worker)
     prepared.started(getattr(started, "pid", None) or worker.pid)
     return started
+
+
+def _bind_and_run(run: Callable[[], None]) -> None:
+    """Run a worker that a fork server or another library started: it has its object, and is bound before its target."""
+    from affinity.api import bind
+
+    bind()
+    run()
 
 
 def worker_command(argv: Sequence[str], prepared: PreparedStart) -> list[str]:

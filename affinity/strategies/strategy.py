@@ -21,11 +21,13 @@ class WorkerStart:
     """The start of a worker process.
 
     prefix: a program and its options, put before the worker's command. around: returns a context manager that the
-    starting thread enters for the one system call that starts the worker.
+    starting thread enters for the one system call that starts the worker. binds_itself: the worker calls
+    `affinity.bind()` before its target runs, because nothing of the starting thread reaches it.
     """
 
     prefix: tuple[str, ...] = ()
     around: Callable[[], AbstractContextManager[None]] = nullcontext
+    binds_itself: bool = False
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from _timing import milliseconds, ratio, wall
 
-ROUNDS = 3
+ROUNDS = 7
 LIMIT = 1.02
 
 

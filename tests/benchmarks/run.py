@@ -10,6 +10,11 @@ from pathlib import Path
 #: Benchmarks of what is seldom installed; they run where it is.
 NEEDS = {"bench_sglang": "sglang", "bench_gpu": "torch"}
 
+#: tox sets PYTHONSAFEPATH, with which a script does not find the modules of its own folder.
+START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path('/'.join(sys.argv[1:]), run_name='__main__')"
+)
+
 
 def main() -> int:
     here = Path(__file__).parent
@@ -18,7 +23,7 @@ def main() -> int:
     failed = 0
     for name in named:
         print(f"-- {name}", flush=True)
-        failed |= subprocess.run([sys.executable, str(here / f"{name}.py")], check=False).returncode != 0
+        failed |= subprocess.run([sys.executable, "-c", START, str(here), f"{name}.py"], check=False).returncode != 0
     return failed
 
 

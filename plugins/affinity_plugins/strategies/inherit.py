@@ -23,6 +23,9 @@ from affinity.strategies import (
     thread_placed,
 )
 
+#: Start methods whose worker is a child of the starting thread; a fork server's and loky's are started by others.
+_STARTED_HERE = ("", "spawn", "fork", "exec")
+
 
 class Inherit(AffinityStrategy):
     """Strategy for each start and each running process that binds itself: inherits the placement, or sets it."""
@@ -31,16 +34,16 @@ class Inherit(AffinityStrategy):
 
     def supports(self, observation: Observation) -> Support:
         method = observation.launch.start_method
-        if method not in ("", "spawn", "fork", "exec"):
-            return Support.no(
-                f"start method {method}: the worker is not started by this thread, so it does not inherit its mask"
-            )
+        if method not in _STARTED_HERE:
+            return Support.yes(f"start method {method}: the worker binds itself before its target runs")
         return Support.yes("a child inherits the starting thread's mask and policy")
 
     def start(self, placement: Placement, observation: Observation) -> WorkerStart:
         around = partial(thread_placed, placement, observation.host.kernel)
         with around():  # a refusal is raised before anything is started
-            return WorkerStart(around=around)
+            if observation.launch.start_method in _STARTED_HERE:
+                return WorkerStart(around=around)
+        return WorkerStart(binds_itself=True)
 
     def bind(self, placement: Placement, observation: Observation) -> Outcome:
         return bind_process(placement, observation.host)
