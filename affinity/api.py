@@ -240,10 +240,17 @@ def _prepare_starts(
         else:
             state = "that binds itself" if made.result is not None and made.result.binds_itself else "bound"
             summary = f"{state} {describe(made.strategy, made.placement, observation.launch)}"
-        return PreparedStart(made.result or WorkerStart(), str(passed), functools.partial(log_start, summary))
+        return PreparedStart(
+            made.result or WorkerStart(), str(passed), _bind_and_run, functools.partial(log_start, summary)
+        )
 
     selection = planned.selection.with_result(step.strategy, step.degradations)
     return attrs.evolve(planned, selection=selection), prepare
+
+
+def _bind_and_run(run: Callable[[], None]) -> None:
+    bind()
+    run()
 
 
 def _started_by(observation: Observation, method: str) -> Observation:

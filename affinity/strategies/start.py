@@ -32,11 +32,12 @@ T = TypeVar("T")
 class PreparedStart:
     """The start that a strategy returned, and the text that is passed to the worker (affinity.handoff).
 
-    started: called with the PID of each worker.
+    bind_and_run: called in a worker that binds itself, with its `run()`. started: called with the PID of each worker.
     """
 
     start: WorkerStart
     handoff: str
+    bind_and_run: Callable[[Callable[[], None]], None] = lambda run: run()
     started: Callable[[int], None] = lambda _: None
 
 
@@ -93,7 +94,7 @@ def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> 
         finally:
             _thread.starting = outer
     elif prepared.start.binds_itself:
-        worker.run = partial(_bind_and_run, worker.run)  # pickled with the object
+        worker.run = partial(prepared.bind_and_run, worker.run)  # pickled with the object
         try:
             started = start(worker)
         finally:
@@ -103,14 +104,6 @@ def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> 
             started = start(worker)
     prepared.started(getattr(started, "pid", None) or worker.pid)
     return started
-
-
-def _bind_and_run(run: Callable[[], None]) -> None:
-    """Run a worker that a fork server or another library started: it has its object, and is bound before its target."""
-    from affinity.api import bind
-
-    bind()
-    run()
 
 
 def worker_command(argv: Sequence[str], prepared: PreparedStart) -> list[str]:
