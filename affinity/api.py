@@ -67,6 +67,11 @@ def plan(
 ) -> Plan:
     """Return what `bind` or `spawning` would do, without changing anything.
 
+    >>> import affinity
+    >>> machine = affinity.Host.synthetic("pack:2 numa:1 core:4 gpu:1")
+    >>> str(affinity.plan(gpu=1, host=machine).placement.cpus)
+    '4-7'
+
     gpu: a reference (ordinal, UUID, PCI address, …) or several; default: this worker's own. node: a node instead of a
     GPU. launch_mode: default: detected. settings: default: from the environment. host: default: this machine.
     Raise UnknownGpuError, SettingsError, PluginError or TopologyError; BindError under `required`.

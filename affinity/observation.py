@@ -21,8 +21,8 @@ class Observation:
 
     host: the machine, its kernel, and what this process may use. launch: how the worker was started, and its GPUs.
     settings: the operator's flags. launcher: which one recognised the process, None for none. ignored: warnings about
-    AFFINITY_ variables that nothing reads. stays: the worker is left where its bound parent is. target: the process to
-    bind if it is another one (launch mode `attach`); the CPUs and nodes that `host` allows are then that process's.
+    variables that nothing reads. stays: the worker is left where its bound parent is. target: the process to bind if it
+    is another one (launch mode `attach`); the CPUs and nodes that `host` allows are then that process's.
     """
 
     host: Host

@@ -43,7 +43,7 @@ class Settings:
     cpus: the `explicit` policy's groups, one a GPU in PCI order. smt: all siblings of a core, or one.
     scope: whether a split policy divides a node's or a socket's cores. reserve: cores left free on each node.
     autostart: whether workers bind themselves at their start; read then (affinity.integrations.autostart).
-    options: the text of AFFINITY_ variables that are not built in, by name; `option` reads one.
+    options: the text of `AFFINITY_…` variables that are not built in, by name; `option` reads one.
     decided_by: the variable and its text, by field or by the name of an option.
     """
 

@@ -174,6 +174,12 @@ def test_the_helpers_of_multiprocessing_are_left_alone(tmp_path: Path) -> None:
     assert cpus(str(script), **ON, **TORCHRUN) == ["0-1", "[0, 1]", "[0, 1]"]
 
 
+def test_the_fork_server_of_python_3_14_is_left_alone() -> None:
+    """Its program begins with another import."""
+    program = "import sys; from multiprocessing.forkserver import main\n" + LOOK
+    assert cpus("-c", program, **ON, **TORCHRUN) == ["0-1"]
+
+
 def test_a_rank_that_a_rank_starts_is_bound() -> None:
     """A launcher within a rank gives its own ranks variables of their own."""
     text = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from affinity.selection.rules import RULES
 from affinity.variables import ALIASES, VARIABLES
@@ -76,3 +78,70 @@ def test_the_design_page_names_what_is_there() -> None:
     named |= set(re.findall(r"-> (\w+)", verbs))
     missing = {name for name in named if not any(hasattr(place, name) for place in places)}
     assert missing == set()
+
+
+DOCS = ROOT / "docs"
+
+
+def links(page: Path) -> set[Path]:
+    """The pages that a page links to."""
+    targets = re.findall(r"\]\((?!https?://)([^)#]+\.md)(?:#[^)]*)?\)", page.read_text())
+    return {(page.parent / target).resolve() for target in targets}
+
+
+def test_each_of_the_ten_tasks_is_two_clicks_from_the_index() -> None:
+    """Without the page that lists them."""
+    tasks = DOCS / "ten-tasks.md"
+    once = links(DOCS / "index.md") - {tasks}
+    twice = set().union(*map(links, once))
+    rows = re.findall(r"^\| (?!task|---)(.+?) \|.*\|(.+)\|$", tasks.read_text(), re.MULTILINE)
+    assert len(rows) == 10
+    for task, cell in rows:
+        pages = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)#]+)", cell)}
+        assert pages, task
+        assert pages <= once | twice, task
+
+
+def test_every_page_is_in_the_site() -> None:
+    """In a table of contents of the index or of the Python interface."""
+    for index in (DOCS / "index.md", DOCS / "reference/api/index.md"):
+        trees = re.findall(r"```\{toctree\}\n(.*?)```", index.read_text(), re.DOTALL)
+        listed = {line for tree in trees for line in tree.split() if not line.startswith(":")}
+        there = {str(p.relative_to(index.parent).with_suffix("")) for p in index.parent.glob("**/*.md")} - {"index"}
+        if index.parent == DOCS:
+            there = {name for name in there if not name.startswith("reference/api/")} | {"reference/api/index"}
+        assert there <= listed
+
+
+@pytest.mark.parametrize(
+    ("module", "page"),
+    [
+        ("affinity", "calls"), ("affinity.strategies", "plugins"), ("affinity.policies", "plugins"),
+        ("affinity.devices", "plugins"), ("affinity.launchers", "plugins"), ("affinity.kernel", "plugins"),
+        ("affinity.topology", "plugins"), ("affinity.testing", "testing"),
+    ],
+)  # fmt: skip
+def test_the_python_reference_has_every_public_name(module: str, page: str) -> None:
+    """Functions and classes; of what several modules offer, one entry."""
+    public = importlib.import_module(module)
+    names = {
+        n
+        for n, value in ((n, getattr(public, n)) for n in dir(public))
+        if n[0] != "_" and callable(value) and n != "Any"
+    }
+    pages = "".join((DOCS / f"reference/api/{p}.md").read_text() for p in ("calls", page))
+    assert names <= set(re.findall(r"^\.\. auto\w+:: (\w+)", pages, re.MULTILINE))
+
+
+def test_the_containers_page_quotes_the_messages() -> None:
+    """The words of each refusal are those of the code, and its pod runs `affinity run`."""
+    page = (DOCS / "howto/containers.md").read_text()
+    code = "\n".join(p.read_text() for p in ROOT.glob("affinity/**/*.py"))
+    table = page.partition("## What each refusal looks like")[2].partition("\n## ")[0]
+    quoted = [re.findall(r"`([^`]+)`", row.split("|")[1]) for row in table.splitlines() if row.startswith("| `")]
+    assert len(quoted) >= 6
+    for part in (part for row in quoted for part in row):
+        for words in re.split(r"^\w+: | \[\w+\]|Operation not permitted| \d ?", part):
+            assert words.strip(", ") in code, part
+    pod = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    assert pod["spec"]["containers"][0]["command"][:3] == ["affinity", "run", "--"]

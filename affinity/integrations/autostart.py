@@ -73,7 +73,10 @@ def _is_rank() -> bool:
     except SettingsError as error:
         malformed = error
     program = _program()
-    if program.startswith("from multiprocessing.") or _HELPERS.fullmatch(os.path.basename(program)):
+    # From Python 3.14 on, the fork server's program begins with another import.
+    if program.removeprefix("import sys; ").startswith("from multiprocessing.") or _HELPERS.fullmatch(
+        os.path.basename(program)
+    ):
         return False
     from affinity.handoff import bound_ancestor
     from affinity.kernel.linux import THIS_PROCESS

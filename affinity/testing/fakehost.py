@@ -28,6 +28,14 @@ __all__ = ["FakeHost", "SimulatedKernel"]
 class FakeHost:
     """A process on a simulated machine.
 
+    >>> import affinity
+    >>> from affinity.testing import FakeHost
+    >>> fake = FakeHost("dgx-h100", threads=20)
+    >>> str(affinity.bind(gpu=4, host=fake.host).requested.memory)
+    'preferred:1'
+    >>> str(fake.kernel.get_affinity())
+    '56-111,168-223'
+
     machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a `machines.Machine` or a
     `Topology`. allowed_cpus, allowed_nodes: the cpuset of its container; default: that of a named machine, else all
     that are online. threads: number of threads of the process. environ: its variables, besides PATH. mask, libnuma,

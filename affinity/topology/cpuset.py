@@ -155,7 +155,14 @@ class IdSet:
 
 
 class CpuSet(IdSet):
-    """CPUs by the kernel's logical number."""
+    """CPUs by the kernel's logical number.
+
+    >>> from affinity import CpuSet
+    >>> str(CpuSet.parse("0-3,8") & CpuSet(range(2, 16)))
+    '2-3,8'
+    >>> 3 in CpuSet.parse("0-3,8"), len(CpuSet.parse("0-3,8"))
+    (True, 5)
+    """
 
     __slots__ = ()
     kind = "CPU"
