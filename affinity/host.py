@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import NoReturn, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn, Protocol, cast
 
 import attrs
 
@@ -38,8 +40,15 @@ class Host:
             )
 
     @classmethod
-    def live(cls, kernel: Kernel = THIS_PROCESS) -> Host:
-        """Return this machine. Raises SystemFileError if a file of /sys or /proc cannot be read."""
+    def live(cls, kernel: Kernel | None = None) -> Host:
+        """Return this machine, or that of an open `affinity.testing.FakeHost.installed` block.
+
+        Raises SystemFileError if a file of /sys or /proc cannot be read.
+        """
+        simulation = _simulation
+        if kernel is None and simulation is not None:
+            return simulation.host
+        kernel = kernel or THIS_PROCESS
         topology = sysfs.load("/")
         return cls(topology, kernel, baseline_cpus(kernel) & topology.online, kernel.allowed_nodes())
 
@@ -109,3 +118,33 @@ class NoKernel:
         if name.startswith("__"):
             raise AttributeError(name)
         raise ForeignHostError(f"{name}: this topology is not this machine, so it is never bound, only planned for")
+
+
+class Simulation(Protocol):
+    """A simulated process on its machine: `affinity.testing.FakeHost`."""
+
+    @property
+    def host(self) -> Host: ...
+
+    @property
+    def kernel(self) -> Kernel: ...
+
+
+_simulation: Simulation | None = None
+
+
+@contextmanager
+def simulated(simulation: Simulation) -> Iterator[None]:
+    """Let the calls without `host=` in this block, in every thread, act on the simulation."""
+    global _simulation
+    outer, _simulation = _simulation, simulation
+    try:
+        yield
+    finally:
+        _simulation = outer
+
+
+def this_process() -> Kernel:
+    """Return the process that a call without `host=` acts on: this one, or that of an open `simulated` block."""
+    simulation = _simulation
+    return THIS_PROCESS if simulation is None else simulation.kernel

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from kernel_cases import simulated
 
 import affinity
 from affinity import BindError, CpuSet, Host, LaunchMode, NodeSet, Settings
+from affinity.integrations.engine import own_strategy
 from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.kernel.linux import THIS_PROCESS
 from affinity.testing import Executed, FakeHost, SimulatedKernel, machines, programs
 from affinity.testing.simkernel import PAGE
+from affinity.topology import Origin
 
 GiB = 1 << 30
 REQUIRED = Settings.from_environ({"AFFINITY_ENFORCE": "required"})
@@ -219,3 +223,59 @@ def test_a_machine_whose_nodes_share_their_cpus_is_bound_like_any_other() -> Non
     assert fake.kernel.pages_by_node == {2: 1 << 20}
     assert set(fake.kernel.masks.values()) == {fake.topology.online}
     assert affinity.bind(gpu=1, host=fake.host).already_bound
+
+
+def test_an_installed_fake_host_is_the_machine_of_every_call_without_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of this process is bound; after the block this process is the one again."""
+    before = THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy(), dict(os.environ)
+    fake = FakeHost("dgx-h100", threads=3, environ={"AFFINITY_MEMORY": "bind"})
+    with fake.installed() as same:
+        assert same is fake
+        monkeypatch.setenv("AFFINITY_SMT", "one")
+        planned = affinity.plan(gpu=4)
+        server = fake.start_process()
+        affinity.attach(server.pid, gpu=0)
+        with affinity.restored():
+            affinity.bind(gpu=0)
+        report = affinity.bind(gpu=4)
+        assert affinity.current_report() is report
+        assert own_strategy() == report.strategy
+        assert os.environ["AFFINITY_BOUND"]
+    assert report.requested == planned.placement
+    assert set(server.masks.values()) == {CpuSet.parse("0-55")}
+    assert set(fake.kernel.masks.values()) == {CpuSet.parse("56-111")}
+    assert fake.kernel.policies[fake.kernel.pid] == MemoryPolicy(MemoryMode.BIND, NodeSet([1]))
+    assert affinity.bind(gpu=4, host=fake.host).already_bound  # the record of the bind is still its own
+    assert affinity.current_report() is not report
+    assert Host.live().topology.origin is Origin.LIVE
+    assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy(), dict(os.environ)) == before
+
+
+def test_an_installed_worker_has_the_environment_that_its_parent_had_at_its_start() -> None:
+    """And writes into its own; the parent's, and that of the test, are as before after the block."""
+    before = dict(os.environ)
+    fake = FakeHost("gb200")
+    with fake.installed():
+        os.environ["CUDA_VISIBLE_DEVICES"] = "2,3"
+        with affinity.spawning(gpu=1):
+            worker = fake.start_worker()
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        with worker.installed():
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+            assert "CUDA_VISIBLE_DEVICES" not in fake.kernel.environ
+            report = affinity.bind()
+            os.environ["OWN"] = "1"
+        assert "OWN" not in os.environ
+        assert fake.kernel.environ is os.environ
+    assert report.already_bound
+    assert report.launch.gpu_nodes == NodeSet([1])
+    assert worker.kernel.environ["OWN"] == "1"
+    assert dict(os.environ) == before
+
+
+def test_threads_of_an_installed_fake_host_bind_it_as_well() -> None:
+    """An engine binds a worker from a thread that it has started."""
+    fake = FakeHost("dgx-h100")
+    with fake.installed(), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(affinity.bind, gpu=4).result().satisfied
+    assert fake.kernel.changes

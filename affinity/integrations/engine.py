@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from affinity.api import bind, spawning
 from affinity.errors import AffinityError, BindError, SettingsError
 from affinity.handoff import Handoff, own_record
-from affinity.kernel.linux import THIS_PROCESS
+from affinity.host import this_process
 from affinity.settings import Settings
 from affinity.variables import ALIASES, VARIABLES
 
@@ -56,7 +56,7 @@ def is_on(engine: str, others: str = "") -> bool:
 
 def _settings() -> Settings:
     """Return the settings of this process: the operator's, and those that a parent gave in code."""
-    received = Handoff.received(THIS_PROCESS)
+    received = Handoff.received(this_process())
     return Settings.from_environ(os.environ, parent=received.settings if received is not None else None)
 
 
@@ -85,7 +85,7 @@ def bind_worker(*, gpu: GpuReference = None, node: int | None = None) -> None:
 
 def own_strategy() -> str | None:
     """Return the strategy by which this package bound or started this process, None if it did neither."""
-    known = own_record(THIS_PROCESS) or Handoff.received(THIS_PROCESS)
+    known = own_record(this_process()) or Handoff.received(this_process())
     return known.strategy if known is not None else None
 
 

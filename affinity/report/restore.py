@@ -16,8 +16,7 @@ import attrs
 from affinity.degradation import Degradation
 from affinity.errors import BindError, UsageError
 from affinity.handoff import Handoff, matching_record, record
-from affinity.host import Host
-from affinity.kernel.linux import THIS_PROCESS
+from affinity.host import Host, this_process
 from affinity.kernel.protocol import Kernel, Process
 from affinity.report.observed import Observed
 from affinity.report.report import BindReport
@@ -46,7 +45,7 @@ def _entry(process: Process) -> InForce | None:
 
 def current_report(*, host: Host | None = None) -> BindReport | None:
     """Return the report of the last `affinity.bind()` of this process, None if there is none or it was undone."""
-    entry = _entry(host.kernel if host is not None else THIS_PROCESS)
+    entry = _entry(host.kernel if host is not None else this_process())
     return entry.report if entry is not None else None
 
 

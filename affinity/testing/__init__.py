@@ -5,7 +5,8 @@
     fakehost   `FakeHost`: a topology with a simulated kernel that behaves like Linux
     contract   `StrategyContract`, `PolicyContract`, `LauncherContract`: test classes to inherit
 
-A pytest plugin (fixtures `machine` and `fake_host`) comes with the package. Names are loaded when first used.
+A pytest plugin (fixtures `machine`, `fake_host` and `installed_host`) comes with the package. Names are loaded when
+first used.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
     fake = FakeHost("dgx-h100", threads=20)
     report = affinity.bind(gpu=4, host=fake.host)
     fake.kernel.changes                         every call that changed something
+    with fake.installed(): ...                  calls without `host=` act on it, as an engine makes them
 
 The simulated kernel is described in `affinity.testing.simkernel`.
 """
@@ -11,9 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Self
 
 from affinity import CpuSet, Host, NodeSet
+from affinity.host import simulated
 from affinity.kernel import MemoryMode
 from affinity.launchers import Launch, LaunchMode
 from affinity.policies import Observation
@@ -90,6 +94,17 @@ class FakeHost:
     def observation(self) -> Observation:
         """`host` with a launch of mode `inline` and default settings: pass it to a strategy's methods."""
         return Observation(self.host, Launch(LaunchMode.INLINE))
+
+    @contextmanager
+    def installed(self) -> Iterator[Self]:
+        """Make this process the one that `affinity.bind()`, and every other call without `host=`, acts on.
+
+        This applies to every thread. Within the block its environment is `os.environ`: the variables of this FakeHost
+        are set there, and what `monkeypatch.setenv` sets counts, as does what the process that runs the test has. At
+        the end `os.environ` is as it was before the block.
+        """
+        with self.kernel.environ_in_os(), simulated(self):
+            yield self
 
     def start_process(self, *, threads: int = 1, size: int = 0) -> SimulatedKernel:
         """Start another process, as a server that never calls this package; return its kernel.

@@ -1,12 +1,13 @@
-"""Pytest plugin: fixtures `machine` and `fake_host`, and a drawing of the machine if a test with them fails.
+"""Pytest plugin: fixtures `machine`, `fake_host`, `installed_host`; a drawing of the machine if their test fails.
 
     @pytest.mark.affinity_machines("dgx-h100", "gb200")
     def test_my_policy(fake_host):
         ...
 
-`machine` is an `affinity.testing.Machine`, `fake_host` a new `FakeHost` of it. A test with one of them runs once for
-each machine of its closest marker, or for every named machine without a marker. The plugin is loaded in every pytest
-run of an environment that has the package, so it imports nothing expensive before a fixture is used.
+`machine` is an `affinity.testing.Machine`, `fake_host` a new `FakeHost` of it, `installed_host` the same one, on which
+`affinity.bind()` and every other call without `host=` acts during the test. A test with one of them runs once for each
+machine of its closest marker, or for every named machine without a marker. The plugin is loaded in every pytest run of
+an environment that has the package, so it imports nothing expensive before a fixture is used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MARKER = "affinity_machines"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{MARKER}(*names): the named machines that `machine` and `fake_host` run on")
+    config.addinivalue_line("markers", f"{MARKER}(*names): the named machines that `machine` and its hosts run on")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -63,6 +64,13 @@ def fake_host(machine: Machine) -> FakeHost:
     from affinity.testing import FakeHost
 
     return FakeHost(machine)
+
+
+@pytest.fixture
+def installed_host(fake_host: FakeHost) -> Iterator[FakeHost]:
+    """Return `fake_host`, on which every call without `host=` acts until the test ends; see FakeHost.installed."""
+    with fake_host.installed():
+        yield fake_host
 
 
 @pytest.hookimpl(hookwrapper=True)

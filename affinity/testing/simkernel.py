@@ -12,11 +12,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn, TypeVar
+from typing import ClassVar, NoReturn, TypeVar
 
 import attrs
 
 from affinity import BindError, CpuSet, NodeSet
+from affinity.handoff import VARIABLE
 from affinity.kernel import MemoryMode, MemoryPolicy, Process, ResidentBytes
 from affinity.kernel.migration import destinations
 from affinity.kernel.procfs import require_move_target
@@ -111,6 +112,9 @@ class SimulatedKernel:
     Every Python thread acts as the main thread, unless it is inside `acting_as`.
     """
 
+    #: The process whose environment is `os.environ`.
+    _in_os: ClassVar[SimulatedKernel | None] = None
+
     def __init__(
         self,
         topology: Topology,
@@ -158,7 +162,8 @@ class SimulatedKernel:
         self._machine.processes[self._id] = self
         self._threads = {self._id: first}
         self._pages: dict[int, int] = {}
-        self._environ, self._xoptions = dict(environ), dict(xoptions)
+        self._environ: MutableMapping[str, str] = dict(environ)
+        self._xoptions = dict(xoptions)
         self.user, self.argv = 0, ["simulated"]
         self._acting = threading.local()
 
@@ -259,6 +264,28 @@ class SimulatedKernel:
             yield
         finally:
             self._acting.tid = before
+
+    @contextmanager
+    def environ_in_os(self) -> Iterator[None]:
+        """Within the block its environment is `os.environ`, with its own variables in it; after it both are apart.
+
+        `AFFINITY_BOUND` of the process that runs the test is not there. At the end `os.environ` is as it was before.
+        """
+        before, outer = dict(os.environ), SimulatedKernel._in_os
+        if outer is not None:
+            outer._environ = before
+        os.environ.pop(VARIABLE, None)
+        os.environ.update(self._environ)
+        self._environ, SimulatedKernel._in_os = os.environ, self
+        try:
+            yield
+        finally:
+            self._environ, SimulatedKernel._in_os = dict(os.environ), outer
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update({name: text for name, text in before.items() if os.environ.get(name) != text})
+            if outer is not None:
+                outer._environ = os.environ
 
     def spawn(self, argv: Sequence[str]) -> SimulatedKernel:
         """A child process that executes `argv`: it inherits the calling thread's mask and policy, no pages.
