@@ -246,7 +246,11 @@ def _prepare_starts(
             state = "that binds itself" if made.result is not None and made.result.binds_itself else "bound"
             summary = f"{state} {describe(made.strategy, made.placement, observation.launch)}"
         return PreparedStart(
-            made.result or WorkerStart(), str(passed), _bind_and_run, functools.partial(log_start, summary)
+            made.result or WorkerStart(),
+            str(passed),
+            _bind_and_run,
+            functools.partial(log_start, summary),
+            simulated=not kernel.is_this_process,
         )
 
     selection = planned.selection.with_result(step.strategy, step.degradations)

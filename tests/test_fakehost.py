@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from kernel_cases import simulated
 
 import affinity
 from affinity import BindError, CpuSet, Host, LaunchMode, NodeSet, Settings
+from affinity.errors import ForeignHostError
 from affinity.integrations.engine import own_strategy
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.kernel.linux import THIS_PROCESS
@@ -271,6 +273,32 @@ def test_an_installed_worker_has_the_environment_that_its_parent_had_at_its_star
     assert report.launch.gpu_nodes == NodeSet([1])
     assert worker.kernel.environ["OWN"] == "1"
     assert dict(os.environ) == before
+
+
+def started_for_real(fake: FakeHost, how: str) -> None:
+    """Start a process of `multiprocessing`, as an engine that is tested on a fake host."""
+    if how == "plain":
+        with fake.installed():
+            multiprocessing.get_context("fork").Process(target=print).start()
+    elif how == "context":
+        affinity.get_context("spawn", gpu=1, host=fake.host).Process(target=print).start()
+    else:
+        with affinity.spawning(gpu=1, host=fake.host):
+            multiprocessing.get_context(how).Process(target=print).start()
+
+
+@pytest.mark.parametrize("how", ["spawn", "fork", "forkserver", "context", "plain"])
+def test_a_fake_host_starts_no_real_process(how: str) -> None:
+    """The error names what starts a simulated one; outside of the block every start is as before."""
+    fake = FakeHost("gb200")
+    with pytest.raises(ForeignHostError, match=r"FakeHost\.start_worker"):
+        started_for_real(fake, how)
+    assert multiprocessing.active_children() == []
+    assert set(fake.kernel.masks.values()) == {fake.topology.online}
+    after = multiprocessing.get_context("fork").Process(target=print)
+    after.start()
+    after.join()
+    assert after.exitcode == 0
 
 
 def test_threads_of_an_installed_fake_host_bind_it_as_well() -> None:

@@ -23,6 +23,8 @@ from typing import Any, TypeVar
 
 import attrs
 
+from affinity.errors import ForeignHostError
+from affinity.host import this_process
 from affinity.strategies.strategy import WorkerStart
 
 T = TypeVar("T")
@@ -33,12 +35,14 @@ class PreparedStart:
     """The start that a strategy returned, and the text that is passed to the worker (affinity.handoff).
 
     bind_and_run: called in a worker that binds itself, with its `run()`. started: called with the PID of each worker.
+    simulated: the host is a simulation, and so is every worker.
     """
 
     start: WorkerStart
     handoff: str
     bind_and_run: Callable[[Callable[[], None]], None] = lambda run: run()
     started: Callable[[int], None] = lambda _: None
+    simulated: bool = False
 
 
 #: Returns the start for a start method. Raises BindError if binding is required and the method is not supported.
@@ -86,6 +90,8 @@ def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> 
 
     method = getattr(worker, "_start_method", None) or multiprocessing.get_start_method()
     prepared = prepare(method)
+    if prepared.simulated:
+        raise _refusal(worker)
     worker._affinity_handoff = prepared.handoff  # travels with the object: pickled, or through the fork
     if method == "spawn":
         outer, _thread.starting = _thread.starting, prepared  # for `_Util.spawnv_passfds`, after pickling
@@ -104,6 +110,13 @@ def start_prepared(worker: Any, prepare: Prepare, start: Callable[[Any], T]) -> 
             started = start(worker)
     prepared.started(getattr(started, "pid", None) or worker.pid)
     return started
+
+
+def _refusal(worker: Any) -> ForeignHostError:
+    return ForeignHostError(
+        f"{worker.name} would be a real process, and the host is simulated: start a simulated worker in its place "
+        "(FakeHost.start_worker), or start it outside of the block"
+    )
 
 
 def worker_command(argv: Sequence[str], prepared: PreparedStart) -> list[str]:
@@ -144,6 +157,8 @@ def _start(worker: Any) -> None:
         return _original_start(worker)
     block = current_block() or _pool_block(worker)
     if block is None:
+        if not this_process().is_this_process:  # what it runs may bind itself, and would bind a real process
+            raise _refusal(worker)
         outer, _thread.starting = _thread.starting, None  # of a worker whose pickling starts this one
         try:
             return _original_start(worker)

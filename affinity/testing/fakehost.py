@@ -101,8 +101,11 @@ class FakeHost:
 
         This applies to every thread. Within the block its environment is `os.environ`: the variables of this FakeHost
         are set there, and what `monkeypatch.setenv` sets counts, as does what the process that runs the test has. At
-        the end `os.environ` is as it was before the block.
+        the end `os.environ` is as it was before the block. No `multiprocessing` process can be started in it.
         """
+        from affinity.strategies.start import install_hooks
+
+        install_hooks()
         with self.kernel.environ_in_os(), simulated(self):
             yield self
 
