@@ -14,7 +14,7 @@ from affinity.handoff import baseline_cpus
 from affinity.kernel.linux import THIS_PROCESS, LinuxKernel
 from affinity.kernel.protocol import Kernel
 from affinity.topology import allowed, sysfs
-from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.cpuset import CpuSet, NodeSet, cpu_set, node_set
 from affinity.topology.model import Origin, Topology
 
 
@@ -58,10 +58,13 @@ class Host:
         return (*self.capture_notes, *self.topology.notes)
 
     @classmethod
-    def from_root(cls, root: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
+    def from_root(
+        cls, root: str, *, allowed_cpus: CpuSet | str | None = None, allowed_nodes: NodeSet | str | None = None
+    ) -> Host:
         """Return another machine from its captured files (a directory with `sys/` in it), or from an archive of them.
 
-        Allowed is what is given, else what the capture shows (`topology.allowed`), else all that is online.
+        Allowed is what is given (as text too: `0-3,8`), else what the capture shows (`topology.allowed`), else all that
+        is online.
         """
         if os.path.isfile(root):
             from affinity.topology.archive import extracted, loaded
@@ -82,19 +85,21 @@ class Host:
         return found if allowed_cpus is not None else attrs.evolve(found, capture_notes=captured.notes)
 
     @classmethod
-    def synthetic(cls, text: str, *, allowed_cpus: CpuSet | None = None, allowed_nodes: NodeSet | None = None) -> Host:
+    def synthetic(
+        cls, text: str, *, allowed_cpus: CpuSet | str | None = None, allowed_nodes: NodeSet | str | None = None
+    ) -> Host:
         """Return the machine that one line describes (grammar: affinity.topology.synthetic)."""
         from affinity.topology import synthetic
 
         return cls._foreign(synthetic.load(text), allowed_cpus, allowed_nodes)
 
     @classmethod
-    def _foreign(cls, topology: Topology, cpus: CpuSet | None, nodes: NodeSet | None) -> Host:
+    def _foreign(cls, topology: Topology, cpus: CpuSet | str | None, nodes: NodeSet | str | None) -> Host:
         return cls(
             topology,
             cast(Kernel, NoKernel()),
-            topology.online if cpus is None else cpus & topology.online,
-            NodeSet(topology.by_id) if nodes is None else nodes & NodeSet(topology.by_id),
+            topology.online if cpus is None else cpu_set(cpus) & topology.online,
+            NodeSet(topology.by_id) if nodes is None else node_set(nodes) & NodeSet(topology.by_id),
         )
 
     @property

@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from affinity import CpuSet, NodeSet
+from affinity import CpuSet, Host, LaunchMode, NodeSet
+from affinity.devices import NodeEvidence, NodeSource
 from affinity.errors import ListFormatError
+from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.launchers import Launch
+from affinity.policies import Placement
 from affinity.topology.cpuset import MAX_ID
 
 ids = st.sets(st.integers(0, 300), max_size=40)
@@ -118,3 +122,38 @@ def test_sets_are_values() -> None:
     assert eval(repr(made)) == made
     with pytest.raises(AttributeError):
         made._bits = 0
+
+
+@pytest.mark.parametrize("kind", [CpuSet, NodeSet])
+def test_a_set_is_made_of_text_as_of_numbers(kind: type[CpuSet] | type[NodeSet]) -> None:
+    """Text is never a sequence of characters."""
+    assert kind("0-3,8") == kind([0, 1, 2, 3, 8]) == kind(kind("0-3,8")) == kind(range(4)) | kind("8")
+    with pytest.raises(ListFormatError, match=f"'all' in 'all' is no {kind.kind} list"):
+        kind("all")
+
+
+def test_what_is_no_set_is_refused_by_name() -> None:
+    """Bytes, whose items are numbers; elements that are none; and the other kind of set."""
+    with pytest.raises(ListFormatError, match="CPU '1': expected a whole number"):
+        CpuSet(["1"])  # type: ignore[list-item]
+    for wrong in (b"0-3", CpuSet([1]), 3):
+        with pytest.raises(TypeError, match=r"NodeSet\(.*expected node numbers, or their list as text"):
+            NodeSet(wrong)  # type: ignore[arg-type]
+
+
+def test_values_of_the_public_api_take_text() -> None:
+    """What a policy, a launcher, a device provider or a test makes."""
+    placement = Placement("0-3", MemoryPolicy(MemoryMode.BIND, "1"), "0,1")
+    assert placement == Placement(CpuSet(range(4)), MemoryPolicy(MemoryMode.BIND, NodeSet([1])), NodeSet([0, 1]))
+    assert Launch(LaunchMode.INLINE, nodes="2").gpu_nodes == NodeSet([2])
+    assert NodeEvidence(NodeSource.NVML_CPU, cpus="0-3").cpus == CpuSet(range(4))
+    host = Host.synthetic("pack:2 core:4", allowed_cpus="0-1,4", allowed_nodes="1")
+    assert (host.allowed_cpus, host.allowed_nodes) == (CpuSet([0, 1, 4]), NodeSet([1]))
+    with pytest.raises(ListFormatError, match="'first' in 'first' is no CPU list"):
+        Placement("first", None)
+
+
+def test_a_placement_keeps_the_set_that_it_is_given() -> None:
+    """The masks of many threads are compared by identity."""
+    cpus = CpuSet([1])
+    assert Placement(cpus, None).cpus is cpus

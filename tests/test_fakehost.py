@@ -16,7 +16,7 @@ from kernel_cases import simulated
 
 import affinity
 from affinity import BindError, CpuSet, Host, LaunchMode, NodeSet, Settings
-from affinity.errors import ForeignHostError
+from affinity.errors import ForeignHostError, ListFormatError
 from affinity.integrations.engine import own_strategy
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.kernel.linux import THIS_PROCESS
@@ -307,3 +307,18 @@ def test_threads_of_an_installed_fake_host_bind_it_as_well() -> None:
     with fake.installed(), ThreadPoolExecutor(1) as pool:
         assert pool.submit(affinity.bind, gpu=4).result().satisfied
     assert fake.kernel.changes
+
+
+def test_a_fake_host_takes_sets_as_text() -> None:
+    """As an operator writes them, and as a CpuSet prints them."""
+    fake = FakeHost("dgx-h100", allowed_cpus="0-15,56", allowed_nodes="1", mask="0-3,56")
+    assert (fake.kernel.cpuset, fake.kernel.allowed_memory) == (CpuSet([*range(16), 56]), NodeSet([1]))
+    assert fake.host.allowed_cpus == CpuSet("0-3,56")
+    fake.kernel.narrow(cpuset="2-3")
+    assert set(fake.kernel.masks.values()) == {CpuSet([2, 3])}
+    with pytest.raises(ListFormatError, match="'node1' in 'node1' is no node list"):
+        FakeHost("dgx-h100", allowed_nodes="node1")
+    with pytest.raises(TypeError, match="a CpuSet does not mix with a str"):
+        fake.kernel.set_affinity(0, "2")  # type: ignore[arg-type]
+    machine = machines.Machine((machines.MachineNode(0, "0-3", GiB),), offline="3", allowed_cpus="0,1")
+    assert FakeHost(machine).host.allowed_cpus == CpuSet([0, 1])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.cpuset import CpuSet, NodeSet, cpu_set, node_set
 from affinity.topology.model import PciAddress
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ class NodeEvidence:
     """What one source shows: nodes or CPUs, or the problem that keeps it from showing any."""
 
     source: NodeSource
-    nodes: NodeSet = NodeSet()
-    cpus: CpuSet = CpuSet()
+    nodes: NodeSet = attrs.field(default=NodeSet(), converter=node_set)
+    cpus: CpuSet = attrs.field(default=CpuSet(), converter=cpu_set)
     problem: str = ""
 
 

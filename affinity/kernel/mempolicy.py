@@ -6,7 +6,7 @@ import enum
 
 import attrs
 
-from affinity.topology.cpuset import NodeSet
+from affinity.topology.cpuset import NodeSet, node_set
 
 
 class MemoryMode(enum.Enum):
@@ -34,7 +34,7 @@ class MemoryPolicy:
     """A mode, its nodes (empty for `default` and `local`) and its mode flags. As text: `bind=static:0-1`."""
 
     mode: MemoryMode = MemoryMode.DEFAULT
-    nodes: NodeSet = NodeSet()
+    nodes: NodeSet = attrs.field(default=NodeSet(), converter=node_set)
     flags: frozenset[MemoryFlag] = frozenset()
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from affinity.errors import UsageError
-from affinity.topology.cpuset import NodeSet
+from affinity.topology.cpuset import NodeSet, node_set
 
 if TYPE_CHECKING:
     from affinity.devices.gpu import Gpu
@@ -64,7 +64,7 @@ class Launch:
     gpus: tuple[Gpu, ...] = ()
     machine_gpus: tuple[Gpu, ...] = ()
     numbered_gpus: tuple[Gpu, ...] = ()
-    nodes: NodeSet | None = None
+    nodes: NodeSet | None = attrs.field(default=None, converter=attrs.converters.optional(node_set))
     local_rank: int | None = None
     local_size: int | None = None
     assigned: tuple[str, ...] | None = None

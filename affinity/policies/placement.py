@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
-from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.cpuset import CpuSet, NodeSet, cpu_set, node_set
 
 
 @attrs.frozen
@@ -16,9 +16,9 @@ class Placement:
     placement is for, used in messages. reason: why, as text. migrate: move pages touched before the bind.
     """
 
-    cpus: CpuSet | None
+    cpus: CpuSet | None = attrs.field(converter=attrs.converters.optional(cpu_set))
     memory: MemoryPolicy | None
-    nodes: NodeSet = NodeSet()
+    nodes: NodeSet = attrs.field(default=NodeSet(), converter=node_set)
     reason: str = ""
     migrate: bool = True
 

@@ -43,16 +43,16 @@ class FakeHost:
     machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a `machines.Machine` or a
     `Topology`. allowed_cpus, allowed_nodes: the cpuset of its container; default: that of a named machine, else all
     that are online. threads: number of threads of the process. environ: its variables, besides PATH. mask, libnuma,
-    modes, free: as for SimulatedKernel.
+    modes, free: as for SimulatedKernel. Sets may be given as text, `0-3,8`.
     """
 
     def __init__(
         self,
         machine: str | machines.Machine | Topology = "pack:2 numa:1 core:4 pu:2 gpu:2",
         *,
-        allowed_cpus: CpuSet | None = None,
-        allowed_nodes: NodeSet | None = None,
-        mask: CpuSet | None = None,
+        allowed_cpus: CpuSet | str | None = None,
+        allowed_nodes: NodeSet | str | None = None,
+        mask: CpuSet | str | None = None,
         threads: int = 1,
         environ: Mapping[str, str] | None = None,
         libnuma: str = "",

@@ -23,6 +23,7 @@ from affinity.kernel.migration import destinations
 from affinity.kernel.procfs import require_move_target
 from affinity.testing import programs
 from affinity.topology import Topology
+from affinity.topology.cpuset import cpu_set, node_set
 
 T = TypeVar("T")
 
@@ -119,9 +120,9 @@ class SimulatedKernel:
         self,
         topology: Topology,
         *,
-        cpuset: CpuSet | None = None,
-        mems: NodeSet | None = None,
-        mask: CpuSet | None = None,
+        cpuset: CpuSet | str | None = None,
+        mems: NodeSet | str | None = None,
+        mask: CpuSet | str | None = None,
         environ: Mapping[str, str] | None = None,
         xoptions: Mapping[str, str | bool] | None = None,
         libnuma: str = "",
@@ -130,9 +131,9 @@ class SimulatedKernel:
         seconds: float = 1.0,
     ) -> None:
         memory = dict(topology.memory) if free is None else dict(free)
-        cpus = topology.online if cpuset is None else cpuset & topology.online
-        nodes = topology.memory_nodes if mems is None else mems & topology.memory_nodes
-        start = cpus if mask is None else mask & cpus
+        cpus = topology.online if cpuset is None else cpu_set(cpuset) & topology.online
+        nodes = topology.memory_nodes if mems is None else node_set(mems) & topology.memory_nodes
+        start = cpus if mask is None else cpu_set(mask) & cpus
         if not start or not nodes:
             raise ValueError(f"a process needs a CPU and a memory node: CPUs {start}, nodes {nodes} are left")
         self._machine = _Machine(
@@ -219,15 +220,15 @@ class SimulatedKernel:
         """End a `refuse`."""
         self._machine.refusals.pop(call, None)
 
-    def narrow(self, *, cpuset: CpuSet | None = None, mems: NodeSet | None = None) -> None:
+    def narrow(self, *, cpuset: CpuSet | str | None = None, mems: NodeSet | str | None = None) -> None:
         """Narrow the container, or take CPUs offline, while this process runs: its threads' masks are cut with it.
 
         A thread that loses all its CPUs may use all that are left. Source: cpuset(7). Memory policies stay as set.
         """
         machine = self._machine
         with machine.lock:
-            machine.cpuset = machine.cpuset if cpuset is None else machine.cpuset & cpuset
-            machine.mems = machine.mems if mems is None else machine.mems & mems
+            machine.cpuset = machine.cpuset if cpuset is None else machine.cpuset & cpu_set(cpuset)
+            machine.mems = machine.mems if mems is None else machine.mems & node_set(mems)
             if not machine.cpuset or not machine.mems:
                 raise ValueError("a machine without a CPU or without a memory node runs nothing")
             for thread in self._threads.values():
@@ -414,7 +415,7 @@ class SimulatedKernel:
     def set_affinity(self, tid: int, cpus: CpuSet) -> None:
         with self._call("set_affinity", tid, cpus):
             thread = self._thread(tid)
-            mask = cpus & self._machine.cpuset
+            mask = self._machine.cpuset & cpus  # a TypeError for another type
             if not mask:
                 raise _error(errno.EINVAL, "sched_setaffinity")
             thread.mask = mask

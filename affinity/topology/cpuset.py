@@ -6,6 +6,7 @@ node number is the oldest bug of this trade, so every operator refuses the other
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Self
 
@@ -23,13 +24,25 @@ class IdSet:
     kind: ClassVar[str] = "id"
     _bits: int
 
-    def __init__(self, ids: Iterable[int] = ()) -> None:
-        bits = 0
-        for i in ids:
-            if not 0 <= i < MAX_ID:
+    def __init__(self, ids: Iterable[int] | str = ()) -> None:
+        """Make the set of these ids; text is read as by `parse`."""
+        bits = self.parse(ids)._bits if isinstance(ids, str) else 0
+        for i in () if isinstance(ids, str) else self._checked(ids):
+            try:
+                number = operator.index(i)
+            except TypeError:
+                raise ListFormatError(f"{self.kind} {i!r}: expected a whole number") from None
+            if not 0 <= number < MAX_ID:
                 raise ListFormatError(f"{self.kind} {i} is out of range: expected 0 to {MAX_ID - 1}")
-            bits |= 1 << i
+            bits |= 1 << number
         object.__setattr__(self, "_bits", bits)
+
+    def _checked(self, ids: object) -> Iterable[int]:
+        wrong = isinstance(ids, bytes) or (isinstance(ids, IdSet) and type(ids) is not type(self))
+        if wrong or not isinstance(ids, Iterable):
+            name, kind = type(self).__name__, self.kind
+            raise TypeError(f"{name}({ids!r}): expected {kind} numbers, or their list as text, e.g. {name}('0-3,8')")
+        return ids
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -173,6 +186,16 @@ class NodeSet(IdSet):
 
     __slots__ = ()
     kind = "node"
+
+
+def cpu_set(cpus: Iterable[int] | str) -> CpuSet:
+    """Return the set of these CPUs, or of their list as text; a CpuSet as it is."""
+    return cpus if isinstance(cpus, CpuSet) else CpuSet(cpus)
+
+
+def node_set(nodes: Iterable[int] | str) -> NodeSet:
+    """Return the set of these nodes, or of their list as text; a NodeSet as it is."""
+    return nodes if isinstance(nodes, NodeSet) else NodeSet(nodes)
 
 
 def _is_number(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import attrs
 
-from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.cpuset import CpuSet, NodeSet, cpu_set, node_set
 from affinity.topology.model import Cache, Cpu, Nic, Node, Origin, PciAddress, PciDevice, Topology
 from affinity.topology.synthetic import StaticSource
 
@@ -48,10 +48,10 @@ class MachineNode:
     """
 
     id: int
-    cpus: CpuSet
+    cpus: CpuSet = attrs.field(converter=cpu_set)
     memory: int
     package: int = 0
-    initiators: NodeSet = NodeSet()
+    initiators: NodeSet = attrs.field(default=NodeSet(), converter=node_set)
 
 
 @attrs.frozen
@@ -71,8 +71,8 @@ class MachineGpu:
     class_code: int = 0x030200
     model: str = ""
     bridge_node: int | None = None
-    memory_affinity: NodeSet | None = None
-    cpu_affinity: CpuSet | None = None
+    memory_affinity: NodeSet | None = attrs.field(default=None, converter=attrs.converters.optional(node_set))
+    cpu_affinity: CpuSet | None = attrs.field(default=None, converter=attrs.converters.optional(cpu_set))
     boot_vga: bool | None = None
     memory_node: int | None = None
     bridges: tuple[PciAddress, ...] | None = None
@@ -129,14 +129,14 @@ class Machine:
     threads: int = 1
     smt: Smt = Smt.SPLIT
     l3_cores: int | None = None
-    offline: CpuSet = CpuSet()
+    offline: CpuSet = attrs.field(default=CpuSet(), converter=cpu_set)
     distances: tuple[tuple[int, ...], ...] = ()
     gpus: tuple[MachineGpu, ...] = ()
     others: tuple[MachineGpu, ...] = ()
     nics: tuple[MachineNic, ...] = ()
     cache_sizes: CacheSizes = CacheSizes()
-    allowed_cpus: CpuSet | None = None
-    allowed_nodes: NodeSet | None = None
+    allowed_cpus: CpuSet | None = attrs.field(default=None, converter=attrs.converters.optional(cpu_set))
+    allowed_nodes: NodeSet | None = attrs.field(default=None, converter=attrs.converters.optional(node_set))
     name: str = ""
     source: str = ""
 
