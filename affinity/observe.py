@@ -150,7 +150,7 @@ def given_gpus(plugins: Plugins, process: Process, host: Host, settings: Setting
 
 def _ignored(settings: Settings, plugins: Plugins) -> tuple[str, ...]:
     """Return the warnings about variables that nothing reads. Raise SettingsError if binding is required."""
-    ignored = describe_unknown(plugins.without_reader(settings.options)) if settings.options else ()
+    ignored = describe_unknown(plugins.unread(settings.options)) if settings.options else ()
     if ignored and settings.required:
         raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")
     return ignored

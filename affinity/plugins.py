@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from affinity.errors import PluginError
 from affinity.launchers.launch import LaunchMode
 from affinity.policies.policy import PlacementPolicy
 from affinity.registry import InstalledPlugin, Registry, installed, option_prefix
@@ -30,10 +31,25 @@ class Plugins:
     def _found(self) -> list[InstalledPlugin]:
         return installed()
 
-    def without_reader(self, variables: Iterable[str]) -> list[str]:
-        """Return the variables whose names have no prefix of an installed plugin, without loading a plugin."""
-        prefixes = tuple(option_prefix(plugin.point.name) for plugin in self._found)
-        return [name for name in variables if not name.startswith(prefixes)]
+    def unread(self, variables: Iterable[str]) -> dict[str, list[str]]:
+        """Return the variables that no plugin declares, each with the options of the plugins whose prefix it has.
+
+        Only plugins with such a prefix are loaded. One that cannot be may declare any name with it.
+        """
+        declared = {name: self._options_of_prefix(name) for name in variables}
+        return {name: options for name, options in declared.items() if options is not None and name not in options}
+
+    def _options_of_prefix(self, variable: str) -> list[str] | None:
+        """Return the options of the plugins whose prefix a variable has, None if one of them cannot be loaded."""
+        options: list[str] = []
+        for registry in (self.strategies, self.policies, self.devices):
+            for plugin in registry.names():
+                if variable.startswith(option_prefix(plugin)):
+                    try:
+                        options += [option.name for option in registry.get(plugin).options]
+                    except PluginError:
+                        return None
+        return options
 
     @cached_property
     def strategies(self) -> Registry[AffinityStrategy]:

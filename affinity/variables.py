@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from affinity.errors import ListFormatError, SettingsError
@@ -61,18 +62,27 @@ def _parsed(variable: Variable | Option[Any], text: str) -> Any:
         raise SettingsError(f"{variable.name}={text!r} does not parse{why}: {expected}") from None
 
 
-def describe_unknown(names: Iterable[str]) -> tuple[str, ...]:
+def describe_unknown(names: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
     """Return the warnings about AFFINITY_ variables that nothing reads: a line for each near miss, one for the rest.
 
-    A Kubernetes Service named `affinity` sets AFFINITY_SERVICE_HOST, AFFINITY_PORT and more in every pod.
+    names: each with the variables of the plugins whose prefix it has. A Kubernetes Service named `affinity` sets
+    AFFINITY_SERVICE_HOST, AFFINITY_PORT and more in every pod.
     """
-    known = [v.name.removeprefix("AFFINITY_") for v in VARIABLES]
-    near = {name: _suggestion(name.removeprefix("AFFINITY_"), known, "AFFINITY_", 0.65) for name in sorted(names)}
+    built_in = [v.name for v in VARIABLES]
+    near = {name: _near_miss(name, names[name]) or _near_miss(name, built_in) for name in sorted(names)}
     warnings = [f"{name} is not a setting and is ignored{meant}" for name, meant in near.items() if meant]
     rest = [name for name, meant in near.items() if not meant]
     if rest:
         warnings.append(f"{', '.join(rest)}: no setting of this package or of an installed plugin; ignored")
     return tuple(warnings)
+
+
+def _near_miss(name: str, known: Iterable[str]) -> str:
+    """Return the suggestion for a variable among known ones, compared without the words that all begin with."""
+    known = list(known)
+    words = zip(*(other.split("_")[:-1] for other in (name, *known)), strict=False)
+    prefix = "".join(f"{same[0]}_" for same in takewhile(lambda column: len(set(column)) == 1, words))
+    return _suggestion(name.removeprefix(prefix), [other.removeprefix(prefix) for other in known], prefix, 0.65)
 
 
 def _suggestion(text: str, words: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:

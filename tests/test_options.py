@@ -15,6 +15,9 @@ from affinity.plugins import Plugins
 ACME = str(Path(__file__).parent / "dists" / "acme")
 TWO = "pack:2 core:4 gpu:1"
 
+#: The device provider of acme-numa is asked where none is named.
+ONLY_PCI = {"AFFINITY_DEVICES": "pci"}
+
 #: What Kubernetes sets in each pod beside a Service named `affinity`. Source: "Service", Environment variables.
 SERVICE = {
     "AFFINITY_SERVICE_HOST": "10.0.0.11",
@@ -76,12 +79,39 @@ def test_every_command_prints_the_warning() -> None:
         assert (done.returncode, done.stdout.count("did you mean AFFINITY_MEMORY?")) == (0, 1), done.stderr
 
 
-def test_a_variable_of_an_installed_plugin_is_known_and_loads_nothing(acme: None) -> None:
-    """Whatever follows its prefix; a plugin that is not used is not imported for it, and its value not parsed."""
-    only_pci = {"AFFINITY_DEVICES": "pci"}
-    assert notes({"AFFINITY_ACME_NUMA_DEPTH": "no number", **only_pci}) == ()
+def test_a_variable_of_a_plugin_that_is_not_used_is_not_parsed(acme: None) -> None:
+    """Its name is looked up among those that the plugin declares."""
+    assert notes({"AFFINITY_ACME_NUMA_DEPTH": "no number", **ONLY_PCI}) == ()
+
+
+def test_no_plugin_is_loaded_where_no_variable_has_its_prefix(acme: None) -> None:
+    """Also for a variable that is not known."""
+    assert len(notes({"AFFINITY_ACME_DEPTH": "2", **ONLY_PCI})) == 1
     assert "acme_numa" not in sys.modules
-    assert len(notes({"AFFINITY_ACME_DEPTH": "2", **only_pci})) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("AFFINITY_ACME_NUMA_DEPHT", "is not a setting and is ignored; did you mean AFFINITY_ACME_NUMA_DEPTH?"),
+        ("AFFINITY_ACME_NUMA_SPAR", "is not a setting and is ignored; did you mean AFFINITY_ACME_NUMA_SPARE?"),
+        ("AFFINITY_ACME_NUMA_RADIUS", ": no setting of this package or of an installed plugin; ignored"),
+        ("AFFINITY_NUMACTL_DEPTH", ": no setting of this package or of an installed plugin; ignored"),
+    ],
+)
+def test_a_variable_that_a_plugin_does_not_declare_is_a_note(acme: None, name: str, meant: str) -> None:
+    """With the near miss among those of every plugin with its prefix; the last plugin has no variables."""
+    (note,) = notes({name: "1", **ONLY_PCI})
+    assert note.removeprefix(name).strip() == meant
+    with pytest.raises(SettingsError, match=name):
+        notes({name: "1", "AFFINITY_ENFORCE": "required", **ONLY_PCI})
+
+
+def test_a_plugin_that_cannot_be_loaded_may_declare_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is raised where it is used, and no warning is made of what is unknown."""
+    monkeypatch.syspath_prepend(str(Path(ACME).parent / "import_error"))
+    (broken,) = {p.name for p in Plugins().strategies.list() if "import raised" in p.error}
+    assert notes({f"AFFINITY_{broken.upper().replace('-', '_')}_DEPTH": "1", **ONLY_PCI}) == ()
 
 
 def test_a_strategy_reads_its_variable(acme: None) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-#: The template's name as a distribution and plugin, as a package, and at the front of its classes' names.
-NAMES = ("affinity-example", "affinity_example", "AffinityExample")
+#: The template's name as a distribution and plugin, as a package, and in the names of its classes and variables.
+NAMES = ("affinity-example", "affinity_example", "AffinityExample", "AFFINITY_EXAMPLE")
 
 
 @click.command()
@@ -31,7 +31,8 @@ def command(*, name: str, directory: Path) -> None:
     from affinity.errors import UsageError
 
     _check(name)
-    filled = dict(zip(NAMES, (name, name.replace("-", "_"), name.title().replace("-", "")), strict=True))
+    package = name.replace("-", "_")
+    filled = dict(zip(NAMES, (name, package, name.title().replace("-", ""), package.upper()), strict=True))
     target = directory / name
     try:
         target.mkdir()

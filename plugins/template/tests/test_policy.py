@@ -19,10 +19,10 @@ class TestContract(PolicyContract):
         return AffinityExamplePolicy()
 
 
-def placed(allowed: str) -> Placement:
+def placed(allowed: str, **options: str) -> Placement:
     """Return the placement of GPU 0's worker, by the policy's installed name, in a container with these CPUs."""
-    host = Host.synthetic(FOUR_NODES, allowed_cpus=CpuSet.parse(allowed))
-    plan = affinity.plan(gpu=0, host=host, settings=Settings(policy="affinity-example"))
+    host = Host.synthetic(FOUR_NODES, allowed_cpus=allowed)
+    plan = affinity.plan(gpu=0, host=host, settings=Settings(policy="affinity-example", options=options))
     assert plan.placement is not None
     return plan.placement
 
@@ -43,3 +43,8 @@ def test_too_few_cpus_bring_in_the_next_nearest_node() -> None:
 def test_everything_that_is_allowed_may_still_be_too_little() -> None:
     """Then it is everything that is allowed."""
     assert placed("0,31").cpus == CpuSet.parse("0,31")
+
+
+def test_the_operator_sets_how_many_cpus_are_enough() -> None:
+    """By the variable of the plugin."""
+    assert placed("0-31", AFFINITY_AFFINITY_EXAMPLE_ENOUGH="9").cpus == CpuSet.parse("0-15")
