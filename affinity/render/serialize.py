@@ -198,6 +198,7 @@ def machine(host: Host, launch: Launch) -> Shape:
                 "id": node.id,
                 "cpus": cpus(node.cpus),
                 "allowed_cpus": cpus(node.cpus & host.allowed_cpus),
+                "cores": cores(node.cpus, topology),
                 "memory": topology.memory.get(node.id),
                 "memory_free": topology.free_memory.get(node.id),
                 "memory_allowed": node.has_memory and node.id in host.allowed_nodes,
@@ -228,6 +229,15 @@ def machine(host: Host, launch: Launch) -> Shape:
         ],
         "notes": list(dict.fromkeys((*launch.notes, *host.notes))),  # last: what was read above may add some
     }
+
+
+def cores(among: CpuSet, topology: Topology) -> list[str]:
+    """Return the CPUs of each physical core, of those given."""
+    found: dict[int, int] = {}
+    for cpu in among:
+        core = topology.cpus[cpu].core if cpu in topology.cpus else cpu
+        found[core] = found.get(core, 0) | 1 << cpu
+    return [str(type(among).from_bits(bits)) for _, bits in sorted(found.items())]
 
 
 def caches(topology: Topology) -> list[Shape]:

@@ -1,0 +1,84 @@
+"""`affinity draw`: draw the machine, what a plan would give each GPU, and where the processes of the GPUs are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from affinity.cli import _options, _output, _validate
+
+if TYPE_CHECKING:
+    from affinity.host import Host
+    from affinity.render.picture import Picture, Shape
+
+
+@click.command()
+@_options.machine
+@click.option("--plan", "planned", is_flag=True, help="With what the worker of each GPU would be given.")
+@_options.policy
+@click.option("--ps", is_flag=True, help="With the threads and pages of the processes that use a GPU.")
+@click.option("--all-users", is_flag=True, help="With --ps: processes of every user.")
+@click.option("-o", "--output", metavar="FILE", help="Write FILE.svg or FILE.html instead of drawing in the terminal.")
+def command(*, host: Host, planned: bool, policy: str | None, ps: bool, all_users: bool, output: str | None) -> None:
+    """Draw packages, NUMA nodes, caches and cores, with the GPUs and network adapters at their nodes.
+
+    Equal cores are drawn as one box. --policy implies --plan.
+    """
+    from affinity.errors import UsageError
+    from affinity.render import svg, terminal
+
+    if output is not None and not output.endswith(".svg"):
+        raise UsageError(f"-o {output}: expected a name that ends in .svg")
+    found = drawn(host, policy=policy, planned=planned or policy is not None, ps=ps, all_users=all_users)
+    if output is None:
+        print(terminal.drawing(found))
+        _output.lines("note", found.notes)
+    else:
+        write(output, svg.document(found))
+
+
+def drawn(
+    host: Host, *, policy: str | None = None, planned: bool = False, ps: bool = False, all_users: bool = False,
+    title: str = "",
+) -> Picture:  # fmt: skip
+    """Return the picture of a machine. Raise ForeignHostError if processes of another machine are asked for."""
+    import attrs
+
+    from affinity.api import make_plan
+    from affinity.observe import observe
+    from affinity.plugins import Plugins
+    from affinity.render import serialize
+    from affinity.render.picture import picture
+
+    plugins, settings = Plugins(), _validate.settings(policy)
+    settings = attrs.evolve(settings, required=False)  # an impossible plan is drawn, not raised
+    mode = _validate.mode(None, host)
+    observation = observe(plugins, gpu="all", launch_mode=mode, settings=settings, host=host)
+    launch = observation.launch
+    workers = (attrs.evolve(observation, launch=attrs.evolve(launch, gpus=(gpu,))) for gpu in launch.gpus)
+    plans = [serialize.plan(make_plan(worker, plugins)) for worker in workers] if planned else []
+    processes: list[Shape] = []
+    if ps:
+        from affinity.report.processes import GpuProcesses
+
+        _validate.this_machine(host, "draw --ps")
+        reader = GpuProcesses.of(host, settings)
+        uses, _ = reader.uses()
+        rows = reader.rows(uses, user=None if all_users else os.geteuid())
+        processes = [serialize.process(row) for row in rows]
+    return picture(serialize.machine(host, launch), plans, processes, title=title)
+
+
+def write(path: str, text: str) -> None:
+    """Write a file and print its name. Raise UsageError if it cannot be written."""
+    from affinity.errors import UsageError
+
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as refused:
+        raise UsageError(f"-o {path}: {refused.strerror}; name a file in a writable directory") from refused
+    print(f"wrote {path}", file=sys.stderr)
