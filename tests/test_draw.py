@@ -193,7 +193,7 @@ def test_the_command_draws_and_writes(tmp_path: Path) -> None:
     assert ET.parse(file).getroot().tag == f"{SVG}svg"
     done = called("draw", "--synthetic", SMALL, "-o", "a.png")
     assert done.returncode == 2
-    assert "-o a.png: expected a name that ends in .svg" in done.stderr
+    assert "-o a.png: expected a name that ends in .svg or .html" in done.stderr
     done = called("draw", "--synthetic", SMALL, "-o", str(tmp_path / "no" / "a.svg"))
     assert done.returncode == 2
     assert "a.svg: No such file or directory; name a file in a writable directory" in done.stderr

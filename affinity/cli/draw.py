@@ -28,16 +28,16 @@ def command(*, host: Host, planned: bool, policy: str | None, ps: bool, all_user
     Equal cores are drawn as one box. --policy implies --plan.
     """
     from affinity.errors import UsageError
-    from affinity.render import svg, terminal
+    from affinity.render import page, svg, terminal
 
-    if output is not None and not output.endswith(".svg"):
-        raise UsageError(f"-o {output}: expected a name that ends in .svg")
+    if output is not None and not output.endswith((".svg", ".html")):
+        raise UsageError(f"-o {output}: expected a name that ends in .svg or .html")
     found = drawn(host, policy=policy, planned=planned or policy is not None, ps=ps, all_users=all_users)
     if output is None:
         print(terminal.drawing(found))
         _output.lines("note", found.notes)
     else:
-        write(output, svg.document(found))
+        write(output, svg.document(found) if output.endswith(".svg") else page.machine(found))
 
 
 def drawn(

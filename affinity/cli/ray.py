@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from affinity.cli import _options, _output, plan
+from affinity.cli import _options, _output, draw, plan
 
 if TYPE_CHECKING:
     from affinity.integrations.ray import ActorAudit, NodeSurvey
 
 T = TypeVar("T")
 
+
+def _html(_context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
+    from affinity.errors import UsageError
+
+    if path is not None and not path.endswith(".html"):
+        raise UsageError(f"-o {path}: expected a name that ends in .html")
+    return path
+
+
 _address = click.option("--address", default="auto", show_default=True, help="Address of the cluster, as for ray.init.")
 _timeout = click.option(
     "--timeout", default=60.0, show_default=True, type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
     help="Seconds to wait for the nodes to reply.",
 )  # fmt: skip
+_page = click.option(
+    "-o", "--output", metavar="FILE.html", callback=_html, help="Write one page, with what is alike folded together."
+)
 
 
 @click.group()
@@ -33,8 +45,9 @@ def command() -> None:
 @command.command()
 @_address
 @_timeout
+@_page
 @_options.as_json
-def survey(address: str, timeout: float, as_json: bool) -> None:
+def survey(address: str, timeout: float, output: str | None, as_json: bool) -> None:
     """Show the machine of every alive node, and its plan for the worker of each GPU. Changes nothing."""
     from affinity.integrations import ray
 
@@ -42,8 +55,12 @@ def survey(address: str, timeout: float, as_json: bool) -> None:
     with ray.connected(address) as nodes:
         for node in _progress(ray.survey(timeout=timeout), f"of {len(nodes)} nodes have replied"):
             found.append(node)
-            if not as_json:
+            if not as_json and output is None:
                 _show(node)
+    if output is not None:
+        from affinity.integrations.ray import pages
+
+        draw.write(output, pages.survey(found))
     if as_json:
         _output.json([_node_shape(node) for node in found])
     sys.exit(any(node.error for node in found))
@@ -88,8 +105,9 @@ def _memory(shape: dict[str, Any]) -> str:
 @_address
 @_timeout
 @click.option("--attach", is_flag=True, help="Bind the misplaced actors where they run, as `affinity attach` does.")
+@_page
 @_options.as_json
-def audit(address: str, timeout: float, attach: bool, as_json: bool) -> None:
+def audit(address: str, timeout: float, attach: bool, output: str | None, as_json: bool) -> None:
     """Show the threads and pages of every actor that has a GPU or bound itself, as read from the kernel now.
 
     Exit status 1 if a binding is no longer in force, an actor is misplaced or could not be read; with --attach 2 or 3,
@@ -100,21 +118,28 @@ def audit(address: str, timeout: float, attach: bool, as_json: bool) -> None:
     with ray.connected(address) as nodes:
         actors = ray.audit(timeout=timeout, attach=attach)
         found = list(_progress(actors, f"actors have been checked, on {len(nodes)} nodes"))
+    if output is not None:
+        from affinity.integrations.ray import pages
+
+        draw.write(output, pages.audit(found, _remarks))
     if as_json:
         _output.json([_actor_shape(actor) for actor in found])
-    elif not found:
-        print("no living actor of this cluster has a GPU or bound itself")
-    else:
-        columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "bound by", "holds",
-                   "locality", "error")  # fmt: skip
-        optional = ("threads", "outside", "bound by", "holds", "local pages", "pid", "host", "GPUs", "CPUs")
-        _output.table(
-            "Actors with a GPU and actors that bound themselves", columns, map(_row, found), optional=optional
-        )
-        for actor in found:
-            _output.lines(f"{actor.name or actor.actor}, {actor.host}, {actor.pid}", _remarks(actor))
+    elif output is None:
+        _show_actors(found)
     failed = [actor.attached.get("exit_status", 0) for actor in found if actor.attached is not None]
     sys.exit(max([not all(actor.is_well for actor in found), *failed]))
+
+
+def _show_actors(found: Sequence[ActorAudit]) -> None:
+    if not found:
+        print("no living actor of this cluster has a GPU or bound itself")
+        return
+    columns = ("actor", "host", "pid", "GPUs", "CPUs", "threads", "outside", "local pages", "bound by", "holds",
+               "locality", "error")  # fmt: skip
+    optional = ("threads", "outside", "bound by", "holds", "local pages", "pid", "host", "GPUs", "CPUs")
+    _output.table("Actors with a GPU and actors that bound themselves", columns, map(_row, found), optional=optional)
+    for actor in found:
+        _output.lines(f"{actor.name or actor.actor}, {actor.host}, {actor.pid}", _remarks(actor))
 
 
 def _row(actor: ActorAudit) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -44,6 +45,15 @@ class Mark(enum.Enum):
     UNKNOWN = "? unknown"
 
 
+def printable(text: str) -> str:
+    """Return a text without control characters (a command line is another user's), which XML cannot have either."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _printable_lines(lines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(printable, lines))
+
+
 @attrs.frozen
 class Box:
     """One part of a machine.
@@ -52,9 +62,9 @@ class Box:
     """
 
     kind: Kind
-    title: str
-    lines: tuple[str, ...] = ()
-    reason: str = ""
+    title: str = attrs.field(converter=printable)
+    lines: tuple[str, ...] = attrs.field(default=(), converter=_printable_lines)
+    reason: str = attrs.field(default="", converter=printable)
     mark: Mark = Mark.NONE
     children: tuple[Box, ...] = ()
 
@@ -91,17 +101,10 @@ class Picture:
     @property
     def summary(self) -> str:
         """The machine in one sentence, with the number of misplaced processes if there are processes."""
-        machine = self.machine
-        counts = [
-            _count(len(machine["packages"]), "package"),
-            _count(len(machine["nodes"]), "NUMA node"),
-            _count(sum(p["cores"] for p in machine["packages"]), "core"),
-            _count(len(machine["gpus"]), "GPU"),
-            _count(len(machine["nics"]), "NIC"),
-        ]
+        counts = [counted(self.machine)]
         if self.processes:
             wrong = {p["pid"] for p in self.processes if mark_of(p) is Mark.MISPLACED}
-            counts.append(f"{len(wrong)} of {_count(len({p['pid'] for p in self.processes}), 'process')} misplaced")
+            counts.append(f"{len(wrong)} of {count_of(len({p['pid'] for p in self.processes}), 'process')} misplaced")
         return ", ".join(counts)
 
 
@@ -116,6 +119,14 @@ def picture(
     maker = _Maker(machine, plans, processes)
     box = Box(Kind.MACHINE, title or _origin(machine), maker.facts(), children=maker.packages())
     return Picture(box, machine, tuple(plans), tuple(processes), tuple(machine["notes"]))
+
+
+def counted(machine: Shape) -> str:
+    """Return the numbers of a machine's parts."""
+    cores = sum(package["cores"] for package in machine["packages"])
+    parts = ((len(machine["packages"]), "package"), (len(machine["nodes"]), "NUMA node"), (cores, "core"))
+    devices = ((len(machine["gpus"]), "GPU"), (len(machine["nics"]), "NIC"))
+    return ", ".join(count_of(number, noun) for number, noun in (*parts, *devices))
 
 
 def mark_of(process: Shape) -> Mark:
@@ -158,7 +169,7 @@ class _Maker:
         lines = [f"CPUs {online}" if allowed == online else f"CPUs {online}, allowed here {allowed or 'none'}"]
         empty = NodeSet(n["id"] for n in self.machine["nodes"] if self._is_empty(n))
         if empty:
-            lines.append(f"{_count(len(empty), 'node')} without CPUs, memory and devices: {empty}")
+            lines.append(f"{count_of(len(empty), 'node')} without CPUs, memory and devices: {empty}")
         shared = NodeSet(n["id"] for n in self.machine["nodes"] if n["memory_allowed"])
         have = NodeSet(n["id"] for n in self.machine["nodes"] if n["memory"])
         if have - shared:
@@ -182,7 +193,7 @@ class _Maker:
                 continue
             title = ("Package " if len(key) == 1 else "Packages ") + ", ".join(map(str, key))
             cores = sum(names[p]["cores"] for p in key)
-            boxes.append(Box(Kind.PACKAGE, title, (_count(cores, "core"),), children=inside))
+            boxes.append(Box(Kind.PACKAGE, title, (count_of(cores, "core"),), children=inside))
         return (*boxes, *self._devices(None))
 
     def _packages_of(self, node: Shape) -> tuple[int, ...]:
@@ -234,7 +245,7 @@ class _Maker:
                 part = cpus & left
                 if part:
                     inside = self._cores([core for core in cores if core <= part])
-                    alike.setdefault((_cache_name(level), inside), []).append(part)
+                    alike.setdefault((cache_name(level), inside), []).append(part)
                     left = left - part
         # Boxes of equal L3 domains differ in their CPU numbers, which are left out if there are several.
         folded: dict[tuple[str, tuple[Box, ...]], list[CpuSet]] = {}
@@ -258,7 +269,7 @@ class _Maker:
         few = len(CpuSet.parse(self.machine["online_cpus"])) <= FEW_CPUS
         alike: dict[tuple[Any, ...], list[CpuSet]] = {}
         for core in cores:
-            key = (len(core), self._core_caches(core), len(core & allowed), self._planned_for(core))
+            key = (len(core), self._caches_by_cpu.get(core.first(), ""), len(core & allowed), self._planned_for(core))
             alike.setdefault((*key, core.first() if few else 0), []).append(core)
         return tuple(self._core_box(key, found, few) for key, found in alike.items())
 
@@ -266,7 +277,7 @@ class _Maker:
         width, caches, usable, gpus, first = key
         cpus = CpuSet(cpu for core in cores for cpu in core)
         each = " each" if len(cores) > 1 else ""
-        title = f"core {first}" if few else _count(len(cores), "core") + (f" x {width} PU" if width > 1 else "")
+        title = f"core {first}" if few else count_of(len(cores), "core") + (f" x {width} PU" if width > 1 else "")
         lines = [f"PU {cpus}" if few else f"CPUs {cpus}"]
         lines += [caches + each] if caches else []
         lines += [f"plan: GPU {ordinals(gpus)}"] if gpus else []
@@ -278,13 +289,15 @@ class _Maker:
         reason = f"CPUs {cpus} are not in the mask or the cpuset of this process" if mark is not Mark.NONE else ""
         return Box(Kind.CORES, title, tuple(lines), reason, mark)
 
-    def _core_caches(self, core: CpuSet) -> str:
-        """Return the caches below L3 that a core has, the largest first."""
-        found = []
-        for level in self.machine["caches"]:
-            if level["level"] < 3 and any(core <= CpuSet.parse(cpus) for cpus in level["cpus"]):
-                found.append((-level["level"], _cache_name(level)))
-        return ", ".join(text for _, text in sorted(found))
+    @cached_property
+    def _caches_by_cpu(self) -> Mapping[int, str]:
+        """The caches below L3 that each CPU has, the largest first."""
+        found: dict[int, list[str]] = {}
+        for level in sorted(self.machine["caches"], key=lambda level: -level["level"]):
+            for cpus in level["cpus"] if level["level"] < 3 else ():
+                for cpu in CpuSet.parse(cpus):
+                    found.setdefault(cpu, []).append(cache_name(level))
+        return {cpu: ", ".join(names) for cpu, names in found.items()}
 
     def _planned_for(self, core: CpuSet) -> tuple[str, ...]:
         """Return the references of the GPUs whose worker would run on a core."""
@@ -376,17 +389,19 @@ def memory(policy: Shape) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """Return a text of one line with at most this many characters; control characters are replaced."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+    """Return a text of one line with at most this many characters."""
+    line = " ".join(text.split())
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def _cache_name(cache: Shape) -> str:
+def cache_name(cache: Shape) -> str:
+    """Return a cache's name and size as lstopo has them: `L1d 48 KiB`."""
     letter = {"data": "d", "instruction": "i"}.get(cache["type"], "")
     return f"L{cache['level']}{letter}" + (f" {size(cache['size'])}" if cache["size"] is not None else "")
 
 
-def _count(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun in the singular or the plural."""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"
 
