@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import runpy
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -227,3 +228,12 @@ def test_cores_are_in_the_json() -> None:
     assert nodes[1]["cores"][:2] == ["56,168", "57,169"]
     assert [len(node["cores"]) for node in nodes] == [56, 56]
     assert CpuSet(cpu for core in nodes[0]["cores"] for cpu in CpuSet.parse(core)) == CpuSet.parse("0-55,112-167")
+
+
+def test_the_pictures_of_the_documentation_are_current() -> None:
+    """Otherwise: `python docs/pictures/make.py`."""
+    folder = Path(__file__).resolve().parent.parent / "docs/pictures"
+    made = runpy.run_path(str(folder / "make.py"))["pictures"]()
+    kept = {file.name: file.read_text(encoding="utf-8") for file in folder.glob("*.svg")}
+    assert kept.keys() == {"dgx-h100.svg", "gb200.svg", "misplaced.svg"}
+    assert kept == dict(made)
