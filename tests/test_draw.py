@@ -73,6 +73,18 @@ def test_equal_l3_caches_are_one_box() -> None:
     assert [box.title for box in found[0].children] == ["4 cores x 2 PU"]
 
 
+def test_an_l3_of_several_nodes_is_marked_as_shared() -> None:
+    """With sub-NUMA clusters the kernel lists one L3 for the whole package."""
+    shape = drawn(FakeHost("pack:1 numa:2 core:4").host).machine
+    caches = [{"level": 3, "type": "unified", "size": 105 << 20, "cpus": ["0-7"]}]
+    found = boxes(picture({**shape, "caches": caches}), Kind.CACHE)
+    assert [box.title for box in found] == ["L3 105 MiB, shared with node 1", "L3 105 MiB, shared with node 0"]
+    assert [[core.title for core in box.children] for box in found] == [
+        [f"core {n}" for n in range(4)],
+        [f"core {n}" for n in range(4, 8)],
+    ]
+
+
 def test_devices_are_at_their_node_and_below_their_switch() -> None:
     """An adapter below a GPU's switch is beside it, the others are at the node."""
     first, second = boxes(of("dgx-h100"), Kind.NODE)
@@ -220,6 +232,13 @@ def test_a_terminal_has_colours() -> None:
     assert shown.wait(timeout=30) == 0
     assert b"\x1b[" in text
     assert "this machine" in text.decode()
+    assert "no process uses a GPU here" in text.decode()
+
+
+def test_a_note_states_that_no_process_uses_a_gpu() -> None:
+    found = drawn(FakeHost(SMALL).host, ps=True)
+    assert found.processes == ()
+    assert "no process uses a GPU here" in found.notes
 
 
 def test_cores_are_in_the_json() -> None:

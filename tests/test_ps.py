@@ -149,6 +149,23 @@ def test_each_place_has_its_name(there: Mounted, start: Start, start_program: St
     assert rows[children["not bound"].pid]["remedy"] == f"affinity attach {children['not bound'].pid} --gpu {GPU0}"
 
 
+def test_draw_shows_each_process_where_it_is(there: Mounted, start: Start) -> None:
+    """Both use the GPU of node 0; one may run on node 1 alone, and one of another user is counted, then drawn."""
+    near, far = start({0}, 0), start({1}, 0)
+    theirs = start({0}, 0, prefix=("setpriv", "--reuid", str(OTHER_ID)))
+    done = there.affinity("draw", "--ps", **PCI)
+    assert done.returncode == 0, done.stderr
+    node0, node1 = done.stdout.split("NUMA node 0")[1].split("NUMA node 1")
+    assert (f"PID {near.pid} " in node0, f"PID {near.pid} " in node1) == (True, False)
+    assert (f"PID {far.pid} " in node0, f"PID {far.pid} " in node1) == (True, True)
+    assert "belongs here, with GPU 0" in node0
+    assert "uses GPU 0 on node 0" in node1
+    assert (done.stdout.count("✗ misplaced"), done.stdout.count("✓ local")) == (2, 1)
+    assert f"PID {theirs.pid} " not in done.stdout
+    assert "1 processes of other users are left out: --all-users draws them" in done.stdout
+    assert f"PID {theirs.pid} " in there.affinity("draw", "--ps", "--all-users", **PCI).stdout
+
+
 def test_the_remedy_helps(there: Mounted, start_program: StartProgram, tmp_path: Path) -> None:
     """The command that a row shows is run as it stands: the process is local, and known as bound by us until --undo."""
     runtime = {**PCI, "XDG_RUNTIME_DIR": str(tmp_path)}

@@ -61,15 +61,22 @@ def drawn(
     workers = (attrs.evolve(observation, launch=attrs.evolve(launch, gpus=(gpu,))) for gpu in launch.gpus)
     plans = [serialize.plan(make_plan(worker, plugins)) for worker in workers] if planned else []
     processes: list[Shape] = []
+    notes: list[str] = []
     if ps:
         from affinity.report.processes import GpuProcesses
 
         _validate.this_machine(host, "draw --ps")
         reader = GpuProcesses.of(host, settings)
-        uses, _ = reader.uses()
+        uses, notes = reader.uses()
         rows = reader.rows(uses, user=None if all_users else os.geteuid())
         processes = [serialize.process(row) for row in rows]
-    return picture(serialize.machine(host, launch), plans, processes, title=title)
+        others = len({use.pid for use in uses} - {row.pid for row in rows})
+        if others:
+            notes.append(f"{others} processes of other users are left out: --all-users draws them")
+        elif not rows:
+            notes.append("no process uses a GPU here")
+        notes = [*reader.notes, *notes]
+    return picture(serialize.machine(host, launch), plans, processes, title=title, notes=notes)
 
 
 def write(path: str, text: str) -> None:

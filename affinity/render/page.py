@@ -15,6 +15,9 @@ from affinity.render.picture import Mark, Picture, mark_of, memory, printable, s
 Shape = Mapping[str, Any]
 Row = Sequence[object]
 
+#: A word of up to this many characters is not broken.
+_WHOLE = 40
+
 STYLE = """
 :root{color-scheme:light dark;--line:#bbb;--head:#eee;--wrong:#a34700;--wrong-area:#fbe3d3}
 body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem auto;padding:0 1rem;max-width:1500px;background:#fff;color:#111}
@@ -24,6 +27,7 @@ table{border-collapse:collapse;font-size:13px}caption{text-align:left;font-weigh
 th,td{border:1px solid var(--line);padding:.2rem .5rem;text-align:left;vertical-align:top}
 thead th{background:var(--head)}td{font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace}
 tr.wrong td,tr.wrong th{background:var(--wrong-area)}.wrong>td:first-child,strong.wrong{color:var(--wrong)}
+td.whole{white-space:nowrap}
 summary{cursor:pointer;padding:.2rem 0}section{border-top:1px solid var(--line);margin-top:1.2rem}
 @media (prefers-color-scheme:dark){
 :root{--line:#555;--head:#2a2d33;--wrong:#ffb27d;--wrong-area:#57270a}body{background:#101216;color:#eee}}
@@ -114,17 +118,22 @@ def scrolling(parent: ET.Element, label: str) -> ET.Element:
 
 
 def add_table(parent: ET.Element, title: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Add a table; a cell without a value is `-`."""
+    """Add a table; a cell without a value is `-`, and a column without any is left out."""
+    lines = list(rows)
+    used = [number for number in range(len(columns)) if any(line[number] not in (None, "") for line in lines)]
     table = ET.SubElement(scrolling(parent, title), "table")
     add_text(table, "caption", title)
     head = ET.SubElement(ET.SubElement(table, "thead"), "tr")
-    for column in columns:
-        add_text(head, "th", column, scope="col") if column else ET.SubElement(head, "td")
+    for number in used:
+        name = columns[number]
+        add_text(head, "th", name, scope="col") if name else ET.SubElement(head, "td")
     body = ET.SubElement(table, "tbody")
-    for row in rows:
-        line = ET.SubElement(body, "tr", {"class": "wrong"} if isinstance(row, Wrong) else {})
-        for cell in row:
-            add_text(line, "td", "-" if cell in (None, "") else cell)
+    for line in lines:
+        row = ET.SubElement(body, "tr", {"class": "wrong"} if isinstance(line, Wrong) else {})
+        for number in used:
+            text = "-" if line[number] in (None, "") else str(line[number])
+            # A browser breaks a list of CPUs or an address at its hyphens.
+            add_text(row, "td", text, **({"class": "whole"} if len(text) <= _WHOLE and " " not in text else {}))
 
 
 def add_list(parent: ET.Element, title: str, texts: Sequence[str]) -> None:

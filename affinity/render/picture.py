@@ -109,16 +109,21 @@ class Picture:
 
 
 def picture(
-    machine: Shape, plans: Sequence[Shape] = (), processes: Sequence[Shape] = (), *, title: str = ""
+    machine: Shape,
+    plans: Sequence[Shape] = (),
+    processes: Sequence[Shape] = (),
+    *,
+    title: str = "",
+    notes: Iterable[str] = (),
 ) -> Picture:
     """Return the picture of a machine.
 
     machine: of `serialize.machine`. plans: of `serialize.plan`, one for each GPU. processes: of `serialize.process`.
-    title: the machine's name; default: where it comes from.
+    title: the machine's name; default: where it comes from. notes: further ones than the machine's.
     """
     maker = _Maker(machine, plans, processes)
     box = Box(Kind.MACHINE, title or _origin(machine), maker.facts(), children=maker.packages())
-    return Picture(box, machine, tuple(plans), tuple(processes), tuple(machine["notes"]))
+    return Picture(box, machine, tuple(plans), tuple(processes), tuple(dict.fromkeys((*machine["notes"], *notes))))
 
 
 def counted(machine: Shape) -> str:
@@ -245,7 +250,7 @@ class _Maker:
                 part = cpus & left
                 if part:
                     inside = self._cores([core for core in cores if core <= part])
-                    alike.setdefault((cache_name(level), inside), []).append(part)
+                    alike.setdefault((cache_name(level) + self._sharing(cpus, node), inside), []).append(part)
                     left = left - part
         # Boxes of equal L3 domains differ in their CPU numbers, which are left out if there are several.
         folded: dict[tuple[str, tuple[Box, ...]], list[CpuSet]] = {}
@@ -262,6 +267,13 @@ class _Maker:
                 lines = (f"CPUs {together}", "in each:")
                 boxes.append(Box(Kind.CACHE, f"{len(parts)} x {title}", lines, children=inside))
         return (*boxes, *self._cores([core for core in cores if core <= left]))
+
+    def _sharing(self, cpus: CpuSet, node: Shape) -> str:
+        """Return which other nodes have CPUs of a cache, in words."""
+        if cpus <= CpuSet.parse(node["cpus"]):
+            return ""
+        others = (n["id"] for n in self.machine["nodes"] if not cpus.isdisjoint(CpuSet.parse(n["cpus"])))
+        return f", shared with node {NodeSet(others) - NodeSet([node['id']])}"
 
     def _cores(self, cores: Sequence[CpuSet]) -> tuple[Box, ...]:
         """Return the boxes of cores: one for all that are alike, one for each on a small machine."""
