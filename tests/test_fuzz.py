@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from affinity import AffinityError, CpuSet, Host, NodeSet, Settings
 from affinity.api import Plan, plan, plan_each
 from affinity.handoff import Handoff
+from affinity.launchers import Launch, LaunchMode
 from affinity.render import serialize
 from affinity.settings import ALIASES, VARIABLES
 from affinity.testing import machines, trees
@@ -226,7 +227,7 @@ def test_each_kind_of_file_in_each_odd_state(tree: tuple[Path, Path]) -> None:
     errors = 0
     for paths, how in itertools.product(kinds(root).values(), ODD):
         with damaged(root, parked, {paths[0]: how}):
-            shown = answer(lambda: serialize.machine(Host.from_root(str(root)), (), (), ()))
+            shown = answer(lambda: serialize.machine(Host.from_root(str(root)), Launch(LaunchMode.INLINE)))
             answer(lambda: Host.from_root(str(root)).topology.pci_devices)
             errors += shown is None
     assert errors > 100
@@ -240,7 +241,7 @@ def test_directories_with_odd_numbers(tree: tuple[Path, Path], name: str) -> Non
     for place in odd:
         place.mkdir()
     try:
-        answer(lambda: serialize.machine(Host.from_root(str(root)), (), (), ()))
+        answer(lambda: serialize.machine(Host.from_root(str(root)), Launch(LaunchMode.INLINE)))
     finally:
         for place in odd:
             place.rmdir()
@@ -264,7 +265,7 @@ def test_captured_machines(tree: tuple[Path, Path], data: st.DataObject) -> None
         for planned in answer(lambda: plan_each(gpu="all", host=host, settings=options)) or ():  # type: ignore[attr-defined]
             as_json(planned)
         as_json(answer(lambda: plan(node=1, host=host, settings=options)))  # type: ignore[arg-type]
-        shown = answer(lambda: serialize.machine(host, (), (), ()))
+        shown = answer(lambda: serialize.machine(host, Launch(LaunchMode.INLINE)))
         assert shown is None or json.dumps(shown)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import affinity
 from affinity import CpuSet, Host, NodeSet
+from affinity.launchers import Launch, LaunchMode
 from affinity.render import serialize
 from affinity.topology import TopologyError, sysfs
 from affinity.topology.archive import write_archive
@@ -269,7 +270,7 @@ def test_a_malformed_file_is_named(tree: Tree, file: str, text: str, ask: str) -
 def test_a_bad_distance_row_costs_its_own_node_alone(tree: Tree, row: str) -> None:
     """The rest is shown, with a note that names the file."""
     host = Host.from_root(tree({"devices/system/node/node1/distance": row}))
-    shown = serialize.machine(host, (), (), ())
+    shown = serialize.machine(host, Launch(LaunchMode.INLINE))
     assert [node["distances"] for node in shown["nodes"]] == [{"0": 10, "1": 20}, {}]
     (note,) = shown["notes"]
     assert "node1/distance" in note
