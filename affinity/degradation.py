@@ -7,7 +7,8 @@ import os
 
 import attrs
 
-from affinity.errors import BindError
+from affinity.errors import BindError, ForeignProcError
+from affinity.kernel.refusals import is_of_bind, is_of_masks, is_of_pages
 
 
 @attrs.frozen
@@ -28,18 +29,34 @@ class Degradation:
 
     @classmethod
     def of(cls, action: str, error: OSError | BindError) -> Degradation:
-        """Return the degradation for an error. The errno of a BindError is that of the `strerror` in its message."""
+        """Return the degradation for an error. The errno of a BindError is that of the `strerror` that it ends with.
+
+        An error of a plugin's own, as of a device file, has the plugin's words alone.
+        """
         if not isinstance(error, OSError):
-            number = next((n for n in _REMEDIES if os.strerror(n) in str(error)), 0)
+            number = next((n for n in _REMEDIES if str(error).endswith(os.strerror(n))), 0)
             return cls(action, errno.errorcode.get(number, ""), str(error), _REMEDIES.get(number, ""))
         name = errno.errorcode.get(error.errno or 0, "")
         call = f" in {error.filename}" if error.filename else ""
-        return cls(action, name, f"{error.strerror or error}{call}", _REMEDIES.get(error.errno or 0, ""))
+        return cls(action, name, f"{error.strerror or error}{call}", _remedy(error))
+
+    @classmethod
+    def of_outcome(cls, strategy: str, error: OSError) -> Degradation:
+        """Return the degradation for an error that did not fail the bind (`Outcome.errors`)."""
+        if is_of_masks(error):
+            return cls.of("bind every thread", error)
+        return cls.of("move pages touched before" if is_of_pages(error) else f"strategy {strategy}", error)
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, ForeignProcError):
+        return "mount the /proc of this PID namespace: unshare --mount-proc"
+    return _REMEDIES.get(error.errno or 0, "") if is_of_bind(error) else ""
 
 
 _REMEDIES = {
     errno.EPERM: "allow the call: in a container --cap-add SYS_NICE or a seccomp profile that has it",
+    errno.EACCES: "allow it to this user, or run as root",
     errno.ENOSYS: "this kernel or its seccomp profile has no such call: run on a kernel with CONFIG_NUMA",
-    errno.EOPNOTSUPP: "mount the /proc of this PID namespace: unshare --mount-proc",
     errno.EINVAL: "the CPUs or nodes are outside the cpuset: compare `affinity show` with the placement",
 }

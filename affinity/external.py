@@ -19,6 +19,7 @@ from affinity.handoff import process_mask
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
 from affinity.kernel.protocol import Process
+from affinity.kernel.refusals import is_of_masks
 from affinity.observe import GpuReference, given_gpus, observe_other
 from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
@@ -313,10 +314,9 @@ def _report(
     """Return the report, from the state that the kernel shows. step: None if nothing was changed."""
     observation, planned, requested = made.planned.observation, made.planned, made.planned.placement
     outcome = step.result if step and step.result else Outcome()
+    strategy = step.strategy if step else planned.selection.strategy
     degradations = [*made.obstacles, *(step.degradations if step else ())]
-    for error in outcome.errors:
-        masks = error.filename == "sched_setaffinity"
-        degradations.append(Degradation.of("bind every thread" if masks else "move pages touched before", error))
+    degradations += [Degradation.of_outcome(strategy, error) for error in outcome.errors]
     if outcome.unmoved >= 1 << 20:
         size = f"{outcome.unmoved >> 20} MiB"
         stays = f"{size} stay: pinned, as for io_uring or a device, or shared with a process that it was forked from"
@@ -324,12 +324,11 @@ def _report(
     degradations += [d for d in now.unreadable if d.action == "read the nodes of pages"]
     if planned.problem:
         degradations.append(Degradation("place", "", planned.problem, ""))
-    strategy = step.strategy if step else planned.selection.strategy
     late = _late_threads(made, step, now)
     degradations += late
     elsewhere = {d.action for d in made.obstacles} - {"move pages touched before"}
     in_force = step is None or (step.placement == requested and not late and not elsewhere)
-    masks_refused = any(error.filename == "sched_setaffinity" for error in outcome.errors)
+    masks_refused = any(map(is_of_masks, outcome.errors))
     return BindReport(
         strategy=strategy,
         reason=planned.selection.with_result(strategy, step.degradations if step else ()).reason,
@@ -360,10 +359,11 @@ def _late_threads(made: Attachment, step: Applied[Outcome] | None, now: Observed
 
 
 def _from_outside(found: Degradation) -> Degradation:
-    """Return the degradation with the remedy for a call on another process, where a right is missing."""
-    if found.errno not in ("EPERM", "EACCES"):
-        return found
-    if "outside the cpuset" in found.error:
+    """Return the degradation with the remedy for a call on another process, where a right is missing.
+
+    An error of a plugin's own is returned as it is.
+    """
+    if found.errno not in ("EPERM", "EACCES") or not found.remedy:
         return found
     right = "CAP_SYS_NICE" if "sched_setaffinity" in found.error else "CAP_SYS_PTRACE"
     remedy = f"run as the user of the process or as root ({right}); a container's seccomp profile may refuse it too"

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "affinity"
 
 #: A folder or a module of the core may import, from this package, only what stands above it.
 LAYERS = [
-    "errors", "support", "degradation", "topology", "kernel", "handoff", "variables", "collisions", "settings",
+    "errors", "support", "topology", "kernel", "degradation", "handoff", "variables", "collisions", "settings",
     "registry", "host", "devices", "launchers", "observation", "policies", "strategies", "plugins", "observe",
     "selection", "report", "doctor", "api", "external", "watch", "render", "_public",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from affinity.errors import BindError, UsageError
 from affinity.handoff import Handoff
 from affinity.kernel.mempolicy import MemoryMode
 from affinity.kernel.protocol import Kernel
+from affinity.kernel.refusals import is_of_masks
 from affinity.launchers.launch import Launch
 from affinity.policies.placement import Placement
 from affinity.report.log import describe
@@ -124,10 +125,7 @@ def verify(
     observed = Observed.read(kernel)
     degradations = list(step.degradations) if step else []
     outcome = step.result if step and step.result else Outcome()
-    unbound = [error for error in outcome.errors if error.filename == "sched_setaffinity"]
-    for error in outcome.errors:
-        action = "bind every thread" if error in unbound else "move pages touched before"
-        degradations.append(Degradation.of(action, error))
+    degradations += [Degradation.of_outcome(step.strategy if step else "", error) for error in outcome.errors]
     degradations += observed.unreadable
     if problem:
         degradations.append(Degradation("place", "", problem, ""))
@@ -136,7 +134,7 @@ def verify(
             degradations.append(observed.mismatch(step.strategy, step.placement))
         degradations += _other_threads_memory(step.placement, len(observed.threads) - 1)
     acted = step is not None or selection.strategy != "noop"
-    incomplete = acted and (bool(unbound) or observed.threads_hidden)
+    incomplete = acted and (observed.threads_hidden or any(map(is_of_masks, outcome.errors)))
     satisfied = not problem and not incomplete and (requested is None or observed.matches(requested) or not acted)
     if required and not satisfied:
         try:

@@ -44,8 +44,15 @@ REFUSABLE = frozenset(
     }
 )
 
-#: Calls that Linux's errors name otherwise.
-_SYSCALLS = {"set_affinity": "sched_setaffinity", "migrate_pages": "move_pages"}
+#: Calls whose errors name a system call or a file on Linux.
+_SYSCALLS = {
+    "set_affinity": "sched_setaffinity",
+    "get_affinity": "sched_getaffinity",
+    "migrate_pages": "move_pages",
+    "threads": "/proc/self/task",
+    "allowed_nodes": "/proc/self/status",
+    "resident": "/proc/self/numa_maps",
+}
 
 #: Calls that change something; `SimulatedKernel.changes` shows these alone.
 CHANGING = frozenset({"set_affinity", "set_mempolicy", "migrate_pages", "exec"})
