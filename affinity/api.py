@@ -130,6 +130,7 @@ def bind(
         planned = make_plan(observation, plugins)
         before = SavedState.of(observation.host.kernel)
         step = _apply(planned, before)
+        undo = functools.partial(before.restore, observation.host.kernel, left=dict(observation.host.kernel.environ))
         report = verify(
             observation.host.kernel,
             launch=observation.launch,
@@ -138,7 +139,7 @@ def bind(
             selection=planned.selection,
             step=step,
             required=observation.settings.required,
-            undo=lambda: before.restore(observation.host.kernel),
+            undo=undo,
         )
         log_report(report)
         log_ignored(observation.ignored)

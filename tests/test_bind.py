@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import affinity
-from affinity import CpuSet, Host, LaunchMode, UsageError
+from affinity import CpuSet, Host, LaunchMode, Settings, UsageError
+from affinity.kernel import MemoryMode
 from affinity.kernel.linux import THIS_PROCESS
 from affinity.policies import Placement
 from affinity.report.observed import Observed
+from affinity.testing import FakeHost
 from affinity.topology import ForeignHostError
 from affinity.topology.synthetic import load
 
@@ -152,6 +154,35 @@ def test_undo_goes_back_step_by_step(python) -> None:  # type: ignore[no-untyped
         """,
     )
     assert out == ["True True", "True False default", "True default False"]
+
+
+@pytest.fixture
+def _own_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "dists" / "own_calls"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+@pytest.mark.usefixtures("_own_calls")
+def test_undo_restores_the_variables_that_a_strategy_set() -> None:
+    """Not one that was set to another value since."""
+    fake = FakeHost("pack:2 core:4 gpu:1", environ={"ACME_SET": "0"})
+    report = affinity.bind(gpu=1, host=fake.host, settings=Settings(strategies=("own-variables",)))
+    assert fake.kernel.environ["ACME_NEW"] == fake.kernel.environ["ACME_SET"] == "1"
+    fake.kernel.environ.update(ACME_LATER="2", OTHER="3")
+    report.undo()
+    left = {name: text for name, text in fake.kernel.environ.items() if name != "PATH"}
+    assert left == {"ACME_SET": "0", "ACME_LATER": "2", "OTHER": "3"}
+
+
+@pytest.mark.usefixtures("_own_calls")
+def test_a_strategy_that_is_refused_leaves_no_variable() -> None:
+    """The next attempt starts from the same state."""
+    fake = FakeHost("pack:2 core:4 gpu:1")
+    settings = Settings(strategies=("own-variables",), memory=MemoryMode.BIND)
+    report = affinity.bind(gpu=1, host=fake.host, settings=settings)
+    assert report.strategy == "own-variables"
+    assert "ACME_REFUSED" not in fake.kernel.environ
+    assert fake.kernel.environ["ACME_NEW"] == "1"
 
 
 @TWO_CPUS

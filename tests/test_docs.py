@@ -44,6 +44,27 @@ def test_the_readmes_examples_run(number: int, tmp_path: Path) -> None:
     assert done.stdout.count("memory policy preferred:0") == (8 if number == 0 else 0)
 
 
+def test_the_plugins_page_starts_a_worker_as_a_batch_job() -> None:
+    """On the real kernel, and with the starting thread as it was; a simulated process is bound alone."""
+    page = (ROOT / "docs/reference/plugins.md").read_text()
+    (block,) = re.findall(r"```python\n(import os\n.*?)```", page, re.DOTALL)
+    program = f"""{block}
+import affinity
+from affinity.launchers import Launch
+from affinity.testing import FakeHost
+
+def scheduled(host):
+    placement = Placement(affinity.CpuSet([host.allowed_cpus.first()]), None)
+    made = start(None, placement, Observation(host, Launch(affinity.LaunchMode.SPAWN, start_method="fork")))
+    with made.around():
+        return os.sched_getscheduler(0), host.kernel.get_affinity() == placement.cpus
+
+print(*scheduled(affinity.Host.live()), *scheduled(FakeHost("dgx-h100").host), os.sched_getscheduler(0))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "3 True 0 True 0\n"
+
+
 DESIGN = (ROOT / "docs/explanation/design.md").read_text()
 
 

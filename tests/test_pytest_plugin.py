@@ -99,11 +99,39 @@ BROKEN = {
     ),
 }
 
+#: The answer of a `supports` that depends on something else than the observation, and what the failure has to name.
+ASKS = {
+    "ItsVariable": ("not os.environ.get('ACME_OFF')", "for ACME_OFF in os.environ"),
+    "Path": ("bool(shutil.which('sh'))", "for PATH in os.environ"),
+    "ItsMask": ("len(os.sched_getaffinity(0)) > 1", "on one CPU: ask observation.host.allowed_cpus"),
+    "MaskInProc": ("'1' in open('/proc/self/status').read()", "supports() opened /proc/self/status"),
+    "Sys": ("bool(os.listdir('/sys/devices'))", "supports() opened /sys/devices"),
+    "NoKernel": ("len(observation.host.kernel.threads()) > 0", "threads: this topology is not this machine"),
+}
+
+#: What a `bind` changes besides, and what the failure has to name.
+LEAVES = {
+    "Directory": ("os.chdir('/')", "current directory of the process that runs the tests: "),
+    "Descriptor": ("os.open('/dev/null', os.O_RDONLY)", "'/dev/null'} after"),
+    "Handler": (
+        "signal.signal(signal.SIGUSR1, signal.SIG_IGN)",
+        "signal handlers of the process that runs the tests: ",
+    ),
+    "RealVariable": ("os.environ.update(ACME_ON='1')", "environment variables of the process that runs the tests: "),
+    "Priority": ("os.nice(1)", "nice value of the process that runs the tests: "),
+    "Scheduling": ("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", "scheduling policy of the process"),
+    "OtherProcess": (
+        "[p.set_affinity(0, CpuSet('0')) for p in observation.host.kernel.processes() if p.command() == ['server']]",
+        "CPU masks of process ",
+    ),
+}
+
 HEAD = """
-import os
+import os, shutil, signal
 from contextlib import contextmanager
 import pytest
 from affinity import *
+from affinity import BindError, CpuSet, Host, LaunchMode
 from affinity.kernel import *
 from affinity.launchers import *
 from affinity.policies import *
@@ -149,6 +177,62 @@ def test_every_broken_strategy_is_noticed_by_the_case_that_is_meant_for_it(tmp_p
     failed = set(re.findall(r"^(?:FAILED|ERROR) test_it\.py::Test(\w+)::(\w+)", printed, re.MULTILINE))
     missed = {name: case for name, case in meant.items() if (name, case) not in failed}
     assert missed == {}, printed[-3000:]
+
+
+def run_strategies(directory: Path, bodies: Mapping[str, str], case: str) -> str:
+    """What pytest prints of one case for strategies with these methods."""
+    text = HEAD
+    for name, body in bodies.items():
+        text += f"\nclass {name}(Base):\n{body}\n"
+        text += f"class Test{name}(StrategyContract):\n    def make(self): return {name}()\n"
+    return run_pytest(directory, text, "-k", f"{case} and dgx-h100").stdout
+
+
+def failure(printed: str, name: str) -> str:
+    """The section of a class's failure."""
+    return printed.partition(f"_ Test{name}.test_")[2].partition("\n____")[0]
+
+
+def test_a_supports_that_asks_anything_but_the_observation_is_named(tmp_path: Path) -> None:
+    """A variable that no machine has set, too; an answer for the observation passes, wherever it is asked."""
+    asks = {**ASKS, "Observation": ("'PATH' in observation.settings.decided_by or True", "")}
+    bodies = {
+        name: f"    def supports(self, observation): return Support({answer}, 'because')"
+        for name, (answer, _) in asks.items()
+    }
+    printed = run_strategies(tmp_path, bodies, "test_supports_answers_for_the_observation_alone")
+    missed = {name: words for name, (_, words) in ASKS.items() if words not in failure(printed, name)}
+    assert missed == {}, printed[-3000:]
+    assert len(re.findall("^PASSED .*TestObservation", printed, re.MULTILINE)) == 1
+
+
+def test_what_undo_leaves_of_a_bind_is_named(tmp_path: Path) -> None:
+    """A variable of the simulated process is none of it: undo restores it."""
+    leaves = {**LEAVES, "Variable": ("observation.host.kernel.environ.update(ACME_ON='1', PATH='/acme')", "")}
+    bodies = {
+        name: f"    def bind(self, placement, observation):\n        {statement}\n"
+        "        return bind_process(placement, observation.host)"
+        for name, (statement, _) in leaves.items()
+    }
+    printed = run_strategies(tmp_path, bodies, "test_undo_leaves_nothing_of_a_bind")
+    missed = {name: words for name, (_, words) in LEAVES.items() if words not in failure(printed, name)}
+    if os.getpriority(os.PRIO_PROCESS, 0) == 19:  # the highest: nice(2) leaves it there
+        missed.pop("Priority")
+    assert missed == {}, printed[-3000:]
+    assert len(re.findall("^PASSED .*TestVariable", printed, re.MULTILINE)) == 1
+
+
+def test_what_attach_changes_besides_masks_is_named(tmp_path: Path) -> None:
+    """As a second process that it binds too."""
+    body = """
+    launch_modes = frozenset({LaunchMode.ATTACH})
+    def bind(self, placement, observation):
+        for process in observation.host.kernel.processes():
+            process.set_affinity(process.pid, placement.cpus)
+        return bind_from_outside(placement, observation)"""
+    printed = run_strategies(tmp_path, {"All": body}, "test_attach_changes_the_masks_of_the_other_process")
+    assert "CPU masks: " in failure(printed, "All")
+    assert "CPU masks of process " in failure(printed, "All")
 
 
 def test_every_broken_policy_is_noticed(tmp_path: Path) -> None:

@@ -80,8 +80,9 @@ class BindReport:
         return f"{state} {describe(self.strategy, self.requested, self.launch)}{moved}"
 
     def undo(self) -> Observed:
-        """Restore every thread's mask and the calling thread's memory policy, and return the state after that.
+        """Restore every thread's mask, the calling thread's memory policy, and the variables that the strategy set.
 
+        Return the state after that. A variable that was changed since the bind is left as it is.
         Must be called by the thread that bound. Pages are not moved. Raise BindError if the kernel does not show the
         state before the bind.
         """

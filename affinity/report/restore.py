@@ -1,13 +1,14 @@
 """The report in force in each process, and the way back to the state before a bind.
 
-That state is every thread's CPU mask, the calling thread's memory policy, and the record of the bind.
+That state is every thread's CPU mask, the calling thread's memory policy, the variables that a strategy set, and the
+record of the bind.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ import attrs
 
 from affinity.degradation import Degradation
 from affinity.errors import BindError, UsageError
-from affinity.handoff import Handoff, matching_record, record
+from affinity.handoff import VARIABLE, Handoff, matching_record, record
 from affinity.host import Host, this_process
 from affinity.kernel.protocol import Kernel, Process
 from affinity.report.observed import Observed
@@ -71,22 +72,25 @@ def put_in_force(kernel: Kernel, report: BindReport | None, launcher: Launcher |
 
 @attrs.frozen
 class SavedState:
-    """What the kernel showed, what had set it, and the report that was in force."""
+    """What the kernel showed, what had set it, the variables, and the report that was in force."""
 
     observed: Observed
     record: Handoff | None
+    environ: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     in_force: InForce | None = None
 
     @classmethod
-    def of(cls, process: Process) -> SavedState:
-        """Read the state of a process while no thread of it has the mask of a worker that it starts."""
+    def of(cls, kernel: Kernel) -> SavedState:
+        """Read the state of this process while no thread of it has the mask of a worker that it starts."""
         with strategies_process.binding_lock:
-            return cls(Observed.read(process, pages=False), matching_record(process), _entry(process))
+            observed = Observed.read(kernel, pages=False)
+            return cls(observed, matching_record(kernel), dict(kernel.environ), _entry(kernel))
 
-    def restore(self, kernel: Kernel, *, pages: bool = True) -> Observed:
+    def restore(self, kernel: Kernel, *, pages: bool = True, left: Mapping[str, str] | None = None) -> Observed:
         """Restore the masks, the memory policy, the record and the report, and read them back. Pages are not moved.
 
-        pages: whether to read where pages lie. Threads started since take the mask that the process had. Raises
+        pages: whether to read where pages lie. left: the variables as the strategy left them; those that it changed are
+        restored too, unless they were changed since. Threads started since take the mask that the process had. Raises
         UsageError in another thread than the one whose state this is, BindError if the kernel shows another state.
         """
         me = self.observed.caller
@@ -94,7 +98,20 @@ class SavedState:
             raise UsageError(f"thread {me} was bound, thread {kernel.thread_id()} cannot undo it: a memory policy "
                              "belongs to its thread; call it there")  # fmt: skip
         with strategies_process.binding_lock:
+            if left is not None:
+                self._restore_environ(kernel, left)
             return self._restore(kernel, pages=pages)
+
+    def _restore_environ(self, kernel: Kernel, left: Mapping[str, str]) -> None:
+        now = kernel.environ
+        for name in (self.environ.keys() | left.keys()) - {VARIABLE}:  # the record has its own way back
+            before = self.environ.get(name)
+            if before == left.get(name) or now.get(name) != left.get(name):
+                continue
+            if before is None:
+                del now[name]
+            else:
+                now[name] = before
 
     def _restore(self, kernel: Kernel, *, pages: bool) -> Observed:
         me = self.observed.caller
@@ -125,7 +142,7 @@ class SavedState:
     def restore_or_degrade(self, kernel: Kernel) -> tuple[Degradation, ...]:
         """Restore after a refused bind. Errors while restoring are appended to the original error."""
         try:
-            self.restore(kernel, pages=False)
+            self.restore(kernel, pages=False, left=dict(kernel.environ))
         except BindError as refused:
             return (Degradation.of("put back", refused),)
         return ()

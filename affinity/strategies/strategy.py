@@ -54,13 +54,16 @@ class AffinityStrategy(ABC):
     (docs/reference/plugins.md lists what may change between versions of this interface):
 
     `supports(observation)`
-        Return whether the strategy can act for this launch on this host. Use files and PATH; do not import or run
-        anything expensive, and do not raise. The operator sees the reason of a "no": name what to install or set.
+        Return whether the strategy can act for this launch on this host. Use the observation (the PATH of
+        `host.kernel.environ`, an option of the settings) and not the process that asks, which may plan for another
+        machine; such a host `is_foreign` and has no kernel. Do not import or run anything expensive, and do not raise.
+        The operator sees the reason of a "no": name what to install or set.
     `start(placement, observation)`
         Called in the parent, before a worker is started by `observation.launch.start_method` (modes `spawn` and
         `command`). Return the start as a value, and do not change this process.
     `bind(placement, observation)`
-        Called in the worker's own process, before it allocates its data (every mode but `command`).
+        Called in the worker's own process, before it allocates its data (every mode but `command`). An undo restores
+        masks, the memory policy and variables set in `host.kernel.environ`: leave nothing else changed.
 
     If the placement cannot be put in force, raise OSError (from a system call) or BindError (otherwise, with a
     remedy). The framework records the error and tries a weaker placement or another strategy.

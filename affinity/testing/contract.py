@@ -15,7 +15,8 @@ import errno
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, TypeVar
+from functools import partial
+from typing import ClassVar, TypeVar, cast
 
 import attrs
 import pytest
@@ -31,13 +32,23 @@ from affinity import (
     Settings,
     SettingsError,
 )
-from affinity.kernel import MemoryMode, MemoryPolicy
+from affinity.host import NoKernel
+from affinity.kernel import Kernel, MemoryMode, MemoryPolicy
 from affinity.launchers import Launch
 from affinity.policies import Observation, Placement, PlacementPolicy
-from affinity.strategies import RUNNING, AffinityStrategy
+from affinity.report.restore import SavedState
+from affinity.strategies import RUNNING, AffinityStrategy, Support
 from affinity.testing.fakehost import FakeHost
 from affinity.testing.machines import Machine
 from affinity.testing.simkernel import Executed, SimulatedKernel
+from affinity.testing.state import (
+    assert_unchanged,
+    kernel_files_opened,
+    one_cpu,
+    state_of,
+    variables,
+    variables_read,
+)
 
 #: Two packages, many nodes, nodes without CPUs, sparse node numbers, a container with a narrow cpuset, one node.
 MACHINES = ("dgx-h100", "dgx-a100", "gb200", "power9-ac922", "container-without-gpu-node", "vm-one-node")
@@ -119,6 +130,12 @@ class StrategyContract(ABC):
             assert support.ok or support.reason.strip()
         assert not fake.kernel.changes
 
+    def test_supports_answers_for_the_observation_alone(self, fake_host: FakeHost) -> None:
+        """Not for the variables, the CPU mask, /proc or /sys of the process that asks; for a planned machine too."""
+        for host in (fake_host.host, attrs.evolve(fake_host.host, kernel=cast(Kernel, NoKernel()))):
+            for mode in self.make().launch_modes - ({LaunchMode.ATTACH} if host.is_foreign else set()):
+                _check_answer(partial(self.make().supports, Observation(host, Launch(mode))))
+
     @_for(*RUNNING)
     def test_bind_puts_the_placement_in_force(self, usable: FakeHost) -> None:
         """The kernel shows the placement's CPUs and memory policy for the thread that bound."""
@@ -144,6 +161,17 @@ class StrategyContract(ABC):
         once = usable.kernel.masks, usable.kernel.policies
         self.make().bind(placement, usable.observation)
         assert (usable.kernel.masks, usable.kernel.policies) == once
+
+    @_for(*RUNNING)
+    def test_undo_leaves_nothing_of_a_bind(self, usable: FakeHost) -> None:
+        """Masks, policies and variables are restored; descriptors, signal handlers and the directory never changed."""
+        usable.start_process(threads=2)
+        usable.kernel.start_thread()
+        for placement in _placements(usable):
+            before, saved = state_of(usable), SavedState.of(usable.kernel)
+            self.make().bind(placement, usable.observation)
+            saved.restore(usable.kernel, left=dict(usable.kernel.environ))
+            assert_unchanged(before, state_of(usable))
 
     @_for(*RUNNING)
     def test_bind_changes_only_what_the_placement_has(self, usable: FakeHost) -> None:
@@ -197,34 +225,34 @@ class StrategyContract(ABC):
         for placement in _placements(usable):
             fake = _again(usable)
             fake.kernel.start_thread()
-            before = _parent(fake)
+            before = state_of(fake)
             strategy = self.make()
             start = strategy.start(placement, _starting(fake, "spawn"))
-            assert _parent(fake) == before
+            assert_unchanged(before, state_of(fake))
             worker = fake.start_worker(start)
-            assert _parent(fake) == before
+            assert_unchanged(before, state_of(fake))
             strategy.bind(placement, worker.observation)
             self._in_force(placement, worker)
 
     @_for(LaunchMode.SPAWN)
     def test_a_start_that_fails_leaves_the_parent_unchanged(self, usable: FakeHost) -> None:
         """The error of the start is raised."""
-        before = _parent(usable)
+        before = state_of(usable)
         start = self.make().start(_placements(usable)[0], _starting(usable, "spawn"))
         with pytest.raises(LookupError), start.around():
             raise LookupError("the start failed")
-        assert _parent(usable) == before
+        assert_unchanged(before, state_of(usable))
 
     @_for(LaunchMode.SPAWN)
     @pytest.mark.parametrize(("call", "number"), _REFUSALS)
     def test_a_refused_start_leaves_the_parent_unchanged(self, usable: FakeHost, call: str, number: int) -> None:
         """Whether or not the start raises the refusal."""
         placement = _narrow(usable)
-        before = _parent(usable)
+        before = state_of(usable)
         usable.kernel.refuse(call, number, when=lambda *a: a[-1] in (placement.cpus, placement.memory))
         with contextlib.suppress(OSError, BindError):
             usable.start_worker(self.make().start(placement, _starting(usable, "spawn")))
-        assert _parent(usable) == before
+        assert_unchanged(before, state_of(usable))
 
     @_for(LaunchMode.SPAWN)
     def test_one_start_serves_several_threads_at_once(self, usable: FakeHost) -> None:
@@ -264,21 +292,30 @@ class StrategyContract(ABC):
 
     @_for(LaunchMode.ATTACH)
     def test_attach_puts_every_thread_of_another_process_on_the_placement(self, usable: FakeHost) -> None:
-        """The process that attaches is unchanged. A memory policy other than `preferred` may be a BindError."""
+        """A memory policy other than `preferred` may be a BindError."""
         for placement in _placements(usable):
             fake = _again(usable)
             other = fake.start_process(threads=3)
-            before = _parent(fake), other.masks
+            masks = other.masks
             try:
                 self.make().bind(placement, _attaching(fake, other))
             except BindError:
                 assert placement.memory is not None
                 assert placement.memory.mode is MemoryMode.BIND
-                assert other.masks == before[1]
+                assert other.masks == masks
                 continue
             if self.acts and placement.cpus is not None:
                 assert set(other.masks.values()) == {placement.cpus}
-            assert _parent(fake) == before[0]
+
+    @_for(LaunchMode.ATTACH)
+    def test_attach_changes_the_masks_of_the_other_process_and_nothing_else(self, usable: FakeHost) -> None:
+        """An undo restores these. The process that attaches, and every other one, is as it was."""
+        other, placement = usable.start_process(threads=3), _placements(usable)[0]
+        usable.start_process(threads=2)
+        before = state_of(usable)
+        self.make().bind(placement, _attaching(usable, other))
+        masks = f"CPU masks of process {other.pid}"
+        assert_unchanged(before, {**state_of(usable), masks: before[masks]})
 
     @_for(LaunchMode.ATTACH)
     def test_attach_skips_threads_with_a_mask_of_their_own(self, usable: FakeHost) -> None:
@@ -449,6 +486,24 @@ def _launches(host: Host, settings: Settings) -> list[Launch]:
     ]
 
 
+def _check_answer(supports: Callable[[], Support]) -> None:
+    """Check that the answer of `supports` does not come from the process that runs the tests."""
+    names = variables_read(supports)
+    with kernel_files_opened() as opened:
+        answer = supports()
+    assert not opened, f"supports() opened {opened[0]}: ask the observation, whose host may be another machine"
+    with one_cpu():
+        alone = supports()
+    assert alone == answer, f"supports() returned {answer}, and {alone} on one CPU: ask observation.host.allowed_cpus"
+    for text in (None, "", "0", "1", "/nonexistent"):
+        with variables(dict.fromkeys(names, text)):
+            other = supports()
+        assert other == answer, (
+            f"supports() returned {answer}, and {other} with {text!r} for {', '.join(sorted(names))} in os.environ: "
+            "read observation.host.kernel.environ or, for an option, observation.settings"
+        )
+
+
 def _placements(fake: FakeHost) -> list[Placement]:
     """Return placements on the last and the first allowed node with memory, and variants of that on the last."""
     host = fake.host
@@ -488,9 +543,3 @@ def _narrow(fake: FakeHost) -> Placement:
 def _again(fake: FakeHost) -> FakeHost:
     """Return a new process on the same machine, with the same cpuset."""
     return FakeHost(fake.topology, allowed_cpus=fake.kernel.cpuset, allowed_nodes=fake.kernel.allowed_memory)
-
-
-def _parent(fake: FakeHost) -> object:
-    """Return the state of a parent that a start must leave unchanged."""
-    kernel = fake.kernel
-    return kernel.masks, kernel.policies, dict(kernel.environ)
