@@ -395,11 +395,11 @@ def _handoff(observation: Observation, step: Applied[Any]) -> Handoff:
 
 def _own_gpus(observation: Observation) -> tuple[tuple[str, ...], NodeSet | None]:
     """Return the worker's GPUs as every process can refer to them, never by visible ordinal; else its nodes."""
-    gpus = observation.launch.gpus
+    gpus, machine = observation.launch.gpus, observation.launch.machine_gpus
     if gpus and all(g.pci is not None for g in gpus):
         return tuple(str(g.pci) for g in gpus), None
-    if gpus and observation.settings.nodes is not None:  # placeholder GPUs, which the same setting gives the worker
-        return tuple(f"phys:{observation.launch.machine_gpus.index(g)}" for g in gpus), None
+    if gpus and observation.settings.nodes is not None and all(g in machine for g in gpus):
+        return tuple(f"phys:{machine.index(g)}" for g in gpus), None  # placeholders, which the setting gives the worker
     return (), observation.launch.gpu_nodes
 
 

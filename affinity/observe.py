@@ -142,9 +142,9 @@ def given_gpus(plugins: Plugins, process: Process, host: Host, settings: Setting
         entries = entries[launch.local_rank : launch.local_rank + 1] if launch.local_size == len(entries) else ()
     elif not (detected.own if detected.launcher is not None else environ).keys() & SELECTORS:
         return ()
-    gpus = [entry.unambiguous_gpu() for entry in entries]
-    if len({gpu.node for gpu in gpus}) != 1 or gpus[0].node is None:
+    if len({entry.unambiguous_gpu().node for entry in entries}) != 1 or entries[0].unambiguous_gpu().node is None:
         return ()
+    gpus = dict.fromkeys(g for e in entries for g in ((e.gpu, *e.alternatives) if e.by_name else (e.gpu,)))
     return tuple(str(g.pci) if g.pci is not None else f"phys:{found.machine.index(g)}" for g in gpus)
 
 

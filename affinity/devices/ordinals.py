@@ -50,21 +50,30 @@ class VisibleOrdinal(Ordinal):
 
 @attrs.frozen
 class Entry:
-    """An entry of a numbering: its GPU, the GPUs that it may be instead (alternatives), and why (ambiguity)."""
+    """An entry of a numbering: its GPU, the GPUs that it may be instead (alternatives), and why (ambiguity).
+
+    by_name: it is one of these by a name, and another name gives the same entry. An ordinal has an entry of its own.
+    """
 
     gpu: Gpu
     alternatives: tuple[Gpu, ...] = ()
     ambiguity: str = ""
+    by_name: bool = False
 
     def unambiguous_gpu(self) -> Gpu:
         """Return the GPU; one without an identity if those that it may be are on different nodes.
 
-        A worker that is bound to the wrong GPU's node is worse off than one that is not bound.
+        A worker that is bound to the wrong GPU's node is worse off than one that is not bound. If they are on one node
+        and only a name distinguishes them, the GPU has this node and no identity: workers of several names would
+        otherwise all count as the worker of one GPU.
         """
-        if all(other.node == self.gpu.node for other in self.alternatives):
+        same_node = all(other.node == self.gpu.node for other in self.alternatives)
+        if same_node and not (self.by_name and self.alternatives):
             return self.gpu
         label = f"one of {', '.join(map(str, (self.gpu, *self.alternatives)))}"
-        return Gpu(None, self.gpu.vendor, label=label, node_reason=f"unknown: {self.ambiguity}")
+        if not same_node:
+            return Gpu(None, self.gpu.vendor, label=label, node_reason=f"unknown: {self.ambiguity}")
+        return attrs.evolve(self.gpu, pci=None, label=label, uuid=None, mig_uuids=())
 
 
 O = TypeVar("O", bound=Ordinal)  # noqa: E741
@@ -108,7 +117,7 @@ class Numbering(Generic[O]):
         if not found:
             found = [g for g in every if g.uuid is None]  # of these the driver has not been asked: one of them, perhaps
             doubt = f"only the driver can resolve {text}; install numa-affinity[nvml], or name its PCI address"
-            return Entry(found[0], tuple(found[1:]), doubt) if found else None
+            return Entry(found[0], tuple(found[1:]), doubt, by_name=True) if found else None
         return Entry(found[0]) if len(found) == 1 else None
 
 

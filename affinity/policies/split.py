@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import ClassVar, final
 
+import attrs
+
+from affinity.devices.gpu import Gpu
 from affinity.errors import PlacementError
 from affinity.host import Host
 from affinity.launchers.launch import Launch
@@ -26,7 +29,7 @@ class SplitPolicy(PlacementPolicy):
     """A policy that divides the CPUs of a node among the GPUs of that node: implement `split`.
 
     A worker with several GPUs gets the shares of all of them. A worker with a node instead of a GPU gets the whole
-    node, because the number of its workers is unknown.
+    node, because the number of its workers is unknown; so does one whose GPU may be any of several on that node.
     """
 
     #: Name of one GPU's share in messages: "a contiguous share of the cores".
@@ -43,7 +46,13 @@ class SplitPolicy(PlacementPolicy):
             return place_on_nodes(launch.nodes, observation)
         gpus, own = launch.machine_gpus, own_mask_reason(observation)
         cpus, shares = CpuSet(), []
-        for index in gpu_indices(launch):
+        for gpu in dict.fromkeys(launch.gpus):
+            if is_unidentified(gpu, launch):
+                if gpu.node is not None:
+                    cpus |= usable_cpus(NodeSet([gpu.node]), observation)
+                    shares.append(f"node {gpu.node} undivided, because this worker's GPU may be any {gpu}")
+                continue
+            (index,) = gpu_indices(attrs.evolve(launch, gpus=(gpu,)))
             node = gpus[index].node
             if node is None:
                 continue
@@ -174,12 +183,22 @@ def package_nodes(nodes: NodeSet, topology: Topology) -> NodeSet:
     return NodeSet(n.id for n in topology.nodes if any(topology.cpus[cpu].package in packages for cpu in n.cpus))
 
 
+def is_unidentified(gpu: Gpu, launch: Launch) -> bool:
+    """Return whether a worker's GPU may be any of several: its node may be known, its place among them is not."""
+    return gpu.pci is None and gpu not in launch.machine_gpus
+
+
 def gpu_indices(launch: Launch) -> tuple[int, ...]:
     """Return the position of each of the worker's GPUs among all of the machine, in PCI order, from 0.
 
-    Raise PlacementError if a GPU is not on this machine.
+    Raise PlacementError if a GPU is not on this machine, or may be any of several.
     """
     for gpu in launch.gpus:
+        if is_unidentified(gpu, launch):
+            raise PlacementError(
+                f"this worker's GPU is {gpu}, so it has no place among them: install the driver's library "
+                "(numa-affinity[nvml]), or name the GPU by its PCI address"
+            )
         if gpu not in launch.machine_gpus:
             found = ", ".join(map(str, launch.machine_gpus)) or "none"
             raise PlacementError(

@@ -33,10 +33,12 @@ class Even(PlacementPolicy):
         if own:
             cores = usable_cores(host.topology.cpu_nodes, observation, least=1)
             return self._on(cores, f"all {len(cores)} usable cores; {own}", observation)
-        mine: Sequence[int] = gpu_indices(launch)
-        count, by = len(launch.machine_gpus), "the place of its GPU"
+        mine: Sequence[int]
+        count = len(launch.machine_gpus)
         if launch.local_rank is not None and launch.mode is not LaunchMode.SPAWN:  # there the rank is the parent's
             mine, count, by = [launch.local_rank], launch.local_size or count, "its local rank"
+        else:
+            mine, by = gpu_indices(launch), "the place of its GPU"
         if not mine:
             return Placement(None, None, reason="no local rank and no GPU distinguishes this worker from the others")
         if max(mine) >= count:
