@@ -20,7 +20,7 @@ from affinity.observe import GpuReference, gpu_variables, observe
 from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
 from affinity.policies.policy import missing_memory_reason
-from affinity.report.log import describe, log_degradations, log_ignored, log_report, log_start
+from affinity.report.log import describe, log_degradations, log_report, log_start, log_warnings
 from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection, select
 from affinity.settings import Settings
@@ -142,7 +142,7 @@ def bind(
             undo=undo,
         )
         log_report(report)
-        log_ignored(observation.ignored)
+        log_warnings(observation.warnings)
         put_in_force(observation.host.kernel, report, observation.launcher)
         return report
 
@@ -206,7 +206,7 @@ def exec_command(argv: Sequence[str], planned: Plan) -> NoReturn:
     kernel = observation.host.kernel
     step = _apply_start(planned)
     log_degradations(step.degradations)
-    log_ignored(observation.ignored)
+    log_warnings(observation.warnings)
     start = step.result or WorkerStart()
     environ = dict(kernel.environ)
     if step.strategy != "noop":
@@ -237,7 +237,7 @@ def _prepare_starts(
         of_method = planned if other == method else _with_method(planned, other)
         made = step if other == method else _apply_start(of_method)
         log_degradations(made.degradations)
-        log_ignored(observation.ignored)
+        log_warnings(observation.warnings)
         kernel = observation.host.kernel
         settings = observation.settings.differences(kernel.environ)
         passed = attrs.evolve(_handoff(observation, made), by=kernel.identity(), settings=settings)

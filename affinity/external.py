@@ -24,7 +24,7 @@ from affinity.observe import GpuReference, given_gpus, observe_other
 from affinity.plugins import Plugins
 from affinity.policies.placement import Placement
 from affinity.report import undo as undo_records
-from affinity.report.log import log_ignored, log_report
+from affinity.report.log import log_report, log_warnings
 from affinity.report.observed import Observed, page_nodes
 from affinity.report.processes import GpuProcesses
 from affinity.report.remedy import allow_memory, restart_or_cpuset
@@ -216,7 +216,7 @@ def _without_room(process: Process, nodes: NodeSet, needed: int) -> list[Degrada
 def _attach(made: Attachment) -> BindReport:
     observation, planned, process = made.planned.observation, made.planned, made.process
     kernel, required = made.host.kernel, observation.settings.required
-    log_ignored(observation.ignored)
+    log_warnings(observation.warnings)
     if required and made.obstacles:
         raise BindError("required, but not possible from outside: " + "; ".join(map(str, made.obstacles)))
     if planned.placement is None or planned.selection.strategy == "noop":

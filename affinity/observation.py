@@ -21,8 +21,9 @@ class Observation:
 
     host: the machine, its kernel, and what this process may use. launch: how the worker was started, and its GPUs.
     settings: the operator's flags. launcher: which one recognised the process, None for none. ignored: warnings about
-    variables that nothing reads. stays: the worker is left where its bound parent is. target: the process to bind if it
-    is another one (launch mode `attach`); the CPUs and nodes that `host` allows are then that process's.
+    variables that nothing reads. faults: warnings about launchers that are broken or raised. stays: the worker is left
+    where its bound parent is. target: the process to bind if it is another one (launch mode `attach`); the CPUs and
+    nodes that `host` allows are then that process's.
     """
 
     host: Host
@@ -30,6 +31,7 @@ class Observation:
     settings: Settings = attrs.field(factory=Settings)
     launcher: Launcher | None = attrs.field(default=None, eq=False, repr=False)
     ignored: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
     stays: bool = False
     target: Process | None = attrs.field(default=None, eq=False)
 
@@ -37,3 +39,8 @@ class Observation:
     def process(self) -> Process:
         """The process to bind: this one, or under launch mode `attach` another."""
         return self.target or self.host.kernel
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is logged where a process is bound or a worker is started, besides degradations."""
+        return (*self.ignored, *self.faults)

@@ -79,7 +79,8 @@ def observe(
         gpu, nodes = known.gpus or None, known.nodes
     launch = attrs.evolve(launch, nodes=nodes or None, notes=(*launch.notes, *ignored))
     if nodes is not None:
-        return Observation(host, attrs.evolve(launch, notes=(*launch.notes, *host.notes)), settings, launcher, ignored)
+        launch = attrs.evolve(launch, notes=(*launch.notes, *host.notes))
+        return Observation(host, launch, settings, launcher, ignored, detected.faults)
     from affinity.devices.inventory import Inventory  # a worker that is given a node needs no GPU
 
     found = Inventory(host, settings, environ, plugins.devices)
@@ -92,7 +93,7 @@ def observe(
     machine_gpus = found.machine  # before the notes: it may be what asks a driver
     notes = (*launch.notes, *host.notes, *found.notes, *([why] if why else ()))
     launch = attrs.evolve(launch, gpus=gpus, machine_gpus=machine_gpus, numbered_gpus=found.numbered, notes=notes)
-    return Observation(host, launch, settings, launcher, ignored, stays=parent is not None)
+    return Observation(host, launch, settings, launcher, ignored, detected.faults, stays=parent is not None)
 
 
 def observe_other(

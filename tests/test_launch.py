@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
 
 import affinity
-from affinity import LaunchMode, PluginError, UsageError
+from affinity import LaunchMode, PluginError, Settings, UsageError
+from affinity.devices import Evidence, GpuUse
 from affinity.kernel import Process
 from affinity.launchers import Launch, Launcher
-from affinity.launchers.detect import detect, own_variables
+from affinity.launchers.detect import detect, is_launchers_own, own_variables
 from affinity.plugins import Plugins
+from affinity.report.log import log_warnings
+from affinity.report.processes import GpuProcesses
 from affinity.testing import FakeHost
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"}
@@ -120,6 +123,12 @@ class Broken(Launcher):
     def starter(self, process: Process) -> Process | None:
         raise LookupError("no starter")
 
+    def autostart(self, program: str) -> bool:
+        raise ArithmeticError("no program")
+
+    def worker_name(self, command: Sequence[str]) -> str:
+        raise IndexError("no name")
+
 
 class Pool(Launcher):
     """Children that a pool of another library forks; it fails to find the process that did."""
@@ -175,6 +184,42 @@ def test_a_third_partys_launcher_is_found_and_broken_ones_are_notes() -> None:
 
 
 @pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("starts", [False, True], ids=["bind", "spawning"])
+def test_a_launcher_that_raises_where_a_worker_starts_is_a_warning(starts: bool, caplog: Any) -> None:
+    """With its name, each mistake once. The worker is bound."""
+    fake = FakeHost("dgx-h100", environ={"ACME_LOCAL_ID": "6"})
+    log_warnings.cache_clear()
+    if starts:
+        with affinity.spawning(gpu=6, host=fake.host):
+            worker = fake.start_worker()
+        assert worker.kernel.get_affinity() == fake.topology.by_id[1].cpus
+    else:
+        assert affinity.bind(host=fake.host).satisfied
+    raised = [text for text in caplog.messages if "wreck raised" in text]
+    assert raised == [
+        "affinity: launcher wreck raised LookupError: no starter; report it to its author",
+        "affinity: launcher wreck raised ZeroDivisionError: no node; report it to its author",
+    ]
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_launcher_that_raises_at_the_start_of_an_interpreter_is_a_warning(caplog: Any) -> None:
+    """It counts as one that does not claim the program."""
+    assert not is_launchers_own("train.py", Plugins().launchers)
+    assert caplog.messages == ["affinity: launcher wreck raised ArithmeticError: no program; report it to its author"]
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_launcher_that_raises_over_a_command_line_names_no_worker() -> None:
+    """`affinity ps` has its row nevertheless."""
+    fake = FakeHost("pack:1 core:4 gpu:1")
+    other = fake.start_process()
+    use = GpuUse(other.pid, fake.topology.pci_devices[0].address, Evidence.USES, "a driver")
+    (row,) = GpuProcesses.of(fake.host, Settings()).rows([use])
+    assert row.worker == ""
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_launcher_that_recognises_a_child_and_finds_no_starter_is_a_note() -> None:
     """The child is placed as if its starter were unknown."""
     launch = affinity.plan(host=FakeHost("dgx-h100", environ={"POOL_CHILD": "1"}).host).launch
@@ -219,7 +264,7 @@ def test_a_launcher_is_notified_of_each_bind_and_undo(caplog: pytest.LogCaptureF
     impossible = affinity.bind(node=77, host=host)
     assert affinity.current_report(host=host) is impossible
     (warning,) = [text for text in caplog.messages if "notified" in text]
-    assert warning == "affinity: Acme was not notified of this bind: ConnectionError: no broker"
+    assert warning == "affinity: launcher acme was not notified of this bind: ConnectionError: no broker"
 
 
 def test_a_fork_has_no_report_in_force(python: Callable[..., Any]) -> None:

@@ -54,8 +54,8 @@ def _report_chosen_gpus(planned: Plan) -> None:
     from affinity.errors import BindError
 
     launch, settings, selection = planned.launch, planned.observation.settings, planned.selection
-    ignored = planned.observation.ignored  # logged at the start of the command
-    notes = "; ".join(note for note in dict.fromkeys(launch.notes) if note not in ignored)
+    logged = planned.observation.warnings  # at the start of the command
+    notes = "; ".join(note for note in dict.fromkeys(launch.notes) if note not in logged)
     notes = f" ({notes})" if notes else ""
     if selection.strategy == "noop" and not settings.auto:
         return

@@ -18,11 +18,15 @@ T = TypeVar("T")
 
 
 class Detected(NamedTuple):
-    """launcher: the one that recognises the process, None for none. own: `own_variables`, where one does."""
+    """launcher: the one that recognises the process, None for none. own: `own_variables`, where one does.
+
+    faults: of launchers that are broken or raise; notes of the launch too.
+    """
 
     launch: Launch
     launcher: Launcher | None = None
     own: Mapping[str, str] = MappingProxyType({})
+    faults: tuple[str, ...] = ()
 
 
 def detect(
@@ -47,18 +51,27 @@ def detect(
             )
         elif launch is not None:
             launch = attrs.evolve(launch, launcher=name, notes=(*notes, *launch.notes))
-            return Detected(launch, launcher, environ)
+            return Detected(launch, launcher, environ, tuple(notes))
     if named:
         reason = f"launcher {named} was named; it does not recognise this process"
-        return Detected(Launch(asked[named].mode, reason, named, notes=tuple(notes)), asked[named], environ)
-    return Detected(Launch(LaunchMode.INLINE, "no launcher recognises this process", notes=tuple(notes)))
+        launch = Launch(asked[named].mode, reason, named, notes=tuple(notes))
+        return Detected(launch, asked[named], environ, tuple(notes))
+    launch = Launch(LaunchMode.INLINE, "no launcher recognises this process", notes=tuple(notes))
+    return Detected(launch, faults=tuple(notes))
 
 
 def is_launchers_own(program: str, launchers: Registry[Launcher]) -> bool:
     """Return whether a Python process that starts with this program belongs to a launcher; see `Launcher.autostart`."""
-    notes: list[str] = []  # of broken launchers; the report of a bind has them
-    asked = _by_distance(launchers, notes).items()
-    return any(_answer(notes, name, launcher.autostart, program) for name, launcher in asked)
+    broken: list[str] = []  # a bind reports these
+    faults: list[str] = []
+    asked = _by_distance(launchers, broken).items()
+    found = any(_answer(faults, name, launcher.autostart, program) for name, launcher in asked)
+    if faults:
+        import logging  # most processes of an environment start no bind
+
+        for fault in faults:
+            logging.getLogger("affinity.launchers").warning("affinity: %s", fault)
+    return found
 
 
 def own_variables(process: Process, starter: Process | None) -> Mapping[str, str]:

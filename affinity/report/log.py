@@ -43,8 +43,8 @@ def log_start(summary: str, pid: int) -> None:
 
 
 @functools.cache
-def log_ignored(warnings: tuple[str, ...]) -> None:
-    """Log the warnings about AFFINITY_ variables that nothing reads, once in a process."""
+def log_warnings(warnings: tuple[str, ...]) -> None:
+    """Log warnings about the environment (`Observation.warnings`), once in a process."""
     for warning in warnings:
         _log.warning("affinity: %s", warning)
 

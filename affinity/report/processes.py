@@ -15,7 +15,7 @@ import attrs
 from affinity.devices.gpu import Gpu
 from affinity.devices.inventory import Inventory
 from affinity.devices.use import EVERY_PROCESS, Evidence, GpuUse, ProcessFilter
-from affinity.errors import AffinityError, BindError, PlacementError, PluginError, SettingsError
+from affinity.errors import AffinityError, BindError, PlacementError, SettingsError
 from affinity.handoff import VARIABLE, Handoff, process_mask
 from affinity.host import Host
 from affinity.kernel.mempolicy import MemoryMode, MemoryPolicy
@@ -257,7 +257,7 @@ class GpuProcesses:
         for name in self._plugins.launchers.names():
             try:
                 worker = self._plugins.launchers.get(name).worker_name(command)
-            except PluginError:  # which `affinity strategies` lists
+            except Exception:  # a broken one, which `affinity strategies` lists, or one that raises: it names no worker
                 continue
             if worker:
                 return worker

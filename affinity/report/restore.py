@@ -66,7 +66,9 @@ def put_in_force(kernel: Kernel, report: BindReport | None, launcher: Launcher |
     try:
         launcher.notify(report)
     except Exception as error:  # a plugin may raise anything
-        what = f"{type(launcher).__name__} was not notified of this {'undo' if report is None else 'bind'}"
+        bound = report or (before.report if before is not None else None)
+        name = (bound.launch.launcher if bound is not None else "") or type(launcher).__name__
+        what = f"launcher {name} was not notified of this {'undo' if report is None else 'bind'}"
         logging.getLogger("affinity.report").warning("affinity: %s: %s: %s", what, type(error).__name__, error)
 
 
