@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import subprocess
 from collections.abc import Callable, Collection, Sequence
 
 import attrs
 import pytest
+from commands import COMMAND
 from test_processes import Provider, Providers
 
 from affinity import CpuSet, Host, NodeSet, Settings
@@ -266,3 +269,14 @@ def test_the_name_of_a_process_cannot_write_lines(node: Node, lines: Callable[[]
     node.round()
     (line,) = lines()
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(("nodes", "words"), [("0", "1 GPU"), ("0,0", "2 GPUs")])
+def test_its_first_line_counts_the_gpus(nodes: str, words: str) -> None:
+    """On this machine, with placeholders."""
+    environ = {**os.environ, "AFFINITY_NODES": nodes, "AFFINITY_DEVICES": "pci"}
+    with subprocess.Popen([COMMAND, "watch", "--dry-run"], stderr=subprocess.PIPE, text=True, env=environ) as watch:
+        assert watch.stderr is not None
+        first = watch.stderr.readline()
+        watch.terminate()
+    assert first.startswith(f"affinity: watching {words} every 1 s, ")

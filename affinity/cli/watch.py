@@ -40,7 +40,8 @@ def command(*, all_users: bool, interval: float, policy: str | None, dry_run: bo
     reader = GpuProcesses.of(settings=_validate.settings(policy))
     reader.check_policy()
     whose = "all users" if all_users else f"user {os.geteuid()}"
-    log.info("affinity: watching %d GPUs every %g s, processes of %s, policy %s%s", len(reader.gpus), interval, whose,
+    gpus = "1 GPU" if len(reader.gpus) == 1 else f"{len(reader.gpus)} GPUs"
+    log.info("affinity: watching %s every %g s, processes of %s, policy %s%s", gpus, interval, whose,
              reader.settings.policy, ", dry run" if dry_run else "")  # fmt: skip
     Watch(reader, None if all_users else os.geteuid(), dry_run).run(
         interval, lambda seconds: signal.sigtimedwait(ends, seconds) is not None
