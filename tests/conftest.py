@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fresh import fresh
+from fresh import fresh, project_wheel
 
-__all__ = ["fresh"]
+__all__ = ["fresh", "project_wheel"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

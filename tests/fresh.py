@@ -62,9 +62,14 @@ def make(path: Path) -> Environment:
 
 
 @pytest.fixture(scope="session")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """A fresh environment with this project's wheel in it."""
-    base = tmp_path_factory.mktemp("fresh")
-    environment = make(base / "venv")
-    environment.install(wheel(ROOT, base / "dist"))
+def project_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project's wheel, built once."""
+    return wheel(ROOT, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def fresh(project_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A fresh environment with the wheel in it. What the tests of one file install, no other file has."""
+    environment = make(tmp_path_factory.mktemp("fresh") / "venv")
+    environment.install(project_wheel)
     return environment
