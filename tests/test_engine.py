@@ -14,6 +14,7 @@ import pytest
 from affinity.errors import BindError, SettingsError
 from affinity.integrations import engine
 from affinity.integrations.engine import Hook, errors_logged, fits, is_on, replace, starting_worker, when_imported
+from affinity.testing import FakeHost
 
 LOGGER = "affinity.integrations"
 
@@ -21,7 +22,7 @@ LOGGER = "affinity.integrations"
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer of an earlier test."""
-    is_on.cache_clear()
+    engine._is_on.cache_clear()
 
 
 @pytest.fixture
@@ -71,6 +72,19 @@ def test_a_malformed_enforce_is_not_required(monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setenv("AFFINITY_ENFORCE", "perhaps")
     assert not is_on("an engine")
     assert "affinity: an engine runs unbound: AFFINITY_ENFORCE='perhaps' does not parse" in caplog.text
+
+
+def test_a_setting_that_changes_is_obeyed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, and in a simulated one that is installed for a while; an error too."""
+    assert is_on("an engine")
+    monkeypatch.setenv("AFFINITY_AUTO", "0")
+    assert not is_on("an engine")
+    with FakeHost(environ={"AFFINITY_AUTO": "1"}).installed():
+        assert is_on("an engine")
+    monkeypatch.setenv("AFFINITY_AUTO", "perhaps")
+    assert not is_on("an engine")
+    monkeypatch.delenv("AFFINITY_AUTO")
+    assert is_on("an engine")
 
 
 def test_that_it_is_on_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -34,17 +34,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("affinity.integrations")
 
 
-@functools.cache
 def is_on(engine: str, others: str = "") -> bool:
     """Return whether the workers of this engine are to be bound.
 
     others: what happens to the engine's other processes; given where workers are started, and then logged, once. False
     after an error in the settings, and with `AFFINITY_AUTO=0`. Raise SettingsError under `required`.
     """
+    return _is_on(engine, others, _variables())
+
+
+@functools.cache  # the log has a line for each answer
+def _is_on(engine: str, others: str, variables: tuple[tuple[str, str], ...]) -> bool:
     on = False
     is_first = bool(others) or multiprocessing.parent_process() is None  # a child's parent has logged the error
     with errors_logged(f"{engine} runs unbound", logging.ERROR if is_first else logging.DEBUG):
-        on = _settings().auto
+        on = Settings.from_environ(dict(variables)).auto
     if on and others:
         log.info(
             "affinity: %s: each worker is bound to the NUMA node of its GPU; %s; AFFINITY_AUTO=0 turns it off",
@@ -54,16 +58,17 @@ def is_on(engine: str, others: str = "") -> bool:
     return on
 
 
-def _settings() -> Settings:
-    """Return the settings of this process: the operator's, and those that a parent gave in code."""
+def _variables() -> tuple[tuple[str, str], ...]:
+    """Return the variables that are settings: the operator's, under those that a parent gave in code."""
     received = Handoff.received(this_process())
-    return Settings.from_environ(os.environ, parent=received.settings if received is not None else None)
+    texts = {**os.environ, **(received.settings if received is not None else {})}
+    return tuple((v.name, texts[v.name]) for v in (*VARIABLES, *ALIASES) if v.name in texts)
 
 
 def _is_off() -> bool:
     """Return whether the operator turned binding off; an error in the settings is logged by `is_on`."""
     try:
-        return not _settings().auto
+        return not Settings.from_environ(dict(_variables())).auto
     except SettingsError:
         return False
 
