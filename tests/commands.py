@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import schemas
 
 from affinity.cli import main
 
@@ -50,4 +51,4 @@ def printed(*arguments: str, **more: str) -> Any:
     """What `affinity ARGUMENTS --json` prints."""
     done = called(*arguments, "--json", **more)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return schemas.load(arguments[0], done.stdout)

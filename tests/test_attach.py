@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import schemas
 import seccomp
 from server import Server, build
 from test_process import NAMESPACE, choosing_pids, in_namespace
@@ -160,7 +160,7 @@ def test_a_dry_run_changes_nothing(c_server: Server, runtime: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"process {c_server.pid}: CPUs {LAST} and memory preferred:0" in done.stdout
     assert "1 threads, 1 of them may run on other CPUs" in done.stdout
-    (found,) = json.loads(command(c_server.pid, "--gpu", "1", "--dry-run", "--json").stdout)
+    (found,) = schemas.load("attach", command(c_server.pid, "--gpu", "1", "--dry-run", "--json").stdout)
     assert (found["pid"], found["cpus"], found["strategy"]) == (c_server.pid, str(LAST), "external")
     assert (c_server.mask(), list(runtime.iterdir())) == (ALL, [])
 
@@ -170,7 +170,7 @@ def test_several_processes_each_with_its_own_result(program: Path) -> None:
     with Server(program) as one, Server(program) as other:
         done = command(one.pid, 2**22 - 1, other.pid, "--gpu", "1", "--json")
         assert done.returncode == 2
-        rows = json.loads(done.stdout)
+        rows = schemas.load("attach", done.stdout)
         assert [row["pid"] for row in rows] == [one.pid, 2**22 - 1, other.pid]
         assert "is not here" in rows[1]["error"]
         assert (rows[2]["strategy"], rows[2]["launch_mode"]) == ("external", "attach")
@@ -298,7 +298,7 @@ def test_the_user_of_the_process_needs_no_right(program: Path, runtime: Path) ->
         assert running.order("user", 65534) == "0"
         os.chown(runtime, 65534, 65534)
         done = command(running.pid, "--gpu", "1", "--json", prefix=UNPRIVILEGED)
-        (row,) = json.loads(done.stdout)
+        (row,) = schemas.load("attach", done.stdout)
         assert (done.returncode, running.mask()) == (0, LAST)
         assert (row["degradations"], row["satisfied"], row["observed"]["local_share"]) == ([], True, 1)
 
@@ -328,7 +328,7 @@ def test_an_undumpable_process_of_the_same_user_gets_its_masks(program: Path, ru
     with Server(program) as running:
         running.order("user", 65534)
         assert running.order("undumpable") == "0"
-        (row,) = json.loads(command(running.pid, "--gpu", "1", "--json", prefix=UNPRIVILEGED).stdout)
+        (row,) = schemas.load("attach", command(running.pid, "--gpu", "1", "--json", prefix=UNPRIVILEGED).stdout)
         assert running.mask() == LAST
         assert row["satisfied"] is False
         assert {d["errno"] for d in row["degradations"]} == {"EACCES", "EPERM"} or row["degradations"]
@@ -360,7 +360,7 @@ DOCKER = ("mbind", "set_mempolicy", "get_mempolicy", "migrate_pages", "move_page
 def test_under_dockers_seccomp_profile_the_masks_are_set(c_server: Server) -> None:
     """Where pages lie is read from /proc; that they cannot be moved shows only where some are elsewhere."""
     prefix = seccomp.prefix("EPERM", *DOCKER)
-    (row,) = json.loads(command(c_server.pid, "--gpu", "1", "--json", prefix=prefix).stdout)
+    (row,) = schemas.load("attach", command(c_server.pid, "--gpu", "1", "--json", prefix=prefix).stdout)
     assert c_server.mask() == LAST
     assert row["observed"]["local_share"] == 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import schemas
 
 import affinity
 from affinity import BindError, CpuSet, Host, LaunchMode, PluginError, Settings
@@ -244,7 +244,7 @@ def test_with_all_of_them_installed_the_command_goes_on() -> None:
         command = [sys.executable, "-m", "affinity", *arguments]
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
 
-    listed = json.loads(affinity_prints("strategies", "--json", "--synthetic", TWO))
+    listed = schemas.load("strategies", affinity_prints("strategies", "--json", "--synthetic", TWO))
     shown = {(p["name"], p["distribution"]): p for p in listed["strategies"]}
     for _, name, words in BROKEN:
         (plugin,) = [p for (n, _), p in shown.items() if n == name]
@@ -254,7 +254,7 @@ def test_with_all_of_them_installed_the_command_goes_on() -> None:
     assert shown["libnuma", "numa-affinity"]["error"] is None
     stumbling = next(p for p in listed["devices"] if p["name"] == "stumbles")
     assert (stumbling["can_act"], stumbling["error"]) == (False, None)
-    assert json.loads(affinity_prints("plan", "--json", "--synthetic", TWO))[0]["strategy"] == "numactl"
+    assert schemas.load("plan", affinity_prints("plan", "--json", "--synthetic", TWO))[0]["strategy"] == "numactl"
 
 
 def test_every_distribution_is_in_a_test() -> None:

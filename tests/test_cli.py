@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import schemas
 from commands import affinity, called, printed
 
 from affinity.testing import machines, trees
@@ -132,7 +133,7 @@ def test_show_shows_of_packages_nodes_distances_and_gpus(dgx: str) -> None:
 def test_show_shows_what_is_allowed_here() -> None:
     """Under taskset, on this very machine."""
     cpu = min(os.sched_getaffinity(0))
-    shown = json.loads(affinity("show", "--json", prefix=("taskset", "-c", str(cpu))).stdout)
+    shown = schemas.load("show", affinity("show", "--json", prefix=("taskset", "-c", str(cpu))).stdout)
     assert (shown["origin"], shown["allowed_cpus"]) == ("live", str(cpu))
 
 
@@ -197,11 +198,11 @@ def test_strategies_shows_a_broken_plugin_with_its_error(tmp_path: Path) -> None
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-one\nVersion: 1.5\n")
     (info / "entry_points.txt").write_text("[affinity.strategies]\nbroken = no_such_module:Thing\n")
-    listed = json.loads(affinity("strategies", "--json", PYTHONPATH=str(tmp_path)).stdout)
+    listed = schemas.load("strategies", affinity("strategies", "--json", PYTHONPATH=str(tmp_path)).stdout)
     broken = next(s for s in listed["strategies"] if s["name"] == "broken")
     assert (broken["distribution"], broken["version"], broken["can_act"]) == ("broken-one", "1.5", False)
     assert "no_such_module" in broken["error"]
-    planned = json.loads(affinity("plan", "--synthetic", TWO, "--json", PYTHONPATH=str(tmp_path)).stdout)
+    planned = schemas.load("plan", affinity("plan", "--synthetic", TWO, "--json", PYTHONPATH=str(tmp_path)).stdout)
     assert planned[0]["strategy"] == "numactl"
 
 

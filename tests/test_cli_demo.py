@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
+import schemas
 from commands import affinity
 
 from affinity import CpuSet, Host
@@ -20,7 +20,7 @@ def reported() -> dict[str, object]:
     """One run, as JSON."""
     done = affinity("demo", "--json")
     assert done.returncode == 0, done.stderr
-    shape: dict[str, object] = json.loads(done.stdout)
+    shape: dict[str, object] = schemas.load("demo", done.stdout)
     return shape
 
 
@@ -62,7 +62,7 @@ def test_the_demo_obeys_the_operators_limits() -> None:
     """Under taskset each worker has the one CPU."""
     cpu = min(os.sched_getaffinity(0))
     done = affinity("demo", "--json", prefix=("taskset", "-c", str(cpu)), AFFINITY_STRATEGY="inherit")
-    for worker in json.loads(done.stdout)["workers"]:
+    for worker in schemas.load("demo", done.stdout)["workers"]:
         assert CpuSet.parse(worker["observed"]["cpus"]) == CpuSet([cpu])
         assert worker["strategy"] == "inherit"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -11,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import schemas
 from commands import COMMAND, affinity
 
 from affinity import Host
@@ -234,4 +234,4 @@ def test_required_ends_with_3_where_numactl_and_its_fallback_are_refused(tmp_pat
 def test_a_plan_for_the_command_mode_states_the_same() -> None:
     """`affinity explain` and `affinity run` use one table."""
     done = affinity("explain", "--node", str(NODE), "--launch-mode", "command", "--json")
-    assert json.loads(done.stdout)["strategy"] == "numactl"
+    assert schemas.load("explain", done.stdout)["strategy"] == "numactl"

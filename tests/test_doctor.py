@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import driver
 import pytest
+import schemas
 import seccomp
 from commands import affinity, called, printed
 
@@ -346,7 +346,7 @@ def refused(*calls: str, number: str = "EPERM") -> dict[str, dict[str, str]]:
     """The checks of the command under a seccomp filter, by name."""
     done = affinity("doctor", "--json", prefix=seccomp.prefix(number, *calls))
     assert done.returncode == 0, done.stderr
-    return {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    return {check["name"]: check for check in schemas.load("doctor", done.stdout)["checks"]}
 
 
 filtered = pytest.mark.skipif(platform.machine() not in seccomp.NUMBERS, reason="the filter's numbers are not known")

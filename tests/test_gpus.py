@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 
 import attrs
 import pytest
+import schemas
 from affinity_plugins.devices.pci import Pci
 from expected import NODES_OF
 from hypothesis import given, settings
@@ -54,7 +54,7 @@ def planned(root: str, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any
     with pytest.raises(SystemExit) as ended:
         main(["plan", "--root", root, "--json"])
     assert not ended.value.code
-    plans: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    plans: list[dict[str, Any]] = schemas.load("plan", capsys.readouterr().out)
     return plans
 
 

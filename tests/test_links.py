@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import attrs
 import pytest
+import schemas
 from click.testing import CliRunner
 
 from affinity import CpuSet, Host
@@ -188,7 +188,7 @@ def test_a_plan_reads_no_adapters_and_no_caches(tmp_path: Path) -> None:
 def test_the_json_of_show_has_adapters_caches_and_links(name: str, tmp_path: Path) -> None:
     """For programs: what the tree has, by name."""
     root = trees.write(machines.get(name), tmp_path)
-    shown = json.loads(CliRunner().invoke(group, ["show", "--root", root, "--json"]).stdout)
+    shown = schemas.load("show", CliRunner().invoke(group, ["show", "--root", root, "--json"]).stdout)
     machine = machines.get(name)
     assert [nic["name"] for nic in shown["nics"]] == [nic.rdma[0] for nic in sorted(machine.nics, key=lambda n: n.pci)]
     assert shown["nics"][0]["node"] == 0

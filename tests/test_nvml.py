@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import driver
 import pytest
+import schemas
 from driver import DRIVER_NOT_LOADED, GPU_IS_LOST, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN
 from expected import NODES_OF
 from hypothesis import HealthCheck, given, settings
@@ -396,7 +396,7 @@ def test_affinity_plan_gives_the_table_through_nvml(library: Path, tmp_path: Pat
     env = driver.environment(library, reported(machine), tmp_path / "driver") | {"AFFINITY_DEVICES": "nvml"}
     command = [os.path.join(os.path.dirname(sys.executable), "affinity"), "plan", "--root", root, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env)
-    plans = json.loads(done.stdout)
+    plans = schemas.load("plan", done.stdout)
     plans = plans["plans"] if isinstance(plans, dict) else plans
     assert [gpu["node"] for plan in plans for gpu in plan["gpus"]] == NODES_OF[machine]
     assert driver.calls(tmp_path / "driver").count("nvmlInitWithFlags") == 1

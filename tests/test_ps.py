@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import pwd
@@ -18,6 +17,7 @@ from typing import Any
 import attrs
 import driver
 import pytest
+import schemas
 import seccomp
 from commands import COMMAND, affinity, called
 from mounted import GPU0, GPU1, Mounted, machine, mounted
@@ -118,7 +118,7 @@ def ps(there: Mounted, *arguments: str, **environ: str) -> list[dict[str, Any]]:
     """The rows of `--json`, by PID and GPU."""
     done = there.affinity("ps", "--json", *arguments, **{**PCI, **environ})
     assert done.returncode in (0, 1), done.stderr
-    printed = json.loads(done.stdout)
+    printed = schemas.load("ps", done.stdout)
     assert done.returncode == any(row["locality"] in ("partly", "remote", "not bound") for row in printed["processes"])
     found: list[dict[str, Any]] = printed["processes"]
     return found
@@ -311,7 +311,7 @@ def test_what_a_user_may_read_of_a_process(there: Mounted, start_program: StartP
     assert [rows[child.pid]["locality"] for child in children] == ["local"] * 3
     done = affinity("ps", "--json", *options, prefix=(*there.prefix, *plain), **PCI)
     assert "swordfish" not in done.stdout
-    printed = json.loads(done.stdout)
+    printed = schemas.load("ps", done.stdout)
     rows = {row["pid"]: row for row in printed["processes"]}
     assert [rows[child.pid]["masks"] for child in children] == [{"0": 2}] * 3
     assert [rows[child.pid]["policies"] for child in children] == [{"default": 2}, {}, {}]
@@ -320,7 +320,9 @@ def test_what_a_user_may_read_of_a_process(there: Mounted, start_program: StartP
     assert rows[own.pid]["locality"] == "local"
     assert any("CAP_SYS_PTRACE" in note for note in printed["notes"])
     done = affinity("ps", "--json", "--pid", str(own.pid), prefix=(*there.prefix, *plain), **PCI)
-    assert not any("CAP_SYS_PTRACE" in note for note in json.loads(done.stdout)["notes"])  # of others, not asked about
+    assert not any(
+        "CAP_SYS_PTRACE" in note for note in schemas.load("ps", done.stdout)["notes"]
+    )  # of others, not asked about
 
 
 def test_no_call_that_changes_a_process_is_needed(there: Mounted, start: Start) -> None:
@@ -328,7 +330,7 @@ def test_no_call_that_changes_a_process_is_needed(there: Mounted, start: Start) 
     children = [start({0}, 0), start({1}, 0)]
     refused = seccomp.prefix("EPERM", "sched_setaffinity", *seccomp.DOCKER)
     done = affinity("ps", "--json", prefix=(*there.prefix, *refused), **PCI)
-    seen = {row["pid"]: row for row in json.loads(done.stdout)["processes"]}
+    seen = {row["pid"]: row for row in schemas.load("ps", done.stdout)["processes"]}
     for found in ps(there):
         assert seen[found["pid"]] | {"seconds_since_start": 0} == found | {"seconds_since_start": 0}
     assert [seen[child.pid]["locality"] for child in children] == ["local", "remote"]
@@ -409,7 +411,7 @@ def test_a_refused_list_is_a_note_and_open_files_are_looked_at(
     child, other = start({0}, 0), start({1}, 1)
     refused = [f"error nvmlDeviceGetComputeRunningProcesses_{v} 0 {driver.NO_PERMISSION}" for v in ("v2", "v3")]
     environ = nvml(there, library, tmp_path, f"compute 1 {other.pid}", *refused)
-    printed = json.loads(there.affinity("ps", "--json", **environ).stdout)
+    printed = schemas.load("ps", there.affinity("ps", "--json", **environ).stdout)
     assert {r["pid"]: r["evidence"] for r in printed["processes"]} == {child.pid: "may use", other.pid: "uses"}
     (note,) = [note for note in printed["notes"] if "NVML" in note]
     assert note.startswith(f"{GPU0}: NVML does not list its processes: ")
@@ -427,7 +429,7 @@ def test_pids_of_the_host_in_a_container(there: Mounted, start: Start, library: 
     # /proc/driver is a part of the new /proc
     command = f"mount --bind {there.root}/proc/driver /proc/driver; {command}"
     done = subprocess.run([*prefix, command], capture_output=True, text=True, timeout=60, check=False, env=environ)
-    rows = json.loads(done.stdout)["processes"]
+    rows = schemas.load("ps", done.stdout)["processes"]
     foreign = [r for r in rows if r["evidence"] == "unknown"]
     assert [(r["pid"], r["user"], r["locality"]) for r in foreign] == [
         (outside.pid, None, "unknown"),
@@ -527,6 +529,6 @@ def test_the_reference_page_has_every_key(there: Mounted, start: Start) -> None:
     """Of a row, and of the object around it."""
     child = start({0}, 0)
     section = (ROOT / "docs/reference/json.md").read_text().partition("## ps\n")[2].partition("\n## ")[0]
-    printed = json.loads(there.affinity("ps", "--json", "--pid", str(child.pid), **PCI).stdout)
+    printed = schemas.load("ps", there.affinity("ps", "--json", "--pid", str(child.pid), **PCI).stdout)
     missing = {key for key in (*printed, *printed["processes"][0]) if f"`{key}`" not in section}
     assert missing == set()

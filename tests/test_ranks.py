@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 
 import driver
 import pytest
+import schemas
 from commands import COMMAND, affinity
 from ranks import PLACEHOLDERS, ROOT, check_shown_command, found, program, shown_commands
 
@@ -193,5 +193,5 @@ def test_the_mask_of_open_mpi_is_reported_by_explain(option: tuple[str, ...], co
     needs(command[0])
     environ = {**os.environ, **PLACEHOLDERS, **ROOT}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=100, check=True)
-    explained: dict[str, Any] = json.loads(done.stdout)
+    explained: dict[str, Any] = schemas.load("explain", done.stdout)
     assert [row["switch"] for row in explained["collisions"]] == collisions

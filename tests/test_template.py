@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+import schemas
 from fresh import ROOT, Environment, wheel
 
 TEMPLATE = ROOT / "plugins" / "template"
@@ -41,7 +41,9 @@ def test_its_tests_pass(installed: Environment, tmp_path: Path) -> None:
 
 def test_it_is_listed_with_its_distribution(installed: Environment, tmp_path: Path) -> None:
     """As a strategy, a policy and a launcher, none broken."""
-    listed = json.loads(installed.run("affinity", "strategies", "--json", "--synthetic", TWO, cwd=tmp_path).stdout)
+    listed = schemas.load(
+        "strategies", installed.run("affinity", "strategies", "--json", "--synthetic", TWO, cwd=tmp_path).stdout
+    )
     for group in ("strategies", "policies", "launchers"):
         (found,) = [plugin for plugin in listed[group] if plugin["name"] == "affinity-example"]
         assert (found["distribution"], found["version"], found["error"]) == ("affinity-example", "0.1.0", None)
@@ -51,7 +53,7 @@ def test_an_environment_variable_selects_it(installed: Environment, tmp_path: Pa
     """Of the strategy and of the policy; the rule that chose is reported."""
     command = ["affinity", "explain", "--gpu", "1", "--launch-mode", "ray", "--json", "--synthetic", TWO]
     names = {"AFFINITY_STRATEGY": "affinity-example", "AFFINITY_POLICY": "affinity-example"}
-    explained = json.loads(installed.run(*command, cwd=tmp_path, **names).stdout)
+    explained = schemas.load("explain", installed.run(*command, cwd=tmp_path, **names).stdout)
     assert (explained["strategy"], explained["policy"]) == ("affinity-example", "affinity-example")
     assert explained["reason"] == "AFFINITY_STRATEGY=affinity-example names affinity-example"
     assert explained["cpus"] == "8-15"
@@ -88,5 +90,5 @@ def test_new_plugin_works_from_the_wheel(installed: Environment, tmp_path: Path)
     assert not any(name.startswith("tests") for name in names)
     installed.install(built)
     command = ["affinity", "plan", "--json", "--launch-mode", "ray", "--synthetic", TWO]
-    planned = json.loads(installed.run(*command, cwd=tmp_path, AFFINITY_STRATEGY="sample-numa").stdout)
+    planned = schemas.load("plan", installed.run(*command, cwd=tmp_path, AFFINITY_STRATEGY="sample-numa").stdout)
     assert {plan["strategy"] for plan in planned} == {"sample-numa"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import driver
 import pytest
+import schemas
 from commands import COMMAND, affinity, called
 from mounted import GPU0, GPU1, Mounted, machine, mounted
 from server import Server, build
@@ -403,7 +403,7 @@ def test_all_without_a_terminal_takes_yes(there: Mounted, start: Start) -> None:
     assert (done.returncode, masks(free.pid)) == (0, {"0-1"})
     assert f"process {free.pid}: CPUs 1" in done.stdout
     done = attach(there, "--all", "--yes", "--json")
-    (row,) = json.loads(done.stdout)
+    (row,) = schemas.load("attach", done.stdout)
     assert (done.returncode, row["pid"], row["strategy"], masks(free.pid)) == (0, free.pid, "external", {"1"})
 
 
@@ -414,7 +414,9 @@ def test_all_leaves_alone_what_it_cannot_be_sure_of(there: Mounted, start: Start
         start(0, 1),
         start(0, prefix=("setpriv", "--reuid", "65534")),
     )
-    rows: dict[int, Any] = {row["pid"]: row for row in json.loads(attach(there, "--all", "--yes", "--json").stdout)}
+    rows: dict[int, Any] = {
+        row["pid"]: row for row in schemas.load("attach", attach(there, "--all", "--yes", "--json").stdout)
+    }
     assert rows.keys() == {pinned.pid, both.pid}
     assert rows[pinned.pid]["left_alone"] == "its CPU mask 1 was set by something else, its cpuset has CPUs 0-1"
     assert rows[both.pid]["left_alone"].startswith("unknown: ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+import schemas
 from workers import EVEN, ODD, cpu_of, gpus, masks
 
 import affinity
@@ -225,7 +225,7 @@ def test_affinity_ps_shows_its_class(actors: Actors) -> None:
     """From the title that Ray gives to its process."""
     pid = ray.get(actors(Plain).seen.remote())["pid"]
     command = [sys.executable, "-m", "affinity", "ps", "--json", "--pid", str(pid)]
-    (row,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["processes"]
+    (row,) = schemas.load("ps", subprocess.run(command, capture_output=True, check=True).stdout)["processes"]
     assert (row["pid"], row["worker"]) == (pid, "Plain")
 
 

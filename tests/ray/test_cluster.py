@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import pytest
 import ray
+import schemas
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers import EVEN, ODD, RAY, environment
@@ -315,7 +316,7 @@ def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
     actor = start(by_gpus()[4])
     pid = ray.get(actor.pid.remote(), timeout=60)
     reported = command("survey", "--address", cluster.address, "--json")
-    nodes = json.loads(reported.stdout)
+    nodes = schemas.load("ray-survey", reported.stdout)
     assert reported.returncode == 0
     assert sorted(len(node["plans"]) for node in nodes) == sorted(GPUS)
     assert {node["version"] for node in nodes} == {1}
@@ -326,7 +327,7 @@ def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
     assert "yes" in row
     reported = command("audit", "--address", cluster.address, "--json")
     assert reported.returncode == 0, reported.stderr
-    (found,) = (found for found in json.loads(reported.stdout) if found["pid"] == pid)
+    (found,) = (found for found in schemas.load("ray-audit", reported.stdout) if found["pid"] == pid)
     keys = {"threads_outside": "outside", "in_force": "holds"}
     fields = [field.name for field in attrs.fields(ActorAudit)]
     assert found.keys() == {"version", *(keys.get(name, name) for name in fields), "local_share"}

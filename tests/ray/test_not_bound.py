@@ -5,7 +5,6 @@ Four GPUs of a driver library of our own: CPU 0 is next to GPUs 0 and 2, CPU 1 t
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 import driver
 import pytest
 import ray
+import schemas
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from unmodified import Plain, call, proc_masks
@@ -83,7 +83,7 @@ def test_an_actor_that_was_not_bound_is_listed_and_bound_where_it_runs(actors: A
     free = {tuple(sorted(os.sched_getaffinity(0)))}
     assert set(proc_masks(pid).values()) == free
     done = command("ray audit", "--json")
-    (row,) = [row for row in json.loads(done.stdout) if row["pid"] == pid]
+    (row,) = [row for row in schemas.load("ray-audit", done.stdout) if row["pid"] == pid]
     assert (done.returncode, row["error"]) == (1, "")
     assert (row["name"], row["report"], row["holds"], row["attached"]) == ("Plain", None, None, None)
     assert (row["process"]["locality"], row["process"]["bound"]) == ("not bound", None)
