@@ -106,6 +106,7 @@ ASKS = {
     "ItsMask": ("len(os.sched_getaffinity(0)) > 1", "on one CPU: ask observation.host.allowed_cpus"),
     "MaskInProc": ("'1' in open('/proc/self/status').read()", "supports() opened /proc/self/status"),
     "Sys": ("bool(os.listdir('/sys/devices'))", "supports() opened /sys/devices"),
+    "Processes": ("len(os.listdir('/proc')) > 5", "supports() opened /proc:"),
     "NoKernel": ("len(observation.host.kernel.threads()) > 0", "threads: this topology is not this machine"),
 }
 

@@ -138,5 +138,5 @@ def kernel_files_opened() -> Iterator[list[str]]:
 def _note_opened(event: str, arguments: tuple[object, ...]) -> None:
     if _opened is not None and event in ("open", "os.listdir", "os.scandir"):
         path = str(arguments[0])
-        if path.startswith(("/proc/", "/sys/")):
+        if f"{path}/".startswith(("/proc/", "/sys/")):
             _opened.append(path)
