@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import attrs
 import pytest
 
+import affinity
 from affinity import CpuSet, Host, NodeSet, Settings, attach
 from affinity.devices import (
     EVERY_PROCESS,
@@ -435,3 +436,15 @@ def test_only_this_machine_has_processes() -> None:
     """A captured one has none."""
     with pytest.raises(Exception, match="never bound, only planned for"):
         GpuProcesses.of(Host.synthetic("pack:2 core:4 gpu:1"))
+
+
+@pytest.mark.parametrize(("strategy", "bound"), [("inherit", "inherit"), ("noop", None)])
+def test_a_worker_that_was_started_and_left_as_it_is_has_no_bind(strategy: str, bound: str | None) -> None:
+    """Its state is what decides: it may run anywhere, and is misplaced."""
+    fake = FakeHost("pack:2 core:4 gpu:1")
+    with affinity.spawning(gpu=1, host=fake.host, settings=Settings(strategies=(strategy,))):
+        worker = fake.start_worker()
+    reader = GpuProcesses.of(fake.host, Settings())
+    (row,) = reader.rows([GpuUse(worker.kernel.pid, reader.gpus[1].pci, Evidence.USES, "a driver")])
+    assert (row.bound.strategy if row.bound else None) == bound
+    assert row.assessment.locality is (Locality.LOCAL if bound else Locality.NOT_BOUND)
