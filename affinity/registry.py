@@ -229,7 +229,7 @@ def _load(point: EntryPoint) -> Any:
     """What an entry point names, loaded by stevedore; raises what its import raises."""
     from stevedore.named import NamedExtensionManager
 
-    class Manager(NamedExtensionManager[Any]):
+    class Manager(NamedExtensionManager):  # type: ignore[type-arg]  # generic from stevedore 5.6 on
         """Loads exactly the entry point it is given."""
 
         def list_entry_points(self) -> list[EntryPoint]:
