@@ -18,8 +18,8 @@ REQUIRED = Settings(required=True)
 NODE_1 = CpuSet.parse("56-111,168-223")
 
 
-def machine() -> FakeHost:
-    return FakeHost("dgx-h100")
+def machine(*, resets_masks: bool = False) -> FakeHost:
+    return FakeHost("dgx-h100", resets_masks=resets_masks)
 
 
 def test_threads_and_pages_go_to_the_gpus_node_and_the_masks_come_back() -> None:
@@ -236,14 +236,23 @@ def test_the_managers_command_is_printed_where_the_path_shows_the_manager(cgroup
     assert command in found if command else found == ""
 
 
-def test_undo_and_a_second_attach_find_a_mask_of_which_cpus_were_lost() -> None:
-    """Gone from its cpuset, or offline: the kernel shows the rest of the mask, which is no mask of its owner's."""
-    fake = machine()
+@pytest.mark.parametrize("resets_masks", [False, True], ids=["from-6.2", "before-6.2"])
+@pytest.mark.parametrize("offline", [False, True])
+def test_undo_and_a_second_attach_find_a_mask_of_which_cpus_were_lost(resets_masks: bool, offline: bool) -> None:
+    """Gone from its cpuset, or offline: the kernel shows the rest of the mask, which is no mask of its owner's.
+
+    Before Linux 6.2 a changed cpuset gives the threads all of its CPUs; an offline CPU is cut on every kernel.
+    """
+    fake = machine(resets_masks=resets_masks)
     other = fake.start_process(threads=3)
     affinity.attach(other.pid, gpu=7, host=fake.host)
     left = CpuSet.parse("0-10,56-60")
-    other.narrow(cpuset=left)
-    assert set(other.masks.values()) == {CpuSet.parse("56-60")}
+    if offline:
+        other.narrow(offline=other.cpuset - left)
+    else:
+        other.narrow(cpuset=left)
+    expected = left if resets_masks and not offline else CpuSet.parse("56-60")
+    assert set(other.masks.values()) == {expected}
     assert affinity.attach(other.pid, gpu=0, host=fake.host).requested.cpus == CpuSet.parse("0-10")
     assert set(undo(other.pid, host=fake.host).threads.values()) == {left}
 

@@ -43,7 +43,7 @@ def test_a_cpu_goes_offline_between_plan_and_bind() -> None:
     """The rest is bound, in every thread; the report states which CPU was lost, and a second bind is whole again."""
     fake = FakeHost(MACHINE, threads=5)
     seen_before = fake.host
-    fake.kernel.narrow(cpuset=CpuSet.parse("0-6"))
+    fake.kernel.narrow(offline=CpuSet([7]))
     report = affinity.bind(gpu=1, host=seen_before)
     assert masks(fake) == {"4-6"}
     assert not report.satisfied
@@ -108,9 +108,10 @@ def test_a_policy_that_the_kernel_cuts_is_no_success() -> None:
     assert not report.satisfied
 
 
-def test_a_parent_whose_cpuset_shrinks_while_it_starts_a_worker() -> None:
+@pytest.mark.parametrize("resets_masks", [False, True], ids=["from-6.2", "before-6.2"])
+def test_a_parent_whose_cpuset_shrinks_while_it_starts_a_worker(resets_masks: bool) -> None:
     """The thread that starts it goes back to all that is left; leaving the block raises nothing."""
-    fake = FakeHost(MACHINE)
+    fake = FakeHost(MACHINE, resets_masks=resets_masks)
     inherit = Plugins().strategies.get("inherit")
     there = Placement(NODE_1, MemoryPolicy(MemoryMode.PREFERRED, NodeSet([1])))
     observation = Observation(fake.host, Launch(LaunchMode.SPAWN, start_method="spawn"))
@@ -337,12 +338,19 @@ def test_an_operators_policy_around_a_parent_is_one_for_its_workers_too() -> Non
 
 
 @pytest.mark.parametrize("settings", [Settings(), REQUIRED], ids=["best-effort", "required"])
-def test_a_cpuset_that_shrank_after_the_bind_is_learnt_from_the_next(settings: Settings) -> None:
-    """The mask is still ours: the limit is learnt where the kernel cuts, and the next bind asks for what is left."""
-    fake = FakeHost(MACHINE, threads=3)
+@pytest.mark.parametrize("resets_masks", [False, True], ids=["from-6.2", "before-6.2"])
+def test_a_cpuset_that_shrank_after_the_bind_is_learnt_from_the_next(settings: Settings, resets_masks: bool) -> None:
+    """If the mask is still ours, the limit is learnt where the kernel cuts, and the next bind asks for what is left.
+
+    Before Linux 6.2 the mask is the shrunk cpuset: the limit shows at once.
+    """
+    fake = FakeHost(MACHINE, threads=3, resets_masks=resets_masks)
     affinity.bind(gpu=1, host=fake.host)
     fake.kernel.narrow(cpuset=CpuSet.parse("1-7"))
-    if settings.required:
+    assert masks(fake) == ({"1-7"} if resets_masks else {"4-7"})
+    if resets_masks:
+        assert fake.host.allowed_cpus == CpuSet.parse("1-7")
+    elif settings.required:
         with pytest.raises(BindError, match=r"0 went offline or out of the cpuset.*bind again"):
             affinity.bind(gpu=0, host=fake.host, settings=settings)
         assert masks(fake) == {"4-7"}

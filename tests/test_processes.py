@@ -105,8 +105,14 @@ NODE1 = FakeHost("dgx-h100").topology.cpus_of(NodeSet([1]))
 class Machine:
     """A simulated machine with one process that looks, and those that a test starts."""
 
-    def __init__(self, name: str = "dgx-h100", allowed_nodes: NodeSet | None = None, **settings: object) -> None:
-        self.fake = FakeHost(name, allowed_nodes=allowed_nodes)
+    def __init__(
+        self,
+        name: str = "dgx-h100",
+        allowed_nodes: NodeSet | None = None,
+        resets_masks: bool = False,
+        **settings: object,
+    ) -> None:
+        self.fake = FakeHost(name, allowed_nodes=allowed_nodes, resets_masks=resets_masks)
         self.reader = GpuProcesses.of(self.fake.host, Settings(devices=("pci",), **settings))  # type: ignore[arg-type]
 
     def start(self, *command: str, cpus: CpuSet | None = None) -> SimulatedKernel:
@@ -192,18 +198,36 @@ def test_a_named_process_that_cannot_be_read_has_a_row_with_the_error() -> None:
     assert "EACCES" in row.assessment.reason or "Permission denied" in row.assessment.reason
 
 
-def test_a_bind_of_which_cpus_were_lost_is_in_force() -> None:
-    """The process may use no more than its cpuset has now."""
-    machine = Machine()
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_bind_of_which_cpus_were_lost_is_in_force(offline: bool) -> None:
+    """The process may use no more than its cpuset has now. A CPU that goes offline is cut on every kernel."""
+    machine = Machine(resets_masks=offline)
     process = machine.start()
     attach(process.pid, gpu=str(machine.reader.gpus[4].pci), host=machine.fake.host)
     left = CpuSet.parse("0-10,56-60")
-    process.narrow(cpuset=left)
+    if offline:
+        process.narrow(offline=process.cpuset - left)
+    else:
+        process.narrow(cpuset=left)
     (row,) = machine.rows(machine.use(process, 4))
     assert row.bound is not None
     assert (row.bound.in_force, row.bound.strategy) == (True, "external")
     assert (row.state.limit, row.state.cpus) == (left, CpuSet.parse("56-60"))
     assert row.assessment.locality is Locality.LOCAL
+
+
+def test_a_bind_whose_masks_a_changed_cpuset_reset_is_in_force_no_more() -> None:
+    """As before Linux 6.2: the process runs on all CPUs of its cpuset, and is listed as such."""
+    machine = Machine(resets_masks=True)
+    process = machine.start()
+    process.touch(MIB)
+    attach(process.pid, gpu=str(machine.reader.gpus[4].pci), host=machine.fake.host)
+    left = CpuSet.parse("0-10,56-60")
+    process.narrow(cpuset=left)
+    (row,) = machine.rows(machine.use(process, 4))
+    assert row.bound is None or not row.bound.in_force
+    assert (row.state.limit, row.state.cpus) == (left, left)
+    assert row.assessment.locality is not Locality.LOCAL
 
 
 def test_a_process_with_gpus_on_two_nodes_is_placed_on_both() -> None:

@@ -43,7 +43,7 @@ class FakeHost:
     machine: a name (`dgx-h100`), a synthetic line (`pack:2 core:4`), a captured tree's path, a `machines.Machine` or a
     `Topology`. allowed_cpus, allowed_nodes: the cpuset of its container; default: that of a named machine, else all
     that are online. threads: number of threads of the process. environ: its variables, besides PATH. mask, libnuma,
-    modes, free: as for SimulatedKernel. Sets may be given as text, `0-3,8`.
+    modes, resets_masks, free: as for SimulatedKernel. Sets may be given as text, `0-3,8`.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class FakeHost:
         environ: Mapping[str, str] | None = None,
         libnuma: str = "",
         modes: Iterable[MemoryMode] = MemoryMode,
+        resets_masks: bool = False,
         free: Mapping[int, int] | None = None,
     ) -> None:
         if isinstance(machine, str) and machine in machines.names():
@@ -73,6 +74,7 @@ class FakeHost:
             environ={"PATH": os.environ.get("PATH", os.defpath), **(environ or {})},
             libnuma=libnuma,
             modes=modes,
+            resets_masks=resets_masks,
             free=free,
         )
         for _ in range(threads - 1):

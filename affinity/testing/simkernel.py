@@ -100,6 +100,7 @@ class _Machine:
     mems: NodeSet
     libnuma: str
     modes: frozenset[MemoryMode]
+    resets_masks: bool
     free: dict[int, int]  # pages
     log: list[Call] = attrs.field(factory=list)
     refusals: dict[str, tuple[int, Callable[..., bool]]] = attrs.field(factory=dict)
@@ -114,8 +115,9 @@ class SimulatedKernel:
     topology: the machine, of any origin. cpuset, mems: what the container leaves (default: all that is online).
     mask: the first thread's CPUs, as `taskset` sets them (default: the cpuset); unlike the cpuset, a thread may widen
     it. environ, xoptions: the process's. libnuma: why it cannot be used, "" where it can. modes: memory policies this
-    kernel supports (one before Linux 5.15 has no preferred-many). free: bytes free on each node (default: all of its
-    memory). seconds: the process's age. Its `user` (an id) and `argv` may be set.
+    kernel supports (one before Linux 5.15 has no preferred-many). resets_masks: whether a changed cpuset resets the
+    masks in it, as before Linux 6.2, see `narrow`. free: bytes free on each node (default: all of its memory).
+    seconds: the process's age. Its `user` (an id) and `argv` may be set.
 
     Every Python thread acts as the main thread, unless it is inside `acting_as`.
     """
@@ -134,6 +136,7 @@ class SimulatedKernel:
         xoptions: Mapping[str, str | bool] | None = None,
         libnuma: str = "",
         modes: Iterable[MemoryMode] = MemoryMode,
+        resets_masks: bool = False,
         free: Mapping[int, int] | None = None,
         seconds: float = 1.0,
     ) -> None:
@@ -149,6 +152,7 @@ class SimulatedKernel:
             mems=nodes,
             libnuma=libnuma,
             modes=frozenset(modes),
+            resets_masks=resets_masks,
             free={n: memory.get(n, 0) // PAGE for n in topology.memory_nodes},
         )
         self._begin(_Thread(start, MemoryPolicy(), start.first()), environ or {}, xoptions or {})
@@ -227,19 +231,31 @@ class SimulatedKernel:
         """End a `refuse`."""
         self._machine.refusals.pop(call, None)
 
-    def narrow(self, *, cpuset: CpuSet | str | None = None, mems: NodeSet | str | None = None) -> None:
-        """Narrow the container, or take CPUs offline, while this process runs: its threads' masks are cut with it.
+    def narrow(
+        self,
+        *,
+        cpuset: CpuSet | str | None = None,
+        mems: NodeSet | str | None = None,
+        offline: CpuSet | str | None = None,
+    ) -> None:
+        """Narrow the container, or take CPUs offline, while this process runs.
 
-        A thread that loses all its CPUs may use all that are left. Source: cpuset(7). Memory policies stay as set.
+        The masks of its threads are cut with it. Before Linux 6.2 (`resets_masks`) a cpuset that changes gives each
+        thread all of its CPUs instead, whatever was set; a CPU that goes offline is cut on every kernel. A thread that
+        loses all its CPUs may use all that are left. Memory policies stay as set. Sources: cpuset(7); commit
+        8f9ea86fdf99 ("sched: Always preserve the user requested cpumask").
         """
         machine = self._machine
         with machine.lock:
-            machine.cpuset = machine.cpuset if cpuset is None else machine.cpuset & cpu_set(cpuset)
+            before = machine.cpuset
+            machine.cpuset = before if cpuset is None else before & cpu_set(cpuset)
+            reset = machine.resets_masks and machine.cpuset != before
+            machine.cpuset = machine.cpuset if offline is None else machine.cpuset - cpu_set(offline)
             machine.mems = machine.mems if mems is None else machine.mems & node_set(mems)
             if not machine.cpuset or not machine.mems:
                 raise ValueError("a machine without a CPU or without a memory node runs nothing")
             for thread in self._threads.values():
-                thread.mask = (thread.mask & machine.cpuset) or machine.cpuset
+                thread.mask = machine.cpuset if reset else (thread.mask & machine.cpuset) or machine.cpuset
                 thread.cpu = thread.cpu if thread.cpu in thread.mask else thread.mask.first()
 
     def start_thread(self) -> int:

@@ -99,7 +99,7 @@ def run(
     output.write_bytes(b"")
     for path in (status, results / "started"):
         path.unlink(missing_ok=True)
-    boot = boot_files()  # the first time it is fetched, which is not the machine's time
+    boot = boot_files(machine)  # the first time it is fetched, which is not the machine's time
     start = time.monotonic()
     qemu = [*arguments(machine, boot, results), "-serial", f"file:{console}"]
     with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -313,5 +313,5 @@ def shell(machine: Machine, results: Path) -> int:
     variables = {**ENVIRONMENT, MACHINE_VARIABLE: machine.name, **terminal}
     script = guest_script(["bash", "--norc", "-i"], Path.cwd(), variables)
     (results / "command").write_text(script)
-    qemu = arguments(machine, boot_files(), results, shell=True)
+    qemu = arguments(machine, boot_files(machine), results, shell=True)
     return subprocess.run([*qemu, "-serial", "mon:stdio"], check=False).returncode

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import re
 import shutil
 import stat
 import struct
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .prepare import Missing, check
-
-#: The package that depends on the newest stock kernel.
-META_PACKAGE = "linux-image-amd64"
+from .machines import Machine
+from .packages import Archive, cache_directory
+from .prepare import check
 
 #: The modules a guest needs beyond what the kernel has built in.
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
@@ -34,49 +31,26 @@ class Boot:
     initramfs: Path
 
 
-def cache_directory() -> Path:
-    chosen = os.environ.get("VM_CACHE")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "affinity-vm"
-
-
-def boot_files() -> Boot:
+def boot_files(machine: Machine) -> Boot:
     """The kernel and the initramfs, from the cache where they are there."""
     check()
-    package = kernel_package()
+    archive = Archive(machine.suite)
+    package = archive.newest(machine.kernel)
     busybox = Path(shutil.which("busybox") or "busybox")
     contents = hashlib.sha256(INIT.read_bytes() + busybox.read_bytes()).hexdigest()
     # A kernel and its modules belong together, and so does what goes with them.
     directory = cache_directory() / f"{package}-{contents[:12]}"
     if not directory.is_dir():
-        make(directory, package, busybox)
+        make(directory, archive, package, busybox)
     return Boot(directory / "kernel", directory / "initramfs")
 
 
-def kernel_package() -> str:
-    """The name of the stock kernel's package, the newest one known to APT."""
-    found = subprocess.run(
-        ["apt-cache", "depends", META_PACKAGE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    match = re.search(r"Depends: (linux-image-[0-9]\S*)", found.stdout)
-    if match is not None:
-        return match[1]
-    kept = sorted(cache_directory().glob("linux-image-*/kernel"))
-    if kept:
-        return kept[-1].parent.name.rpartition("-")[0]
-    raise Missing(f"APT finds no package {META_PACKAGE}: run apt-get update first")
-
-
-def make(directory: Path, package: str, busybox: Path) -> None:
+def make(directory: Path, archive: Archive, package: str, busybox: Path) -> None:
     """Fill a directory of the cache; others may be doing the same meanwhile."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        tree = unpack(package, Path(scratch))
+        tree = Path(scratch) / "tree"
+        archive.unpack([package], tree)
         (image,) = (tree / "boot").glob("vmlinuz-*")
         done = Path(scratch) / "done"
         done.mkdir()
@@ -88,21 +62,6 @@ def make(directory: Path, package: str, busybox: Path) -> None:
         except OSError:
             if not directory.is_dir():
                 raise
-
-
-def unpack(package: str, scratch: Path) -> Path:
-    fetched = subprocess.run(
-        ["apt-get", "download", package],
-        cwd=scratch,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    archives = list(scratch.glob("*.deb"))
-    if not archives:
-        raise Missing(f"cannot download {package}: {fetched.stderr.strip()}")
-    subprocess.run(["dpkg", "-x", archives[0], scratch / "tree"], check=True)
-    return scratch / "tree"
 
 
 def uncompressed(image: bytes) -> bytes:

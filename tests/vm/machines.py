@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Distance of a node to itself, and the default one between two nodes.
 LOCAL, REMOTE = 10, 20
@@ -40,6 +40,8 @@ class Machine:
     ``numa`` shows what the guest's kernel makes of it all: "on", "off" (started
     with numa=off), or "hidden" (the same, and no nodes listed in sysfs).
     ``cgroup`` is the version of the control groups that hold cpuset.
+    ``kernel`` is the package that depends on the newest kernel, and ``suite`` the one of
+    Debian that has it: "" is the host's own, "-backports" that of its backports.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Machine:
     numa: str = "on"
     cgroup: int = 2
     kernel_args: tuple[str, ...] = ()
+    kernel: str = "linux-image-amd64"
+    suite: str = ""
 
     def distance(self, here: Node, there: Node) -> int:
         if self.distances:
@@ -133,6 +137,9 @@ TWO_PACKAGE = Machine(
     ),
     gpus=(0, 1, 3, 3, None),
 )
+
+#: The same with a newer kernel: 6.12 beside the 6.1 of Debian 12. The tests state what differs.
+TWO_PACKAGE_BACKPORTS = replace(TWO_PACKAGE, name="two-package-backports", suite="-backports")
 
 GRACE = Machine(
     name="grace",
@@ -240,5 +247,16 @@ LARGE = Machine(
 #: In the order in which they are booted: those whose tests take longest are first, so that both end side by side.
 MACHINES = {
     machine.name: machine
-    for machine in (TWO_PACKAGE, LARGE, MEMORYLESS, NUMA_FAKE, GRACE, SPARSE, SINGLE, NUMA_OFF, NO_NUMA)
+    for machine in (
+        TWO_PACKAGE,
+        LARGE,
+        MEMORYLESS,
+        TWO_PACKAGE_BACKPORTS,
+        NUMA_FAKE,
+        GRACE,
+        SPARSE,
+        SINGLE,
+        NUMA_OFF,
+        NO_NUMA,
+    )
 }

@@ -50,10 +50,12 @@ def install() -> None:
 
 def main() -> int:
     from .kernel import boot_files
+    from .machines import MACHINES
 
     try:
         install()
-        print(boot_files().kernel.parent)
+        for directory in sorted({boot_files(machine).kernel.parent for machine in MACHINES.values()}):
+            print(directory)
     except (Missing, subprocess.CalledProcessError) as error:
         print(f"prepare: {error}", file=sys.stderr)
         return 1

@@ -97,6 +97,7 @@ def command(pid: int, *options: str, refused: tuple[str, ...] = (), **environ: s
     return done.returncode, done.stderr, json.loads(done.stdout)[0]
 
 
+@pytest.mark.machine("two-package", "two-package-backports")  # from Linux 6.7 on, one call lists the pages
 def test_threads_and_pages_are_brought_to_the_node_and_new_ones_follow(server: Server) -> None:
     """20 threads and 256 MiB, all of the threads and at least 99 % of the pages; undo restores the masks."""
     server.threads(19)
@@ -272,6 +273,7 @@ def test_memory_shared_with_a_bystander_stays(program: Path) -> None:
     shared.unlink()
 
 
+@pytest.mark.machine("two-package", "two-package-backports")  # from Linux 6.7 on, one call lists the pages
 def test_pinned_pages_stay_and_are_reported(c_server: Server) -> None:
     """A fixed buffer of io_uring: the others are moved, also those that come after it in a chunk."""
     on_node(c_server, 0, 32)

@@ -22,14 +22,16 @@ from affinity import CpuSet, Host, NodeSet, Settings
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.kernel.linux import THIS_PROCESS
 from affinity.strategies.start import current_block, worker_command
+from affinity.testing import SimulatedKernel
 
 from .confined import confined
 
-pytestmark = pytest.mark.machine("two-package")
+pytestmark = pytest.mark.machine("two-package", "two-package-backports")
 
 UNPRIVILEGED = 65534
 MIGRATE_PAGES = 256  # x86_64
 REQUIRED = Settings(required=True)
+LINUX = tuple(int(number) for number in os.uname().release.split(".")[:2])
 
 
 def outcome(call: Callable[[], object]) -> str:
@@ -132,6 +134,28 @@ def test_numactl_finds_no_preferred_many_without_node_0() -> None:
         return THIS_PROCESS.check_command(["numactl", "--preferred-many=1,2", "--", "true"], 60)
 
     assert "preferred-many requested without kernel support" in str(confined(work, cpus="2-5", mems="1-2"))
+
+
+@pytest.mark.parametrize("left", ["3-7", "2-5", "2-3"])
+@pytest.mark.parametrize("mask", [None, "6-7", "2-3", "2,6"])
+def test_masks_of_a_cpuset_that_is_narrowed(mask: str | None, left: str) -> None:
+    """Linux before 6.2 resets each to the cpuset, from then on it is cut; the simulation does both."""
+    simulated = SimulatedKernel(
+        Host.live().topology,
+        cpuset=CpuSet.parse("2-7"),
+        resets_masks=LINUX < (6, 2),
+        mask=CpuSet.parse(mask) if mask else None,
+    )
+    simulated.narrow(cpuset=CpuSet.parse(left))
+
+    def work() -> str:
+        if mask:
+            THIS_PROCESS.set_affinity(0, CpuSet.parse(mask))
+        group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2])
+        (group / "cpuset.cpus").write_text(left)
+        return str(THIS_PROCESS.get_affinity())
+
+    assert confined(work, cpus="2-7") == str(simulated.get_affinity())
 
 
 # ---------------------------------------------------------------- what the framework makes of it
@@ -245,15 +269,27 @@ def test_a_bound_process_moves_to_another_node_but_never_out_of_its_cpuset() -> 
 
 
 def test_a_cpuset_that_changed_after_a_bind_does_not_make_our_policy_an_outsiders() -> None:
-    """The kernel resets the mask to the cpuset, and leaves preferred:3: the next bind acts all the same."""
+    """The kernel leaves preferred:3, and a next bind acts all the same.
+
+    Before Linux 6.2 each mask in the cpuset is reset to it, which shows the new limit. From then on the mask that was
+    asked for is kept and cut: it is still ours, so that CPU 2 is found to be lost by the bind that asks for it.
+    """
 
     def work() -> list[Any]:
         bound(node=3)
         group = Path("/sys/fs/cgroup" + Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2])
         (group / "cpuset.cpus").write_text("3-7")
-        return [now(), bound(node=1, settings=REQUIRED)["now"]]
+        return [now(), *(bound(node=1, settings=REQUIRED) for _ in range(2))]
 
-    assert confined(work, cpus="2-7") == [["3-7", "preferred:3"], ["3", "preferred:1"]]
+    changed, first, second = confined(work, cpus="2-7")
+    if LINUX < (6, 2):
+        assert changed == ["3-7", "preferred:3"]
+        assert first["now"] == ["3", "preferred:1"]
+    else:
+        assert changed == ["6-7", "preferred:3"]
+        assert "the kernel shows 3: 2 went offline or out of the cpuset" in first["error"]
+        assert first["now"] == changed
+    assert (second["error"], second["now"]) == (None, ["3", "preferred:1"])
 
 
 # ---------------------------------------------------------------- between plan and bind
