@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import mmap
 import os
 import subprocess
 import sys
@@ -99,8 +99,9 @@ def test_allowed_nodes_are_the_status_files() -> None:
 def test_resident_counts_anonymous_pages() -> None:
     """32 MiB that are touched appear; none of a file does."""
     before = sum(THIS_PROCESS.resident_bytes().values())
-    block = ctypes.create_string_buffer(32 << 20)
-    ctypes.memset(block, 1, len(block))
+    # Not of the heap, where pages that other tests have freed may be used again.
+    block = mmap.mmap(-1, 32 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block.write(b"1" * len(block))
     assert sum(THIS_PROCESS.resident_bytes().values()) - before >= 32 << 20
 
 
