@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import schemas
 
 try:
     import ray.actor  # not `import ray`: where Ray is missing, this very directory would be found as that
@@ -31,6 +32,12 @@ def node() -> Iterator[None]:
     """Ray on this machine, with eight placeholder GPUs."""
     with running(**STAND_INS):
         yield
+
+
+@pytest.fixture
+def load_json() -> Callable[..., Any]:
+    """`schemas.load`. Ray's workers, which import the modules of tests, do not find `schemas`."""
+    return schemas.load
 
 
 @pytest.fixture

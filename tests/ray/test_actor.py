@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import ray
-import schemas
 from workers import EVEN, ODD, cpu_of, gpus, masks
 
 import affinity
@@ -221,11 +220,11 @@ def test_a_report_can_leave_its_actor(actors: Actors) -> None:
         made.undo()
 
 
-def test_affinity_ps_shows_its_class(actors: Actors) -> None:
+def test_affinity_ps_shows_its_class(actors: Actors, load_json: Callable[..., Any]) -> None:
     """From the title that Ray gives to its process."""
     pid = ray.get(actors(Plain).seen.remote())["pid"]
     command = [sys.executable, "-m", "affinity", "ps", "--json", "--pid", str(pid)]
-    (row,) = schemas.load("ps", subprocess.run(command, capture_output=True, check=True).stdout)["processes"]
+    (row,) = load_json("ps", subprocess.run(command, capture_output=True, check=True).stdout)["processes"]
     assert (row["pid"], row["worker"]) == (pid, "Plain")
 
 

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import ray
-import schemas
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from workers import EVEN, ODD, RAY, environment
@@ -311,12 +311,14 @@ def test_an_actor_that_has_ended_is_not_audited_and_its_record_is_dropped(cluste
     assert actor._actor_id.hex().encode() not in _internal_kv_list(b"", namespace=b"numa-affinity")
 
 
-def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
+def test_the_commands_show_the_cluster_at_an_address(
+    cluster: Cluster, tmp_path: Path, load_json: Callable[..., Any]
+) -> None:
     """`affinity ray survey` and `audit`: tables for people, JSON for programs, exit status 0 where all is well."""
     actor = start(by_gpus()[4])
     pid = ray.get(actor.pid.remote(), timeout=60)
     reported = command("survey", "--address", cluster.address, "--json")
-    nodes = schemas.load("ray-survey", reported.stdout)
+    nodes = load_json("ray-survey", reported.stdout)
     assert reported.returncode == 0
     assert sorted(len(node["plans"]) for node in nodes) == sorted(GPUS)
     assert {node["version"] for node in nodes} == {1}
@@ -327,13 +329,17 @@ def test_the_commands_show_the_cluster_at_an_address(cluster: Cluster) -> None:
     assert "yes" in row
     reported = command("audit", "--address", cluster.address, "--json")
     assert reported.returncode == 0, reported.stderr
-    (found,) = (found for found in schemas.load("ray-audit", reported.stdout) if found["pid"] == pid)
+    (found,) = (found for found in load_json("ray-audit", reported.stdout) if found["pid"] == pid)
     keys = {"threads_outside": "outside", "in_force": "holds"}
     fields = [field.name for field in attrs.fields(ActorAudit)]
     assert found.keys() == {"version", *(keys.get(name, name) for name in fields), "local_share"}
     assert (found["holds"], found["report"]["strategy"]) == (True, "libnuma")
     ray.get(actor.bind_where_it_cannot.remote(), timeout=30)
     assert command("audit", "--address", cluster.address).returncode == 1
+    for name, shown in (("survey", "<svg"), ("audit", "Scheduler")):
+        page = tmp_path / f"{name}.html"
+        assert command(name, "--address", cluster.address, "-o", str(page)).returncode == int(name == "audit")
+        assert shown in page.read_text()
     ray.kill(actor)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 import driver
 import pytest
 import ray
-import schemas
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from unmodified import Plain, call, proc_masks
@@ -76,14 +75,16 @@ def audited(**options: Any) -> dict[int, ActorAudit]:
     return {found.pid: found for found in audit(timeout=60, **options)}
 
 
-def test_an_actor_that_was_not_bound_is_listed_and_bound_where_it_runs(actors: Actors, runtime: Path) -> None:
+def test_an_actor_that_was_not_bound_is_listed_and_bound_where_it_runs(
+    actors: Actors, runtime: Path, load_json: Callable[..., Any]
+) -> None:
     """It never imports this package. Its masks are those that /proc shows; a second audit shows the bind."""
     actor, without_gpu = actors(Plain), actors(Plain, num_gpus=0)
     pid, cpu = pid_of(actor), gpu_of(actor) % 2
     free = {tuple(sorted(os.sched_getaffinity(0)))}
     assert set(proc_masks(pid).values()) == free
     done = command("ray audit", "--json")
-    (row,) = [row for row in schemas.load("ray-audit", done.stdout) if row["pid"] == pid]
+    (row,) = [row for row in load_json("ray-audit", done.stdout) if row["pid"] == pid]
     assert (done.returncode, row["error"]) == (1, "")
     assert (row["name"], row["report"], row["holds"], row["attached"]) == ("Plain", None, None, None)
     assert (row["process"]["locality"], row["process"]["bound"]) == ("not bound", None)
