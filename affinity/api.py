@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import attrs
 
-from affinity.degradation import Degradation
+from affinity.degradation import Degradation, messages
 from affinity.errors import BindError, PlacementError, UsageError
 from affinity.handoff import VARIABLE, Handoff, inherited_mask_note, record, set_by_affinity
 from affinity.host import Host
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # `affinity run` and `plan` do not bind this process: `bind` 
 _NO_PLACEMENT = Placement(None, None)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Plan:
     """What `bind` or `spawning` would do for one worker, with reasons.
 
@@ -50,11 +50,32 @@ class Plan:
     placement: Placement | None
     problem: str
     selection: Selection
-    _plugins: Plugins = attrs.field(repr=False, eq=False)
+    _plugins: Plugins = attrs.field(eq=False)
 
     @property
     def launch(self) -> Launch:
         return self.observation.launch
+
+    @property
+    def summary(self) -> str:
+        """One line: strategy, placement, GPUs."""
+        if self.placement is None or self.selection.strategy == "noop":
+            return f"not bound: {self.problem or self.selection.reason}"
+        return f"bound {describe(self.selection.strategy, self.placement, self.launch)}"
+
+    def __repr__(self) -> str:
+        return f"<Plan: {self.summary}>"
+
+    def __str__(self) -> str:
+        lines = [f"strategy {self.selection.strategy}: {self.selection.reason}"]
+        if self.placement is not None:
+            lines.append(f"placement: {self.placement.summary} ({self.placement.reason})")
+        elif self.problem != self.selection.reason:
+            lines.append(f"no placement: {self.problem}")
+        for gpu in self.launch.gpus:
+            lines.append(f"GPU {gpu}: node {'unknown' if gpu.node is None else gpu.node} ({gpu.node_reason})")
+        lines += [f"note: {note}" for note in self.launch.notes]
+        return "\n".join(lines)
 
 
 def plan(
@@ -242,7 +263,7 @@ def _prepare_starts(
         settings = observation.settings.differences(kernel.environ)
         passed = attrs.evolve(_handoff(observation, made), by=kernel.identity(), settings=settings)
         if made.strategy == "noop" or made.placement is None:
-            summary = f"unbound: {'; '.join(map(str, made.degradations)) or of_method.selection.reason}"
+            summary = f"unbound: {'; '.join(messages(made.degradations)) or of_method.selection.reason}"
         else:
             state = "that binds itself" if made.result is not None and made.result.binds_itself else "bound"
             summary = f"{state} {describe(made.strategy, made.placement, observation.launch)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 
 import attrs
 
@@ -46,6 +47,24 @@ class Degradation:
         if is_of_masks(error):
             return cls.of("bind every thread", error)
         return cls.of("move pages touched before" if is_of_pages(error) else f"strategy {strategy}", error)
+
+
+def messages(degradations: Iterable[Degradation]) -> list[str]:
+    """Return a text for each error, with everything that was tried: an error that each attempt met is reported once."""
+    tried: dict[Degradation, dict[str, list[str]]] = {}
+    for found in degradations:
+        strategy, _, what = found.action.rpartition(": ")
+        actions = tried.setdefault(attrs.evolve(found, action=""), {})
+        actions.setdefault(what, []).append(strategy)
+    return [
+        str(attrs.evolve(error, action="; ".join(_joined(names, what) for what, names in actions.items())))
+        for error, actions in tried.items()
+    ]
+
+
+def _joined(strategies: Iterable[str], what: str) -> str:
+    names = " and ".join(dict.fromkeys(filter(None, strategies)))
+    return f"{names}: {what}" if names else what
 
 
 def _remedy(error: OSError) -> str:

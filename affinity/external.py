@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import attrs
 
 from affinity.api import Plan, make_plan
-from affinity.degradation import Degradation
+from affinity.degradation import Degradation, messages
 from affinity.errors import BindError, PlacementError, UsageError
 from affinity.handoff import process_mask
 from affinity.host import Host
@@ -240,7 +240,7 @@ def _attach(made: Attachment) -> BindReport:
         now = Observed.read(process)
         report = _report(made, step, now, _policies(process)[0])
         if required and not report.satisfied:
-            raise BindError("required, but not in force: " + "; ".join(map(str, report.degradations)))
+            raise BindError("required, but not in force: " + "; ".join(messages(report.degradations)))
     except BaseException as refused:
         try:
             _restore(process, record, made)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from affinity.degradation import messages
 from affinity.devices.use import GpuUse, ProcessFilter
 from affinity.errors import AffinityError
 from affinity.external import attach_unlogged, find_process, prepare
@@ -151,7 +152,7 @@ class Watch:
         except Exception as failed:
             return logging.ERROR, f"not bound: {type(failed).__name__}: {failed}"
         level = logging.WARNING if problems else logging.INFO
-        return level, "; degraded: ".join((text, *map(str, problems)))
+        return level, "; degraded: ".join((text, *messages(problems)))
 
     def _note(self, note: str) -> None:
         """Log what holds for the machine, once."""

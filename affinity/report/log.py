@@ -10,8 +10,9 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from affinity.degradation import Degradation, messages
+
 if TYPE_CHECKING:
-    from affinity.degradation import Degradation
     from affinity.launchers.launch import Launch
     from affinity.policies.placement import Placement
     from affinity.report.report import BindReport
@@ -50,6 +51,6 @@ def log_warnings(warnings: tuple[str, ...]) -> None:
 
 
 def log_degradations(degradations: Iterable[Degradation]) -> None:
-    """Log one line for each degradation."""
-    for degradation in degradations:
-        _log.warning("affinity: degraded: %s", degradation)
+    """Log one line for each error."""
+    for message in messages(degradations):
+        _log.warning("affinity: degraded: %s", message)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import attrs
 
-from affinity.degradation import Degradation
+from affinity.degradation import Degradation, messages
 from affinity.errors import BindError, UsageError
 from affinity.handoff import Handoff
 from affinity.kernel.mempolicy import MemoryMode
@@ -21,7 +21,7 @@ from affinity.selection.rules import Selection
 from affinity.strategies.strategy import Outcome
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class BindReport:
     """Result of `affinity.bind()`.
 
@@ -43,7 +43,7 @@ class BindReport:
     degradations: tuple[Degradation, ...]
     outcome: Outcome
     age: float
-    _undo: Callable[[], Observed] = attrs.field(repr=False, eq=False)
+    _undo: Callable[[], Observed] = attrs.field(eq=False)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle without `undo`, which is possible only in the process that bound."""
@@ -88,8 +88,13 @@ class BindReport:
         """
         return self._undo()
 
+    def __repr__(self) -> str:
+        return f"<BindReport: {self.summary}; {len(self.degradations)} degradations>"
+
     def __str__(self) -> str:
-        lines = [f"strategy {self.strategy}: {self.reason}"]
+        chosen = self.selection.strategy
+        refused = f" ({chosen} was refused)" if self.degradations and chosen != self.strategy else ""
+        lines = [f"strategy {self.strategy}{refused}: {self.selection.reason}"]
         if self.requested is not None:
             lines.append(f"requested: {self.requested.summary} ({self.requested.reason})")
         mask = self.observed.threads.get(self.observed.caller)
@@ -98,7 +103,7 @@ class BindReport:
             lines.append(f"moved: {self.moved / 2**20:.1f} MiB touched before, in {self.outcome.seconds:.2f} s")
         if outside := self.unbound_threads:
             lines.append(f"unchanged: {outside} of {len(self.observed.threads)} threads may run on other CPUs")
-        lines += [f"degraded: {d}" for d in self.degradations]
+        lines += [f"degraded: {message}" for message in messages(self.degradations)]
         lines += [f"note: {n}" for n in self.launch.notes]
         return "\n".join(lines)
 
@@ -142,7 +147,7 @@ def verify(
             undo()
         except BindError as refused:
             degradations.append(Degradation.of("restore the previous state", refused))
-        raise BindError("required, but not in force: " + "; ".join(map(str, degradations)))
+        raise BindError("required, but not in force: " + "; ".join(messages(degradations)))
     received = Handoff.received(kernel) if step is None and acted else None
     return BindReport(
         strategy=step.strategy if step else received.strategy if received else selection.strategy,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 
+from affinity.degradation import Degradation, messages
 from affinity.errors import BindError
 from affinity.policies.placement import Placement
 from affinity.registry import Registry
 from affinity.selection.rules import Selection
 from affinity.strategies.strategy import AffinityStrategy
-
-if TYPE_CHECKING:
-    from affinity.degradation import Degradation
 
 T = TypeVar("T")
 
@@ -49,10 +47,8 @@ def apply(
             try:
                 return Applied(name, current, attempt(strategies.get(name), current), tuple(degradations))
             except (OSError, BindError) as refused:
-                from affinity.degradation import Degradation
-
                 degradations.append(Degradation.of(f"{name}: {current.summary}", refused))
         if required:
-            raise BindError("required, but refused: " + "; ".join(map(str, degradations)))
+            raise BindError("required, but refused: " + "; ".join(messages(degradations)))
         current = current.weaker()
     return Applied("noop", None, None, tuple(degradations))

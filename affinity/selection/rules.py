@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple  # for rows: an attrs class takes four times as long to create, in each worker
 
 import attrs
 
+from affinity.degradation import Degradation, messages
 from affinity.errors import BindError, PluginError
 from affinity.handoff import set_by_affinity
 from affinity.host import Host
@@ -39,9 +40,9 @@ class Selection:
     verdicts: tuple[Verdict, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
 
-    def with_result(self, strategy: str, degradations: Sequence[object]) -> Selection:
+    def with_result(self, strategy: str, degradations: Iterable[Degradation]) -> Selection:
         """Return the selection with the strategy that acted, and the degradations appended to the reason."""
-        suffix = "".join(f"; degraded: {degradation}" for degradation in degradations)
+        suffix = "".join(f"; degraded: {message}" for message in messages(degradations))
         return attrs.evolve(self, strategy=strategy, reason=self.reason + suffix)
 
 
