@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol, cast
 
 import attrs
 
-from affinity.errors import ForeignHostError, TopologyError
+from affinity.errors import ForeignHostError, TopologyError, UsageError
 from affinity.handoff import baseline_cpus
 from affinity.kernel.linux import THIS_PROCESS, LinuxKernel
 from affinity.kernel.protocol import Kernel
@@ -64,7 +64,7 @@ class Host:
         """Return another machine from its captured files (a directory with `sys/` in it), or from an archive of them.
 
         Allowed is what is given (as text too: `0-3,8`), else what the capture shows (`topology.allowed`), else all that
-        is online.
+        is online. Raise UsageError if what is given is not on the machine.
         """
         if os.path.isfile(root):
             from affinity.topology.archive import extracted, loaded
@@ -77,12 +77,15 @@ class Host:
                 f"{root}: no directory 'sys' in it; expected a captured machine, as `affinity gather` writes"
             )
         captured = allowed.read_allowed(root)
-        found = cls._foreign(
-            sysfs.load(os.path.normpath(root) + "/"),
-            allowed_cpus if allowed_cpus is not None else captured.cpus,
-            allowed_nodes if allowed_nodes is not None else captured.nodes,
-        )
-        return found if allowed_cpus is not None else attrs.evolve(found, capture_notes=captured.notes)
+        topology = sysfs.load(os.path.normpath(root) + "/")
+        notes = captured.notes if allowed_cpus is None else ()
+        # A cpuset of cgroup version 1 may list CPUs that are offline.
+        if allowed_cpus is None and captured.cpus is not None:
+            allowed_cpus = captured.cpus & topology.online
+        if allowed_nodes is None and captured.nodes is not None:
+            allowed_nodes = captured.nodes & NodeSet(topology.by_id)
+        found = cls.foreign(topology, allowed_cpus=allowed_cpus, allowed_nodes=allowed_nodes)
+        return attrs.evolve(found, capture_notes=notes)
 
     @classmethod
     def synthetic(
@@ -91,16 +94,28 @@ class Host:
         """Return the machine that one line describes (grammar: affinity.topology.synthetic)."""
         from affinity.topology import synthetic
 
-        return cls._foreign(synthetic.load(text), allowed_cpus, allowed_nodes)
+        return cls.foreign(synthetic.load(text), allowed_cpus=allowed_cpus, allowed_nodes=allowed_nodes)
 
     @classmethod
-    def _foreign(cls, topology: Topology, cpus: CpuSet | str | None, nodes: NodeSet | str | None) -> Host:
-        return cls(
-            topology,
-            cast(Kernel, NoKernel()),
-            topology.online if cpus is None else cpu_set(cpus) & topology.online,
-            NodeSet(topology.by_id) if nodes is None else node_set(nodes) & NodeSet(topology.by_id),
-        )
+    def foreign(
+        cls,
+        topology: Topology,
+        *,
+        allowed_cpus: CpuSet | str | None = None,
+        allowed_nodes: NodeSet | str | None = None,
+    ) -> Host:
+        """Return a machine to plan for. Allowed is what is given, else all that is online.
+
+        Raise UsageError if what is given is not on the machine.
+        """
+        online, all_nodes = topology.online, NodeSet(topology.by_id)
+        cpus = online if allowed_cpus is None else cpu_set(allowed_cpus)
+        nodes = all_nodes if allowed_nodes is None else node_set(allowed_nodes)
+        if cpus - online:
+            raise UsageError(f"allowed CPUs {cpus - online} are not on the machine: online CPUs are {online}")
+        if nodes - all_nodes:
+            raise UsageError(f"allowed nodes {nodes - all_nodes} are not on the machine: online nodes are {all_nodes}")
+        return cls(topology, cast(Kernel, NoKernel()), cpus, nodes)
 
     @property
     def is_foreign(self) -> bool:

@@ -71,7 +71,7 @@ def observe(
     ignored = _ignored(settings, plugins)
     detected = _launch(launch_mode, host, plugins, started_bound=received is not None, running=running)
     launch, launcher = detected.launch, detected.launcher
-    nodes = NodeSet([parse_index(node, "node")]) if node is not None else None
+    nodes = _given_node(node, host)
     known = None if host.is_foreign else own_record(host.kernel) or received
     stays = launch.start_method in ("", "exec")  # the worker is this process
     is_final = not launch.assigned or launch.local_rank is not None  # a worker that is no rank may get another GPU
@@ -105,8 +105,9 @@ def observe_other(
     """
     ignored = _ignored(settings, plugins)
     launch = Launch(LaunchMode.ATTACH, f"process {process.pid} already runs", notes=ignored)
-    if node is not None:
-        launch = attrs.evolve(launch, nodes=NodeSet([parse_index(node, "node")]), notes=(*ignored, *host.notes))
+    nodes = _given_node(node, host)
+    if nodes is not None:
+        launch = attrs.evolve(launch, nodes=nodes, notes=(*ignored, *host.notes))
         return Observation(host, launch, settings, ignored=ignored, target=process)
     from affinity.devices.inventory import Inventory
 
@@ -149,8 +150,23 @@ def given_gpus(plugins: Plugins, process: Process, host: Host, settings: Setting
     return tuple(str(g.pci) if g.pci is not None else f"phys:{found.machine.index(g)}" for g in gpus)
 
 
+def _given_node(node: int | None, host: Host) -> NodeSet | None:
+    """Return the node that the caller gave, None if none was. Raise UsageError if it is not on the machine."""
+    if node is None:
+        return None
+    number = parse_index(node, "node")
+    if number not in host.topology.by_id:
+        raise UsageError(f"node {number} is not on this machine: online nodes are {NodeSet(host.topology.by_id)}")
+    return NodeSet([number])
+
+
 def _ignored(settings: Settings, plugins: Plugins) -> tuple[str, ...]:
-    """Return the warnings about variables that nothing reads. Raise SettingsError if binding is required."""
+    """Return the warnings about variables that nothing reads.
+
+    Raise PluginError if a plugin that is named is not installed; SettingsError for such a variable if binding is
+    required.
+    """
+    plugins.require_named(settings)
     ignored = describe_unknown(plugins.unread(settings.options)) if settings.options else ()
     if ignored and settings.required:
         raise SettingsError(f"{'; '.join(ignored)}; an error under AFFINITY_ENFORCE=required: unset or correct it")

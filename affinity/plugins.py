@@ -13,10 +13,12 @@ from affinity.launchers.launch import LaunchMode
 from affinity.policies.policy import PlacementPolicy
 from affinity.registry import InstalledPlugin, Registry, installed, option_prefix
 from affinity.strategies.strategy import AffinityStrategy
+from affinity.variables import suggestion
 
 if TYPE_CHECKING:
     from affinity.devices.provider import DeviceProvider
     from affinity.launchers.launcher import Launcher
+    from affinity.settings import Settings
 
 
 @attrs.define(eq=False)
@@ -30,6 +32,24 @@ class Plugins:
     @cached_property
     def _found(self) -> list[InstalledPlugin]:
         return installed()
+
+    def require_named(self, settings: Settings) -> None:
+        """Raise PluginError if the settings name a plugin that is not installed, whether this worker needs it or not.
+
+        A misspelled name would otherwise be noticed on the first machine with GPUs. Of several names one may be
+        missing, unless it is nearly that of an installed plugin.
+        """
+        for registry, field in ((self.strategies, "strategies"), (self.policies, "policy"), (self.devices, "devices")):
+            value = getattr(settings, field)
+            named = (value,) if isinstance(value, str) else value
+            for name in named:
+                if len(named) > 1 and (name in registry.names() or not suggestion(name, registry.names())):
+                    continue
+                try:
+                    registry.require(name)
+                except PluginError as unknown:
+                    origin = settings.decided_by.get(field, f"Settings({field}={value!r})")
+                    raise PluginError(f"{origin}: {unknown}") from None
 
     def unread(self, variables: Iterable[str]) -> dict[str, list[str]]:
         """Return the variables that no plugin declares, each with the options of the plugins whose prefix it has.

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from affinity.errors import PluginError
-from affinity.variables import Option
+from affinity.variables import Option, suggestion
 
 #: The distribution whose plugin names no other distribution may claim.
 BUILTIN = "numa-affinity"
@@ -138,6 +138,10 @@ class Registry(Generic[P]):
         """Every name there is, in order."""
         return tuple(dict.fromkeys(f.point.name for f in self._found))
 
+    def require(self, name: str) -> None:
+        """Raise PluginError if no plugin has this name, or several have it. Loads none."""
+        self._choose(name)
+
     def get(self, name: str) -> P:
         """Return the plugin of this name, made once. Raises PluginError if it is missing, doubled or broken."""
         if name not in self._made:
@@ -166,7 +170,8 @@ class Registry(Generic[P]):
             return (own or named)[0]
         if not named:
             known = ", ".join(self.names()) or f"none (not even those of {BUILTIN}: is it installed, metadata and all?)"
-            raise PluginError(f"no plugin {name!r} in {self.group}: installed are {known}")
+            near = suggestion(name, self.names())
+            raise PluginError(f"no plugin {name!r} in {self.group}: installed are {known}{near}")
         owners = " and ".join(f"{f.distribution} ({f.point.value})" for f in named)
         raise PluginError(f"plugin {name!r} of {self.group} is claimed by {owners}: uninstall one of them")
 

@@ -58,7 +58,7 @@ def _parsed(variable: Variable | Option[Any], text: str) -> Any:
     except (ValueError, ListFormatError) as wrong:
         words = [w.strip(" `") for w in variable.accepted.split(",")]
         why = f" ({wrong})" if isinstance(wrong, ListFormatError) else ""
-        expected = f"expected {variable.accepted}{_suggestion(text.lower(), words)}"
+        expected = f"expected {variable.accepted}{suggestion(text.lower(), words)}"
         raise SettingsError(f"{variable.name}={text!r} does not parse{why}: {expected}") from None
 
 
@@ -82,10 +82,11 @@ def _near_miss(name: str, known: Iterable[str]) -> str:
     known = list(known)
     words = zip(*(other.split("_")[:-1] for other in (name, *known)), strict=False)
     prefix = "".join(f"{same[0]}_" for same in takewhile(lambda column: len(set(column)) == 1, words))
-    return _suggestion(name.removeprefix(prefix), [other.removeprefix(prefix) for other in known], prefix, 0.65)
+    return suggestion(name.removeprefix(prefix), [other.removeprefix(prefix) for other in known], prefix, 0.65)
 
 
-def _suggestion(text: str, words: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
+def suggestion(text: str, words: Iterable[str], prefix: str = "", cutoff: float = 0.6) -> str:
+    """Return "; did you mean …?" with the nearest of these words, "" if none is near."""
     import difflib
 
     close = difflib.get_close_matches(text, sorted(words), n=1, cutoff=cutoff)

@@ -10,6 +10,10 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "numa-affinity"
 html_show_copyright = False
+man_pages = [
+    ("reference/commands", "affinity", "put GPU workers on the CPUs and the memory next to their GPU", author, 1),
+]
+smartquotes = False  # `--gpu` is two hyphens
 myst_heading_anchors = 4  # as code hosts make them
 default_role = "code"  # docstrings have names in single backquotes
 autodoc_member_order = "bysource"

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import attrs
 import pytest
 
 import affinity
@@ -436,26 +437,30 @@ def test_without_libnuma_the_system_calls_do_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"node": 7}, None, "node 7 is not on this machine: online nodes are"),
+        ({"node": 7}, UsageError, "node 7 is not on this machine: online nodes are"),
         ({"gpu": "GPU-nothing"}, affinity.UnknownGpuError, "is not here"),
         ({"gpu": 3}, affinity.UnknownGpuError, "is not here"),
         ({"node": 0, "launch_mode": "command"}, UsageError, "affinity run"),
         ({"node": 0, "launch_mode": "nothing"}, UsageError, "expected one of"),
     ],
 )
-def test_bad_arguments(arguments: dict[str, object], error: type[Exception] | None, message: str) -> None:
-    """An error of ours, or a report of why nothing was done; the process is as it was."""
+def test_bad_arguments(arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    """An error of ours; the process is as it was."""
     before = THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()
-    if error is None:
-        report = affinity.bind(**arguments)  # type: ignore[arg-type]
-        assert (report.strategy, report.satisfied) == ("noop", False)
-        assert message in str(report)
-        settings = affinity.Settings(required=True)
-        with pytest.raises(affinity.PlacementError, match=message):
-            affinity.bind(settings=settings, **arguments)  # type: ignore[arg-type]
-    else:
-        with pytest.raises(error, match=message):
-            affinity.bind(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(error, match=message):
+        affinity.bind(**arguments)  # type: ignore[arg-type]
+    assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()) == before
+
+
+def test_a_placement_that_is_impossible_is_reported() -> None:
+    """The process is as it was. Under `required` it is an error."""
+    before = THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()
+    settings = affinity.Settings(nodes=(0,), policy="explicit", cpus=(CpuSet([4000]),))
+    report = affinity.bind(gpu=0, settings=settings)
+    assert (report.strategy, report.satisfied) == ("noop", False)
+    assert "CPUs 4000 to this worker, of which 4000 are not allowed here" in str(report)
+    with pytest.raises(affinity.PlacementError, match="of which 4000 are not allowed here"):
+        affinity.bind(gpu=0, settings=attrs.evolve(settings, required=True))
     assert (THIS_PROCESS.get_affinity(), THIS_PROCESS.get_mempolicy()) == before
 
 

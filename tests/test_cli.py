@@ -213,7 +213,7 @@ BAD = [
     (("plan", "--synthetic", TWO, "--allowed-cpus", "3-1"), {}, 2, "--allowed-cpus: '3-1'"),
     (("plan", "--synthetic", TWO, "--launch-mode", "rya"), {}, 2, "launch mode 'rya'"),
     (("plan", "--synthetic", TWO, "--policy", "nowhere"), {}, 2, "no plugin 'nowhere'"),
-    (("plan", "--allowed-cpus", "0"), {}, 2, "--root or --synthetic"),
+    (("plan", "--allowed-cpus", "0"), {}, 2, "--root, --machine or --synthetic"),
     (("plan", "--root", "/nowhere-at-all"), {}, 2, "/nowhere-at-all"),
     (("plan", "--no-such-option"), {}, 2, "--no-such-option"),
     (("no-such-command",), {}, 2, "no-such-command"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -180,13 +181,26 @@ def test_a_script_without_its_first_line_goes_to_the_shell(tmp_path: Path, strat
     assert affinity(*HERE, str(script), "x", AFFINITY_STRATEGY=strategy).stdout == "from the script x\n"
 
 
-def test_another_machine_is_refused() -> None:
-    """ForeignHostError: status 2, and nothing is started."""
-    done = affinity("run", "--synthetic", "pack:2 core:2", "--node", "1", "--", "touch", "/tmp/affinity-never")
+@pytest.mark.parametrize("option", ["--synthetic", "--root", "--machine"])
+def test_another_machine_is_no_option(option: str, tmp_path: Path) -> None:
+    """Status 2, and nothing is started."""
+    done = affinity("run", option, "pack:2 core:2", "--node", "1", "--", "touch", str(tmp_path / "never"))
     assert done.returncode == 2
-    assert "acts on this machine" in done.stderr
-    assert "affinity plan" in done.stderr
-    assert not Path("/tmp/affinity-never").exists()
+    assert re.search(rf"No such option:? '?{option}", done.stderr)
+    assert not (tmp_path / "never").exists()
+
+
+def test_options_override_variables() -> None:
+    """Policy, memory policy and strategy; --verbose names what is put in force, and why."""
+    given = ("--memory", "interleave", "--strategy", "inherit", "--policy", "node", "--verbose")
+    done = affinity("run", "--node", "0", *given, "--", "cat", "/proc/self/numa_maps", AFFINITY_MEMORY="bind",
+                    AFFINITY_STRATEGY="numactl", AFFINITY_POLICY="even")  # fmt: skip
+    assert " interleave:0 " in done.stdout
+    assert re.match(r"affinity: bound by strategy inherit: CPUs \S+ and memory interleave:0, for node 0 "
+                    r"\(--strategy inherit names inherit; ", done.stderr)  # fmt: skip
+    wrong = affinity("run", "--memory", "bnd", "--", "true")
+    assert (wrong.returncode, wrong.stderr) == (2, "affinity: --memory='bnd' does not parse: expected preferred, bind, "
+                                                   "interleave, local, none; did you mean bind?\n")  # fmt: skip
 
 
 @pytest.mark.parametrize(

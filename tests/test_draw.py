@@ -212,7 +212,7 @@ def test_the_command_draws_and_writes(tmp_path: Path) -> None:
     assert "a.svg: No such file or directory; name a file in a writable directory" in done.stderr
     done = called("draw", "--synthetic", SMALL, "--ps")
     assert done.returncode == 2
-    assert "acts on this machine only" in done.stderr
+    assert "--ps shows processes of this machine" in done.stderr
 
 
 def test_a_terminal_has_colours() -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 import affinity
-from affinity import LaunchMode, PluginError, Settings, UsageError
+from affinity import CpuSet, LaunchMode, PluginError, Settings, UsageError
 from affinity.devices import Evidence, GpuUse
 from affinity.kernel import Process
 from affinity.launchers import Launch, Launcher
@@ -261,7 +261,8 @@ def test_a_launcher_is_notified_of_each_bind_and_undo(caplog: pytest.LogCaptureF
     assert affinity.current_report(host=host) is None
     assert affinity.current_report() is elsewhere, "that of this process"
     caplog.clear()
-    impossible = affinity.bind(node=77, host=host)
+    nowhere = Settings(policy="explicit", cpus=(CpuSet([4000]),) * 8)
+    impossible = affinity.bind(gpu=0, host=host, settings=nowhere)
     assert affinity.current_report(host=host) is impossible
     (warning,) = [text for text in caplog.messages if "notified" in text]
     assert warning == "affinity: launcher acme was not notified of this bind: ConnectionError: no broker"

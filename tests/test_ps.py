@@ -162,7 +162,7 @@ def test_draw_shows_each_process_where_it_is(there: Mounted, start: Start) -> No
     assert "uses GPU 0 on node 0" in node1
     assert (done.stdout.count("✗ misplaced"), done.stdout.count("✓ local")) == (2, 1)
     assert f"PID {theirs.pid} " not in done.stdout
-    assert "1 processes of other users are left out: --all-users draws them" in done.stdout
+    assert "1 process of other users left out: --all-users draws them" in done.stdout
     assert f"PID {theirs.pid} " in there.affinity("draw", "--ps", "--all-users", **PCI).stdout
 
 
@@ -284,7 +284,7 @@ def test_processes_of_other_users_are_listed_on_request(there: Mounted, start: S
     assert {row["pid"]: row["user"] for row in ps(there, "--all-users")} == {mine.pid: "root", theirs.pid: OTHER}
     assert [row["pid"] for row in ps(there, "--pid", str(theirs.pid))] == [theirs.pid]
     done = there.affinity("ps", **PCI)
-    assert "note: 1 processes of other users are left out: --all-users lists them" in done.stdout
+    assert "note: 1 process of other users left out: --all-users lists them" in done.stdout
 
 
 def test_a_process_without_a_gpu_has_a_row_where_it_is_named(there: Mounted, start: Start) -> None:

@@ -70,12 +70,15 @@ def test_a_single_named_strategy_that_cannot_is_an_error_naming_why() -> None:
 
 
 def test_an_unknown_strategy_is_an_error_naming_the_installed() -> None:
-    """Alone; in a list of preferences the next one is taken, with the reason."""
-    with pytest.raises(PluginError, match=r"no plugin 'numctl'.*numactl"):
-        selection({"AFFINITY_STRATEGY": "numctl"}, "ray")
-    chosen = selection({"AFFINITY_STRATEGY": "numctl,libnuma"}, "ray")
+    """Alone, or misspelled; in a list of preferences the next one is taken, with the reason."""
+    for names in ("numctl", "numctl,libnuma"):
+        with pytest.raises(PluginError, match=rf"AFFINITY_STRATEGY={names}: no plugin 'numctl'.*did you mean numactl"):
+            selection({"AFFINITY_STRATEGY": names}, "ray")
+    with pytest.raises(PluginError, match=r"no plugin 'vendor'.*noop, numactl$"):
+        selection({"AFFINITY_STRATEGY": "vendor"}, "ray")
+    chosen = selection({"AFFINITY_STRATEGY": "vendor,libnuma"}, "ray")
     assert chosen.strategy == "libnuma"
-    assert "no plugin 'numctl'" in chosen.reason
+    assert "no plugin 'vendor'" in chosen.reason
 
 
 def test_a_gpu_whose_node_may_not_be_used_leaves_the_worker_alone() -> None:

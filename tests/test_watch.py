@@ -382,7 +382,7 @@ def test_all_shows_the_list_and_asks(there: Mounted, start: Start) -> None:
         argv = [*there.prefix, COMMAND, *command.split()[1:]]
         running = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
         os.close(theirs)
-        read_until(ours, rf"(?s){free.pid} .* not bound.*left alone: {pinned.pid}: its CPU mask 1.*Bind 1 processes\?")
+        read_until(ours, rf"(?s){free.pid} .* not bound.*left alone: {pinned.pid}: its CPU mask 1.*Bind 1 process\?")
         os.write(ours, f"{answer}\n".encode())
         if answer == "y":
             read_until(ours, f"process {free.pid}: bound by strategy external")

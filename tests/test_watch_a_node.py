@@ -104,7 +104,7 @@ def test_the_list_with_a_question(there: Mounted, servers: tuple[Shell, Shell]) 
     argv, environ = [*there.prefix, COMMAND, *ALL.split()[1:]], {**os.environ, **PCI, "COLUMNS": "250", "TERM": "xterm"}
     running = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
     os.close(theirs)
-    read_until(ours, r"Bind 1 processes\?")
+    read_until(ours, r"Bind 1 process\?")
     os.write(ours, b"y\n")
     read_until(ours, f"process {servers[0].pid}: bound by strategy external")
     assert running.wait(timeout=20) == 0

@@ -22,7 +22,19 @@ class Commands(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = import_module(f"affinity.cli.{cmd_name.replace('-', '_')}").command
+        command.name = cmd_name  # the documentation shows it
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        from affinity.variables import suggestion
+
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as unknown:
+            near = suggestion(args[0], self.list_commands(ctx))
+            raise click.UsageError(unknown.message.rstrip(".") + near, ctx) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         from affinity.errors import AffinityError

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from affinity.cli import _completion, _validate
+
 if TYPE_CHECKING:
     from affinity.host import Host
     from affinity.topology.cpuset import CpuSet, NodeSet
@@ -16,14 +18,39 @@ F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S", "CpuSet", "NodeSet")
 
 gpu = click.option(
-    "--gpu", metavar="REF", help="GPU as visible ordinal, UUID prefix, PCI address or phys:N; several with commas."
+    "--gpu",
+    metavar="REF",
+    shell_complete=_completion.gpus,
+    help="GPU as visible ordinal, UUID prefix, PCI address or phys:N; several with commas.",
 )
 node = click.option("--node", type=click.IntRange(min=0), help="NUMA node, instead of a GPU.")
-policy = click.option("--policy", metavar="NAME", help="Placement policy; overrides AFFINITY_POLICY.")
+policy = click.option(
+    "--policy", metavar="NAME", shell_complete=_completion.policies,
+    help="Placement policy; overrides AFFINITY_POLICY.",
+)  # fmt: skip
 launch_mode = click.option(
-    "--launch-mode", metavar="MODE", help="How the worker is started: spawn, command, inline, …, or a launcher's name."
+    "--launch-mode",
+    metavar="MODE",
+    shell_complete=_completion.launch_modes,
+    help="How the worker is started: spawn, command, inline, …, or a launcher's name.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/reference/json.md).")
+
+
+def overrides(command: F) -> F:
+    """Add the options that override variables; the command is passed `settings`."""
+
+    @policy
+    @click.option("--memory", metavar="MODE", shell_complete=_completion.memory,
+                  help="Memory policy; overrides AFFINITY_MEMORY.")  # fmt: skip
+    @click.option("--strategy", metavar="NAMES", shell_complete=_completion.strategies,
+                  help="Strategy, or several with commas; overrides AFFINITY_STRATEGY.")  # fmt: skip
+    @functools.wraps(command)
+    def wrapped(*args: Any, policy: str | None, memory: str | None, strategy: str | None, **kwargs: Any) -> Any:
+        settings = _validate.settings(policy, memory, strategy)
+        return command(*args, settings=settings, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
 
 
 def machine(command: F) -> F:
@@ -34,6 +61,8 @@ def machine(command: F) -> F:
         metavar="PATH",
         help="Another machine: a directory that contains sys/, or an archive of `affinity gather`.",
     )
+    @click.option("--machine", metavar="NAME", shell_complete=_completion.machines,
+                  help="A named machine; `affinity machines` lists them.")  # fmt: skip
     @click.option("--synthetic", metavar="TEXT", help="A machine in one line: 'pack:2 numa:2 core:4 pu:2 gpu:1'.")
     @click.option("--allowed-cpus", metavar="LIST", help="CPUs allowed on it, as 0-3,8 (default: all online).")
     @click.option("--allowed-nodes", metavar="LIST", help="Nodes whose memory is allowed on it (default: all online).")
@@ -41,32 +70,45 @@ def machine(command: F) -> F:
     def wrapped(
         *args: Any,
         root: str | None,
+        machine: str | None,
         synthetic: str | None,
         allowed_cpus: str | None,
         allowed_nodes: str | None,
         **kwargs: Any,
     ) -> Any:
-        return command(*args, host=_host(root, synthetic, allowed_cpus, allowed_nodes), **kwargs)
+        return command(*args, host=_host(root, machine, synthetic, allowed_cpus, allowed_nodes), **kwargs)
 
     return wrapped  # type: ignore[return-value]
 
 
-def _host(root: str | None, synthetic: str | None, allowed_cpus: str | None, allowed_nodes: str | None) -> Host:
+def _host(
+    root: str | None,
+    machine: str | None,
+    synthetic: str | None,
+    allowed_cpus: str | None,
+    allowed_nodes: str | None,
+) -> Host:
     from affinity.errors import UsageError
     from affinity.host import Host
     from affinity.topology.cpuset import CpuSet, NodeSet
 
     cpus = _list(CpuSet, "--allowed-cpus", allowed_cpus)
     nodes = _list(NodeSet, "--allowed-nodes", allowed_nodes)
-    if root is not None and synthetic is not None:
-        raise UsageError("--root and --synthetic are both given, each for a machine: use one of them")
+    named = {"--root": root, "--machine": machine, "--synthetic": synthetic}
+    given = [option for option, text in named.items() if text is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} are given, each for a machine: use one of them")
     if root is not None:
         return Host.from_root(root, allowed_cpus=cpus, allowed_nodes=nodes)
     if synthetic is not None:
         return Host.synthetic(synthetic, allowed_cpus=cpus, allowed_nodes=nodes)
+    if machine is not None:
+        from affinity.testing import machines
+
+        return machines.host(machine, allowed_cpus=cpus, allowed_nodes=nodes)
     if cpus is not None or nodes is not None:
         raise UsageError(
-            "--allowed-cpus and --allowed-nodes need a machine given by --root or --synthetic: "
+            "--allowed-cpus and --allowed-nodes need a machine given by --root, --machine or --synthetic: "
             "narrow this one with taskset or a cpuset"
         )
     return Host.live()

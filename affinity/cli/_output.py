@@ -115,6 +115,13 @@ def _cell(value: object) -> str:
     return text or "-"
 
 
+def ids(nodes: Iterable[int]) -> str:
+    """Return numbers of nodes in the kernel's list format, "none" if there are none."""
+    from affinity.topology.cpuset import NodeSet
+
+    return str(NodeSet(nodes)) or "none"
+
+
 def printable(text: str) -> str:
     """Return a text of one line; what would control the terminal is replaced (a command line is another user's)."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))

@@ -12,13 +12,15 @@ from affinity.cli import _validate
 
 if TYPE_CHECKING:
     from affinity.api import Plan
-    from affinity.host import Host
+    from affinity.settings import Settings
 
 #: Exit status of a shell if a command cannot be executed, and if it is not found (POSIX.1, "Exit Status for Commands").
 CANNOT_EXECUTE, NOT_FOUND = 126, 127
 
 
-def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host) -> None:
+def run(
+    command: Sequence[str], *, gpu: str | None, node: int | None, settings: Settings, verbose: bool = False
+) -> None:
     """Replace this process with `command`, bound. Raise AffinityError, or SystemExit with the status of a shell.
 
     Without a GPU and a node, the GPUs are those that `affinity.bind()` in this process would bind it to.
@@ -26,12 +28,12 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
     from affinity.api import exec_command, plan
     from affinity.errors import AffinityError
 
-    _validate.this_machine(host, "run")
     _validate.one_place(gpu, node)
-    _validate.node(host, node)
-    planned = plan(gpu=gpu, node=node, launch_mode="command", settings=_validate.settings(), host=host)
+    planned = plan(gpu=gpu, node=node, launch_mode="command", settings=settings)
     if planned.problem:
         print(f"affinity: not bound: {planned.problem}", file=sys.stderr)
+    elif verbose:
+        _report_plan(planned)
     elif gpu is None and node is None and not planned.observation.stays:
         _report_chosen_gpus(planned)
     _check_executable(command[0])
@@ -44,6 +46,17 @@ def run(command: Sequence[str], *, gpu: str | None, node: int | None, host: Host
         if refused.errno == errno.ENOEXEC:  # a script without a `#!` line is run by the shell, as in execvp(3)
             exec_command(["/bin/sh", *command], planned)
         _exit_like_a_shell(command[0], refused)
+
+
+def _report_plan(planned: Plan) -> None:
+    """Print on stderr what is put in force, and why."""
+    from affinity.report.log import describe
+
+    selection, placement = planned.selection, planned.placement
+    applied = placement if selection.strategy != "noop" else None
+    done = "not bound" if applied is None else f"bound {describe(selection.strategy, applied, planned.launch)}"
+    reasons = [selection.reason, *([applied.reason] if applied is not None else []), *planned.launch.notes]
+    print(f"affinity: {done} ({'; '.join(filter(None, reasons))})", file=sys.stderr)
 
 
 def _report_chosen_gpus(planned: Plan) -> None:

@@ -9,38 +9,27 @@ if TYPE_CHECKING:
     from affinity.settings import Settings
 
 
-def settings(policy: str | None = None) -> Settings:
-    """Return the settings from this process's environment, which apply to another machine too."""
+def settings(policy: str | None = None, memory: str | None = None, strategy: str | None = None) -> Settings:
+    """Return the settings from this process's environment, which apply to another machine too, and from options.
+
+    Raise SettingsError if a text does not parse: option or variable, value, what is accepted, and the nearest match.
+    """
     import os
 
     import attrs
 
     from affinity.settings import Settings
+    from affinity.variables import VARIABLES
 
     parsed = Settings.from_environ(os.environ)
-    if policy is None:
-        return parsed
-    return attrs.evolve(parsed, policy=policy, decided_by={**parsed.decided_by, "policy": f"--policy {policy}"})
-
-
-def this_machine(host: Host, command: str) -> None:
-    """Raise ForeignHostError if the command would act on another machine."""
-    from affinity.errors import ForeignHostError
-
-    if host.is_foreign:
-        other = f"{host.topology.origin.value} ({host.topology.detail})"
-        raise ForeignHostError(
-            f"affinity {command} acts on this machine only, but another is given, {other}: use `affinity plan` for it"
-        )
-
-
-def node(host: Host, node: int | None) -> None:
-    """Raise UsageError if the machine does not have the node."""
-    from affinity.errors import UsageError
-    from affinity.topology.cpuset import NodeSet
-
-    if node is not None and node not in host.topology.by_id:
-        raise UsageError(f"--node {node} is not on this machine: online nodes are {NodeSet(host.topology.by_id)}")
+    given = {"policy": ("--policy", policy), "memory": ("--memory", memory), "strategies": ("--strategy", strategy)}
+    for field, (option, text) in given.items():
+        if text is not None:
+            variable = next(v for v in VARIABLES if v.field == field)
+            value = variable._replace(name=option).read(text)
+            decided = {**parsed.decided_by, field: f"{option} {text}"}
+            parsed = attrs.evolve(parsed, decided_by=decided, **{field: value})
+    return parsed
 
 
 def mode(named: str | None, host: Host) -> str | None:

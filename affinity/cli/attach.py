@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from affinity.cli import _options, _output, _validate
+from affinity.degradation import messages
+from affinity.render import count_of
 
 if TYPE_CHECKING:
     from affinity.external import Attachment
@@ -65,7 +67,6 @@ def command(
                          "--widen or --undo")  # fmt: skip
     host = Host.live()
     _validate.one_place(gpu, node)
-    _validate.node(host, node)
     if undo and (gpu, node, policy, no_pages, widen, dry_run) != (None, None, None, False, False, False):
         raise UsageError("--undo restores what was there before: no other option but --json goes with it")
     settings = _validate.settings(policy)
@@ -116,9 +117,9 @@ def _confirm(count: int, *, yes: bool) -> None:
     if not count or yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{count} processes would be bound, and there is no terminal to ask at: repeat with --yes, or "
-                         "with --dry-run to see more")  # fmt: skip
-    click.confirm(f"Bind {count} processes?", abort=True, err=True)
+        raise UsageError(f"{count_of(count, 'process')} to bind, and there is no terminal to ask at: repeat with "
+                         "--yes, or with --dry-run to see more")  # fmt: skip
+    click.confirm(f"Bind {count_of(count, 'process')}?", abort=True, err=True)
 
 
 def _act(
@@ -167,7 +168,7 @@ def _print_plan(made: Attachment) -> None:
     print(f"  {len(now.threads)} threads, {outside} of them may run on other CPUs")
     if now.resident is not None:
         print("  memory: " + ", ".join(f"node {n} {size >> 20} MiB" for n, size in sorted(now.resident.items())))
-    _output.lines("  not possible from outside", map(str, made.obstacles))
+    _output.lines("  not possible from outside", messages(made.obstacles))
     _output.lines("  note", planned.launch.notes)
 
 
@@ -180,5 +181,5 @@ def _print_report(pid: int, report: BindReport) -> None:
     share = report.local_share
     if share is not None:
         print(f"  {share:.1%} of its own pages are on its nodes")
-    _output.lines("  degraded", map(str, report.degradations))
+    _output.lines("  degraded", messages(report.degradations))
     _output.lines("  note", report.launch.notes)

@@ -14,8 +14,6 @@ from affinity.cli import _options, _output, _validate
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from affinity.host import Host
-
     Shape = dict[str, Any]
 
 #: Seconds for a worker to bind, build its scheduler and send its report; it needs less than one.
@@ -72,20 +70,20 @@ def inline() -> None:
 
 
 @click.command()
-@_options.machine
 @_options.as_json
-def command(*, host: Host, as_json: bool) -> None:
+def command(*, as_json: bool) -> None:
     """Start a real worker for each GPU, and show its state as read from the kernel.
 
     The workers are started by multiprocessing inside affinity.spawning(). One more, started as a plain subprocess,
     binds itself. Each worker is bound before it builds a small scheduler. On a machine without GPUs, a placeholder
     GPU is used on each node that has CPUs.
     """
+    from affinity.host import Host
     from affinity.observe import observe
     from affinity.plugins import Plugins
     from affinity.render import serialize
 
-    _validate.this_machine(host, "demo")
+    host = Host.live()
     observation = observe(Plugins(), gpu="all", settings=_validate.settings(), host=host)
     places: list[tuple[str, dict[str, Any]]] = [
         (f"GPU {gpu}", {"gpu": str(gpu.pci)}) if gpu.pci is not None else (f"{gpu}", {"node": gpu.node})

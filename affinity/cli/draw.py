@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from affinity.cli import _options, _output, _validate
+from affinity.render import count_of
 
 if TYPE_CHECKING:
     from affinity.host import Host
@@ -65,18 +66,26 @@ def drawn(
     if ps:
         from affinity.report.processes import GpuProcesses
 
-        _validate.this_machine(host, "draw --ps")
+        _require_this_machine(host)
         reader = GpuProcesses.of(host, settings)
         uses, notes = reader.uses()
         rows = reader.rows(uses, user=None if all_users else os.geteuid())
         processes = [serialize.process(row) for row in rows]
         others = len({use.pid for use in uses} - {row.pid for row in rows})
         if others:
-            notes.append(f"{others} processes of other users are left out: --all-users draws them")
+            notes.append(f"{count_of(others, 'process')} of other users left out: --all-users draws them")
         elif not rows:
             notes.append("no process uses a GPU here")
         notes = [*reader.notes, *notes]
     return picture(serialize.machine(host, launch), plans, processes, title=title, notes=notes)
+
+
+def _require_this_machine(host: Host) -> None:
+    from affinity.errors import ForeignHostError
+
+    if host.is_foreign:
+        other = f"{host.topology.origin.value} ({host.topology.detail})"
+        raise ForeignHostError(f"--ps shows processes of this machine, but another is given, {other}: leave one out")
 
 
 def write(path: str, text: str) -> None:

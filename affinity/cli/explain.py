@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from affinity.host import Host
     from affinity.plugins import Plugins
     from affinity.policies.policy import PlacementPolicy
+    from affinity.settings import Settings
     from affinity.strategies.strategy import AffinityStrategy
     from affinity.variables import Option
 
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 @click.command()
 @_options.gpu
 @_options.node
-@_options.policy
+@_options.overrides
 @_options.launch_mode
 @_options.machine
 @_options.as_json
 def command(
-    *, gpu: str | None, node: int | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool
+    *, gpu: str | None, node: int | None, settings: Settings, launch_mode: str | None, host: Host, as_json: bool
 ) -> None:
     """Show the rule table with the verdict of each rule for this launch, and which variable decided each setting.
 
@@ -42,11 +43,14 @@ def command(
     from affinity.variables import V2, VARIABLES
 
     _validate.one_place(gpu, node)
-    _validate.node(host, node)
-    settings = _validate.settings(policy)
     plugins, mode = Plugins(), _validate.mode(launch_mode, host)
     planned = make_plan(observe(plugins, gpu=gpu, node=node, launch_mode=mode, settings=settings, host=host), plugins)
-    decided = [serialize.setting(v, settings) for v in (*VARIABLES, V2)]
+    names = {
+        "strategies": plugins.strategies.names(),
+        "policy": plugins.policies.names(),
+        "devices": plugins.devices.names(),
+    }
+    decided = [serialize.setting(v, settings, names.get(v.field, ())) for v in (*VARIABLES, V2)]
     decided += [serialize.option(o, settings) for o in _options_used(planned, plugins)]
     collisions = [] if host.is_foreign else [*find(host.kernel.environ)]
     if as_json:
@@ -72,12 +76,18 @@ def _print(planned: Plan, decided: list[dict[str, object]], collisions: Sequence
     launch, selection = planned.launch, planned.selection
     _output.table(
         "Settings",
-        ("variable", "meaning", "value", "decided by"),
+        ("variable", "meaning", "value", "decided by", "accepted"),
         [
-            (d["variable"], d["meaning"], d.get("error") or _value(d["value"]), d["decided_by"] or "default")
+            (
+                d["variable"],
+                d["meaning"],
+                d.get("error") or d["text"] or _value(d["value"]),
+                d["decided_by"] or "default",
+                d["accepted"],
+            )
             for d in decided
         ],
-        optional=("meaning",),
+        optional=("accepted", "meaning"),
     )
     _output.line(f"launch mode {launch.mode.value}: {launch.reason or 'detected'}")
     for gpu in launch.gpus:

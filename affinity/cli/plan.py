@@ -11,6 +11,7 @@ from affinity.cli import _options, _output, _validate
 if TYPE_CHECKING:
     from affinity.api import Plan
     from affinity.host import Host
+    from affinity.settings import Settings
 
 COLUMNS = ("GPU", "address", "name", "node", "CPUs", "memory", "strategy", "reason")
 OPTIONAL = ("reason", "name")
@@ -18,11 +19,11 @@ OPTIONAL = ("reason", "name")
 
 @click.command()
 @_options.gpu
-@_options.policy
+@_options.overrides
 @_options.launch_mode
 @_options.machine
 @_options.as_json
-def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, host: Host, as_json: bool) -> None:
+def command(*, gpu: str | None, settings: Settings, launch_mode: str | None, host: Host, as_json: bool) -> None:
     """Show the placement and the strategy of each GPU's worker. Changes nothing.
 
     One row for each GPU given by --gpu, by default for each visible GPU. The default launch mode is the one detected
@@ -32,11 +33,13 @@ def command(*, gpu: str | None, policy: str | None, launch_mode: str | None, hos
     from affinity.render import serialize
 
     mode = _validate.mode(launch_mode, host)
-    plans = plan_each(gpu=gpu or "all", launch_mode=mode, settings=_validate.settings(policy), host=host)
+    plans = plan_each(gpu=gpu or "all", launch_mode=mode, settings=settings, host=host)
     if as_json:
         _output.json([serialize.plan(p) for p in plans])
     elif not plans:
-        _output.line("no GPU is visible: nothing to plan (AFFINITY_NODES=0,1 plans for two placeholder GPUs)")
+        nodes = sorted(host.topology.nodes_of(host.allowed_cpus))[:2]
+        example = f": AFFINITY_NODES={','.join(map(str, nodes))} plans for a placeholder GPU each" if nodes else ""
+        _output.line(f"no GPU is visible, nothing to plan{example}")
     else:
         _output.table(
             f"Policy {plans[0].observation.settings.policy}, launch mode {plans[0].launch.mode.value}",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from affinity.cli import _options, _output, _validate
+from affinity.render import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ def command(
             notes.append(_NO_GPU)
         others = len({use.pid for use in uses} - {row.pid for row in rows})
         if user is not None and others:
-            notes.append(f"{others} processes of other users are left out: --all-users lists them")
+            notes.append(f"{count_of(others, 'process')} of other users left out: --all-users lists them")
         return rows, list(dict.fromkeys((*reader.notes, *notes)))
 
     rows, notes = read()

@@ -45,12 +45,12 @@ def _print(machine: dict[str, Any]) -> None:
     nodes, gpus, nics = machine["nodes"], machine["gpus"], machine["nics"]
     _output.line(f"{machine['origin']} {machine['detail']}".rstrip("/ "))
     _output.line(f"CPUs online {machine['online_cpus']}, allowed {machine['allowed_cpus'] or 'none'}")
-    _output.line(f"memory allowed on nodes {_ids(machine['allowed_nodes'])}")
+    _output.line(f"memory allowed on nodes {_output.ids(machine['allowed_nodes'])}")
     print()
     _output.table(
         "Packages",
         ("package", "nodes", "cores", "CPUs"),
-        [(p["id"], _ids(p["nodes"]), p["cores"], p["cpus"]) for p in machine["packages"]],
+        [(p["id"], _output.ids(p["nodes"]), p["cores"], p["cpus"]) for p in machine["packages"]],
     )
     _output.table(
         "Nodes",
@@ -132,12 +132,6 @@ def _nearest(gpu: dict[str, Any]) -> str:
 def _cache_name(cache: dict[str, Any]) -> str:
     """Return a cache's name as lstopo has it: L1d, L1i, L2, L3."""
     return f"L{cache['level']}" + {"data": "d", "instruction": "i"}.get(cache["type"], "")
-
-
-def _ids(nodes: list[int]) -> str:
-    from affinity.topology.cpuset import NodeSet
-
-    return str(NodeSet(nodes)) or "none"
 
 
 def _size(size: int | None) -> str | None:

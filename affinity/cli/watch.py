@@ -10,6 +10,7 @@ import signal
 import click
 
 from affinity.cli import _options, _validate
+from affinity.render import count_of
 
 
 @click.command()
@@ -40,7 +41,7 @@ def command(*, all_users: bool, interval: float, policy: str | None, dry_run: bo
     reader = GpuProcesses.of(settings=_validate.settings(policy))
     reader.check_policy()
     whose = "all users" if all_users else f"user {os.geteuid()}"
-    gpus = "1 GPU" if len(reader.gpus) == 1 else f"{len(reader.gpus)} GPUs"
+    gpus = count_of(len(reader.gpus), "GPU")
     log.info("affinity: watching %s every %g s, processes of %s, policy %s%s", gpus, interval, whose,
              reader.settings.policy, ", dry run" if dry_run else "")  # fmt: skip
     Watch(reader, None if all_users else os.geteuid(), dry_run).run(

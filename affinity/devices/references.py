@@ -68,8 +68,12 @@ def _one(text: str, found: list[Gpu], among: Inventory) -> tuple[Gpu, ...]:
         return (found[0],)
     if found:
         raise UnknownGpuError(f"GPU {text!r} is ambiguous: it names {', '.join(map(str, found))}; give more of it")
-    here = ", ".join(str(g) for g in among.devices) or "none"
+    if not among.devices:
+        raise UnknownGpuError(
+            f"GPU {text!r} is not here; GPUs: none (0 visible). Expected a node instead (node=N, --node N), or the "
+            "node of each placeholder GPU in AFFINITY_NODES, e.g. AFFINITY_NODES=0"
+        )
     raise UnknownGpuError(
-        f"GPU {text!r} is not here; GPUs: {here} ({len(among.visible)} visible). "
+        f"GPU {text!r} is not here; GPUs: {', '.join(map(str, among.devices))} ({len(among.visible)} visible). "
         "Expected a visible ordinal (0), a UUID or prefix (GPU-…, MIG-…), a PCI address, phys:N, driver:N or all"
     )

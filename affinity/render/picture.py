@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from affinity.render import count_of
 from affinity.topology.cpuset import CpuSet, NodeSet
 
 Shape = Mapping[str, Any]
@@ -410,12 +411,6 @@ def cache_name(cache: Shape) -> str:
     """Return a cache's name and size as lstopo has them: `L1d 48 KiB`."""
     letter = {"data": "d", "instruction": "i"}.get(cache["type"], "")
     return f"L{cache['level']}{letter}" + (f" {size(cache['size'])}" if cache["size"] is not None else "")
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun in the singular or the plural."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
 
 
 def _origin(machine: Shape) -> str:

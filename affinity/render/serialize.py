@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from affinity.selection.rules import Verdict
     from affinity.settings import Settings
     from affinity.support import Support
+    from affinity.testing.machines.model import Machine
     from affinity.topology.cpuset import CpuSet, NodeSet
     from affinity.topology.model import Nic, Topology
     from affinity.variables import Option, Variable
@@ -138,20 +139,25 @@ def verdict(line: Verdict) -> Shape:
     return {"rule": line.rule, "condition": line.condition, "applies": line.applies, "reason": line.reason}
 
 
-def setting(variable: Variable, found: Settings) -> Shape:
-    """Return one setting. `decided_by`: the variable and its text, or the option; null for the default."""
+def setting(variable: Variable, found: Settings, names: Iterable[str] = ()) -> Shape:
+    """Return one setting. `decided_by`: the variable and its text, or the option; null for the default.
+
+    names: of the plugins that may be named in it.
+    """
     value = getattr(found, variable.field)
     return {
         "setting": variable.field,
         "variable": variable.name,
         "meaning": variable.meaning,
         "value": "none" if variable.field == "memory" and value is None else plain(value),
+        "text": variable.format(value) or ("auto" if variable.accepted.startswith("auto") else ""),
         "decided_by": found.decided_by.get(variable.field),
+        "accepted": f"{variable.accepted}: {', '.join(names)}" if names else variable.accepted,
     }
 
 
 def option(option: Option[Any], found: Settings) -> Shape:
-    """Return a plugin's variable: the keys of a setting, the accepted values, and the error of a malformed text."""
+    """Return a plugin's variable: the keys of a setting, and the error of a malformed text."""
     value, error = None, None
     try:
         value = found.option(option)
@@ -162,6 +168,7 @@ def option(option: Option[Any], found: Settings) -> Shape:
         "variable": option.name,
         "meaning": option.meaning,
         "value": plain(value),
+        "text": found.options.get(option.name, ""),
         "decided_by": found.decided_by.get(option.name),
         "accepted": option.accepted,
         "error": error,
@@ -228,6 +235,17 @@ def machine(host: Host, launch: Launch) -> Shape:
             for nic in topology.nics
         ],
         "notes": list(dict.fromkeys((*launch.notes, *host.notes))),  # last: what was read above may add some
+    }
+
+
+def named_machine(found: Machine) -> Shape:
+    """Return the shape of a machine of `affinity.testing.machines`."""
+    return {
+        "name": found.name,
+        "nodes": [node.id for node in found.nodes],
+        "cpus": str(found.present),
+        "gpu_nodes": list(found.gpu_nodes),
+        "source": found.source,
     }
 
 

@@ -137,6 +137,7 @@ class GpuProcesses:
         host.require_this_machine()
         settings = settings or Settings.from_environ(host.kernel.environ)
         plugins = Plugins()
+        plugins.require_named(settings)
         inventory = Inventory(host, settings, {}, plugins.devices)
         gpus = inventory.machine
         return cls(host, settings, gpus, (*host.notes, *inventory.notes), plugins)

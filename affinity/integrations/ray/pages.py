@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 
 from affinity.integrations.ray.actor_audit import ActorAudit
 from affinity.integrations.ray.node_survey import NodeSurvey
-from affinity.render import page, svg
-from affinity.render.picture import cache_name, count_of, counted, memory, ordinals, picture
+from affinity.render import count_of, page, svg
+from affinity.render.picture import cache_name, counted, memory, ordinals, picture
 
 #: Pictures of kinds of nodes that differ from most; a page stays small even if every node is of its own kind.
 _PICTURES = 20

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -18,7 +19,11 @@ from affinity.testing.machines import nvidia, others, virtual
 from affinity.testing.machines.model import Machine, MachineGpu, MachineNode, Smt
 from affinity.topology.model import Topology
 
-__all__ = ["Machine", "MachineGpu", "MachineNode", "Smt", "get", "load", "names"]
+if TYPE_CHECKING:
+    from affinity.host import Host
+    from affinity.topology.cpuset import CpuSet, NodeSet
+
+__all__ = ["Machine", "MachineGpu", "MachineNode", "Smt", "get", "host", "load", "names"]
 
 _MAKERS: dict[str, Callable[[], Machine]] = {
     make.__name__.replace("_", "-"): make  # one machine, one function
@@ -39,6 +44,18 @@ def get(name: str) -> Machine:
         raise UsageError(f"no machine {name!r}: did you mean {', '.join(near) or 'one of ' + ', '.join(names())}?")
     make = _MAKERS[name]
     return attrs.evolve(make(), name=name, source=" ".join((make.__doc__ or "").split()))
+
+
+def host(name: str, *, allowed_cpus: CpuSet | str | None = None, allowed_nodes: NodeSet | str | None = None) -> Host:
+    """Return a named machine to plan for. Allowed is what is given, else the cpuset of its record, else all of it."""
+    from affinity.host import Host
+
+    machine = get(name)
+    return Host.foreign(
+        machine.topology(),
+        allowed_cpus=machine.allowed_cpus if allowed_cpus is None else allowed_cpus,
+        allowed_nodes=machine.allowed_nodes if allowed_nodes is None else allowed_nodes,
+    )
 
 
 def load(what: str) -> Topology:

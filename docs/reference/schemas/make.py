@@ -102,10 +102,12 @@ SETTING: Schema = {
     "variable": TEXT,
     "meaning": TEXT,
     "value": {"type": ["boolean", "integer", "number", "string", "array", "null"]},
+    "text": TEXT,
     "decided_by": nullable(TEXT),
+    "accepted": TEXT,
 }
 
-OPTION: Schema = {**SETTING, "setting": {"const": "options"}, "accepted": TEXT, "error": nullable(TEXT)}
+OPTION: Schema = {**SETTING, "setting": {"const": "options"}, "error": nullable(TEXT)}
 
 DEGRADATION = record(tried=TEXT, errno=nullable(TEXT), said=TEXT, remedy=nullable(TEXT))
 
@@ -320,6 +322,18 @@ SCHEMAS: dict[str, Schema] = {
         policies=listed(record(**PLUGIN)),
         devices=listed(record(**PLUGIN)),
         launchers=listed(record(**PLUGIN, **MODES, distance=nullable({"type": "integer"}))),
+    ),
+    "machines": record(
+        version=VERSION_KEY,
+        machines=listed(
+            record(
+                name=TEXT,
+                nodes=defined("nodes"),
+                cpus=defined("cpus"),
+                gpu_nodes=listed(nullable(COUNT)),
+                source=TEXT,
+            )
+        ),
     ),
     "demo": record(
         version=VERSION_KEY,
