@@ -25,6 +25,14 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_prose_fits_120_columns(page: Path) -> None:
+    """What is no table, picture, code or single word."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    long = [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "![", "    "))]
+    assert [line for line in long if " " in line[:120].strip()] == []
+
+
 def test_the_settings_page_has_every_variable() -> None:
     """With the words that its error message uses."""
     text = (ROOT / "docs/reference/settings.md").read_text()
