@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import userland
 from .kernel import Boot, boot_files
 from .machines import MACHINES, ROOT_BUS_SLOT, Machine, bridge_bus
 from .prepare import Missing
@@ -28,23 +29,26 @@ TIME_LIMIT = 1800.0
 START_LIMIT = 180.0
 
 KERNEL_ARGS = (
-    "console=ttyS0",
     "quiet",
     "loglevel=4",
     "mitigations=off",
+    "nokaslr",
+    "random.trust_cpu=on",
+    "panic=-1",
+)
+X86_ARGS = (
+    "console=ttyS0",
     # The emulated time stamp counter has been seen to run ahead; the HPET keeps
     # the host's time. On a busy host, the check of the timer stops too early.
     "tsc=unstable",
     "clocksource=hpet",
     "no_timer_check",
-    "nokaslr",
-    "random.trust_cpu=on",
-    "panic=-1",
 )
+ARM_ARGS = ("console=ttyAMA0",)
+
+HOST_ROOT = Path("/")
 
 ENVIRONMENT = {
-    # The guest's python is the one that runs here.
-    "PATH": f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
     "LANG": "C.UTF-8",
     "PYTHONUNBUFFERED": "1",
@@ -54,6 +58,17 @@ ENVIRONMENT = {
 #: Shows a guest which machine it is. The package minds every variable that
 #: starts with its own name.
 MACHINE_VARIABLE = "VM_MACHINE"
+
+
+def python(machine: Machine) -> str:
+    """The guest's interpreter: where the guest's processors are the host's, the one that runs here."""
+    return sys.executable if machine.architecture == "x86_64" else f"{userland.ENVIRONMENT}/bin/python"
+
+
+def environment_of(machine: Machine) -> dict[str, str]:
+    programs = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    path = f"{Path(python(machine)).parent}:{programs}"
+    return {**ENVIRONMENT, "PATH": path, MACHINE_VARIABLE: machine.name}
 
 
 class BootError(Exception):
@@ -93,13 +108,13 @@ def run(
     The files that the guest wrote in /results are in ``results`` afterwards.
     """
     directory = directory or Path.cwd()
-    variables = {**ENVIRONMENT, MACHINE_VARIABLE: machine.name, **(environment or {})}
-    (results / "command").write_text(guest_script(command, directory, variables))
+    variables = {**environment_of(machine), **(environment or {})}
     output, console, status = results / "output", results / "console", results / "status"
     output.write_bytes(b"")
     for path in (status, results / "started"):
         path.unlink(missing_ok=True)
     boot = boot_files(machine)  # the first time it is fetched, which is not the machine's time
+    leave(results, guest_script(command, directory, variables), boot)
     start = time.monotonic()
     qemu = [*arguments(machine, boot, results), "-serial", f"file:{console}"]
     with subprocess.Popen(qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -157,16 +172,26 @@ def guest_script(command: Sequence[str], directory: Path, environment: Mapping[s
     return f"cd {shlex.quote(str(directory))} || exit 125\nexec env -i {assignments} {shlex.join(command)}\n"
 
 
+def leave(results: Path, script: str, boot: Boot) -> None:
+    """Leave the guest what to run and, where its root directory is not the host's, what of the host's to show."""
+    (results / "command").write_text(script)
+    if boot.root != HOST_ROOT:
+        shown = userland.mounts(boot.root, Path(__file__).parents[2])
+        (results / "mounts").write_text("".join(f"{source} {target}\n" for source, target in shown))
+
+
 def arguments(machine: Machine, boot: Boot, results: Path, *, shell: bool = False) -> list[str]:
     """QEMU's command line."""
     options = {
         "name": machine.name,
         "cgroup": machine.cgroup,
         "nodes": machine.numa,
-        "fresh": ",".join(fresh_directories()),
+        "fresh": ",".join(fresh_directories(boot)),
         "shell": int(shell),
     }
+    x86 = machine.architecture == "x86_64"
     kernel_args = [
+        *(X86_ARGS if x86 else ARM_ARGS),
         *KERNEL_ARGS,
         *([] if machine.numa == "on" else ["numa=off"]),
         *possible_cpus(machine),
@@ -174,11 +199,15 @@ def arguments(machine: Machine, boot: Boot, results: Path, *, shell: bool = Fals
         *(f"vm.{name}={value}" for name, value in options.items()),
     ]
     return [
-        *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi"),
+        f"qemu-system-{machine.architecture}",
+        *("-machine", "q35" if x86 else "virt,gic-version=3"),
+        *(("-bios", str(boot.firmware)) if boot.firmware else ()),
+        *("-accel", "tcg,thread=multi"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-kernel", str(boot.kernel), "-initrd", str(boot.initramfs)),
         *("-append", " ".join(kernel_args)),
-        *share("host", Path("/"), "readonly=on,multidevs=remap"),
+        *share("root", boot.root, "readonly=on,multidevs=remap"),
+        *share("host", HOST_ROOT, "readonly=on,multidevs=remap"),
         *share("results", results, "multidevs=remap"),
         *processors(machine),
         *numa(machine),
@@ -198,9 +227,9 @@ def possible_cpus(machine: Machine) -> list[str]:
     return [f"possible_cpus={max(9, len(machine.filled_slots))}"]
 
 
-def fresh_directories() -> list[str]:
+def fresh_directories(boot: Boot) -> list[str]:
     """The temporary directories to hide: those without anything that runs."""
-    used = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, __file__)]
+    used = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, __file__) if boot.root == HOST_ROOT]
     return [directory for directory in ("/tmp", "/var/tmp") if not any(path.is_relative_to(directory) for path in used)]
 
 
@@ -212,6 +241,17 @@ def share(tag: str, path: Path, options: str) -> list[str]:
     ]
 
 
+#: By architecture and page size.
+MODELS = {
+    # Two threads a core are an Intel matter to QEMU. The fifth level of page tables and the protections of the
+    # kernel from its user's pages cost a tenth of the time.
+    ("x86_64", 4096): "max,vendor=GenuineIntel,la57=off,smap=off,smep=off",
+    ("aarch64", 4096): "cortex-a72",
+    # It has no pages of 16 KiB. Real pointer authentication costs half of the time.
+    ("aarch64", 16384): "max,pauth-impdef=on",
+}
+
+
 def processors(machine: Machine) -> list[str]:
     """The processors; those in slots after an empty one are plugged in one by one."""
     slots = [slot for node in machine.nodes for slot in node.slots]
@@ -219,9 +259,7 @@ def processors(machine: Machine) -> list[str]:
     given = len(filled) if filled == tuple(range(len(filled))) else 1
     args = [
         "-cpu",
-        # Two threads a core are an Intel matter to QEMU. The fifth level of page tables and the protections of the
-        # kernel from its user's pages cost a tenth of the time.
-        "max,vendor=GenuineIntel,la57=off,smap=off,smep=off",
+        MODELS[machine.architecture, machine.page_size],
         "-smp",
         f"{given},maxcpus={len(slots)},sockets={machine.sockets},cores={machine.cores},threads={machine.threads}",
     ]
@@ -260,20 +298,21 @@ def numa(machine: Machine) -> list[str]:
 def gpus(machine: Machine) -> list[str]:
     """The GPUs; see Machine.visible_gpus for where they are."""
     args = []
-    for index, node in enumerate(machine.gpu_nodes):
+    bridged = machine.gpus if machine.firmware else ()
+    for index, node in enumerate(machine.gpu_nodes if machine.firmware else ()):
         bridge = f"bridge{node}"
         args += [
             "-device",
             f"pxb-pcie,id={bridge},bus=pcie.0,bus_nr={bridge_bus(index)},numa_node={node}",
         ]
-        for port in range(machine.gpus.count(node)):
+        for port in range(bridged.count(node)):
             name = f"{bridge}port{port}"
             args += [
                 *("-device", f"pcie-root-port,id={name},bus={bridge},addr={port},"),
                 *("-device", f"ati-vga,bus={name},romfile="),
             ]
             args[-3] += f"chassis={node + 1},slot={port}"
-    for port in range(machine.gpus.count(None)):
+    for port in range(len(machine.gpus) - sum(node is not None for node in bridged)):
         args += ["-device", f"ati-vga,bus=pcie.0,addr={ROOT_BUS_SLOT + port:#x},romfile="]
     return args
 
@@ -310,8 +349,8 @@ def main() -> int:
 
 def shell(machine: Machine, results: Path) -> int:
     terminal = {"TERM": os.environ.get("TERM", "dumb")}
-    variables = {**ENVIRONMENT, MACHINE_VARIABLE: machine.name, **terminal}
-    script = guest_script(["bash", "--norc", "-i"], Path.cwd(), variables)
-    (results / "command").write_text(script)
-    qemu = arguments(machine, boot_files(machine), results, shell=True)
+    variables = {**environment_of(machine), **terminal}
+    boot = boot_files(machine)
+    leave(results, guest_script(["bash", "--norc", "-i"], Path.cwd(), variables), boot)
+    qemu = arguments(machine, boot, results, shell=True)
     return subprocess.run([*qemu, "-serial", "mon:stdio"], check=False).returncode

@@ -1,7 +1,7 @@
 """Makes each guest test a test of the host's, in each of its machines.
 
 A machine is booted once, at the first of its tests, and for the tests that are
-selected here only. VM_JOBS states how many machines run at a time.
+selected here only. VM_JOBS states how many machines run at a time, VM_ARCH of which architecture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from . import guests
-from .machines import MACHINES
+from .machines import chosen
 
 collect_ignore = ["guest"]
 
@@ -30,10 +30,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         ("guest_machine", "guest_test"),
         [
-            pytest.param(machine, test, id=f"{machine}-{test}", marks=marks)
-            for machine in MACHINES
+            pytest.param(machine.name, test, id=f"{machine.name}-{test}", marks=marks)
+            for machine in chosen()
             for test, machines in tests.items()
-            if machine in machines
+            if machine.name in machines
         ],
     )
 

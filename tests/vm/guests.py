@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .boot import BootError, Result, run, tails
+from .boot import BootError, Result, python, run, tails
 from .machines import MACHINES
 from .prepare import Missing
 
 GUEST = Path(__file__).with_name("guest")
-PYTEST = [sys.executable, "-m", "pytest", "-c", str(GUEST / "pytest.ini")]
+PYTEST = ["-m", "pytest", "-c", str(GUEST / "pytest.ini")]
 #: The guest tests' environment: no plugins, and the package that is installed, not the working directory's.
 QUIET = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTHONSAFEPATH": "1"}
 
@@ -75,7 +75,7 @@ def list_tests() -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "tests.json"
         listing = subprocess.run(
-            [*PYTEST, "--collect-only", "-q", str(GUEST)],
+            [sys.executable, *PYTEST, "--collect-only", "-q", str(GUEST)],
             # What is compiled here, no guest has to compile: each would, as nothing that it writes is kept.
             env={**os.environ, **QUIET, "VM_LIST": str(path), "PYTHONDONTWRITEBYTECODE": ""},
             capture_output=True,
@@ -93,7 +93,7 @@ def visit(machine: str, tests: Iterable[str], results: Path, stop: threading.Eve
     tests = sorted(tests)
     (results / "selection.json").write_text(json.dumps(tests))
     files = sorted({str(GUEST / test.partition("::")[0]) for test in tests})
-    command = [*PYTEST, "-q", "--tb=short", *files]
+    command = [python(MACHINES[machine]), *PYTEST, "-q", "--tb=short", *files]
     for boots in (1, 2):
         try:
             result = run(MACHINES[machine], command, results, environment=QUIET, stop=stop)

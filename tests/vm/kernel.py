@@ -8,17 +8,23 @@ import re
 import shutil
 import stat
 import struct
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .machines import Machine
-from .packages import Archive, cache_directory
+from .packages import HOST, Archive, cache_directory, made
 from .prepare import check
+from .userland import root_directory
 
 #: The modules a guest needs beyond what the kernel has built in.
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
+
+#: Debian's names of architectures.
+DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
+
+#: The firmware of an Arm machine. That of Debian 12 lets the kernel find one node only.
+FIRMWARE = Archive("trixie", "arm64")
 
 INIT = Path(__file__).with_name("init")
 
@@ -29,39 +35,48 @@ class Boot:
 
     kernel: Path
     initramfs: Path
+    root: Path
+    firmware: Path | None
 
 
 def boot_files(machine: Machine) -> Boot:
     """The kernel and the initramfs, from the cache where they are there."""
-    check()
-    archive = Archive(machine.suite)
+    check(machine.architecture)
+    architecture = DEBIAN[machine.architecture]
+    archive = Archive(machine.suite, architecture)
     package = archive.newest(machine.kernel)
-    busybox = Path(shutil.which("busybox") or "busybox")
+    if architecture == HOST:
+        root, busybox = Path("/"), Path(shutil.which("busybox") or "busybox")
+    else:
+        root = root_directory(architecture)
+        busybox = root / "usr/bin/busybox"
     contents = hashlib.sha256(INIT.read_bytes() + busybox.read_bytes()).hexdigest()
     # A kernel and its modules belong together, and so does what goes with them.
     directory = cache_directory() / f"{package}-{contents[:12]}"
     if not directory.is_dir():
         make(directory, archive, package, busybox)
-    return Boot(directory / "kernel", directory / "initramfs")
+    has_own = architecture != HOST and machine.firmware
+    return Boot(directory / "kernel", directory / "initramfs", root, arm_firmware() if has_own else None)
+
+
+def arm_firmware() -> Path:
+    """The firmware of an Arm machine, from the cache where it is there; QEMU brings that of the others."""
+    directory = cache_directory() / "qemu-efi-aarch64"
+    if not directory.is_dir():
+        with made(directory) as tree:
+            FIRMWARE.unpack(["qemu-efi-aarch64"], tree)
+    return directory / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
 
 
 def make(directory: Path, archive: Archive, package: str, busybox: Path) -> None:
-    """Fill a directory of the cache; others may be doing the same meanwhile."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-        tree = Path(scratch) / "tree"
+    """Fill a directory of the cache."""
+    with made(directory) as done:
+        tree = done.with_name("tree")
         archive.unpack([package], tree)
         (image,) = (tree / "boot").glob("vmlinuz-*")
-        done = Path(scratch) / "done"
-        done.mkdir()
         (done / "kernel").write_bytes(uncompressed(image.read_bytes()))
         modules = list(with_dependencies(MODULES, tree / "lib" / "modules"))
         (done / "initramfs").write_bytes(initramfs(busybox, modules))
-        try:
-            done.rename(directory)
-        except OSError:
-            if not directory.is_dir():
-                raise
 
 
 def uncompressed(image: bytes) -> bytes:
@@ -70,6 +85,8 @@ def uncompressed(image: bytes) -> bytes:
     QEMU starts it directly, which saves the guest from decompressing it: that
     takes seconds in emulation. Any other image is left as it is.
     """
+    if image[0x202:0x206] != b"HdrS":
+        return image  # an Arm kernel, which is not compressed
     sectors = image[0x1F1]
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = (sectors + 1) * 512 + offset

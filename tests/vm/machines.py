@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 #: Distance of a node to itself, and the default one between two nodes.
@@ -42,6 +43,9 @@ class Machine:
     ``cgroup`` is the version of the control groups that hold cpuset.
     ``kernel`` is the package that depends on the newest kernel, and ``suite`` the one of
     Debian that has it: "" is the host's own, "-backports" that of its backports.
+    ``architecture`` is that of the processors, and ``page_size`` in bytes the kernel's.
+    ``firmware`` is whether the machine has UEFI and ACPI, without which an Arm machine has
+    a device tree: that has no node for a GPU (see README.md).
     """
 
     name: str
@@ -56,6 +60,9 @@ class Machine:
     kernel_args: tuple[str, ...] = ()
     kernel: str = "linux-image-amd64"
     suite: str = ""
+    architecture: str = "x86_64"
+    page_size: int = 4096
+    firmware: bool = True
 
     def distance(self, here: Node, there: Node) -> int:
         if self.distances:
@@ -93,17 +100,19 @@ class Machine:
         """The GPUs in their order in ``gpus``.
 
         Each node with GPUs has a host bridge of its own, and each such GPU a
-        root port there; a GPU without a node sits on the machine's root bus.
+        root port there; a GPU without a node sits on the machine's root bus, as
+        all do without firmware.
         """
         gpus = []
         ports: dict[int | None, int] = {}
         for node in self.gpus:
-            port = ports.get(node, 0)
-            ports[node] = port + 1
-            if node is None:
+            bridge = node if self.firmware else None
+            port = ports.get(bridge, 0)
+            ports[bridge] = port + 1
+            if bridge is None:
                 address = f"0000:00:{ROOT_BUS_SLOT + port:02x}.0"
             else:
-                bus = bridge_bus(self.gpu_nodes.index(node))
+                bus = bridge_bus(self.gpu_nodes.index(bridge))
                 address = f"0000:{bus + 1 + port:02x}:00.0"
             gpus.append(Gpu(address, node))
         return tuple(gpus)
@@ -244,19 +253,38 @@ LARGE = Machine(
     gpus=(0, 1, 2, 3),
 )
 
+#: Arm processors, as GH200 and GB200 have them: nodes 2 and 3 are memory alone, as that of their GPUs is.
+ARM_GRACE = replace(GRACE, name="arm-grace", architecture="aarch64", kernel="linux-image-arm64")
+
+ARM_TWO_PACKAGE = replace(TWO_PACKAGE, name="arm-two-package", architecture="aarch64", kernel="linux-image-arm64")
+
+#: Debian has no kernel with pages of 64 KiB. This one panics with firmware and several host bridges.
+ARM_16K = replace(
+    ARM_TWO_PACKAGE,
+    name="arm-16k",
+    kernel="linux-image-arm64-16k",
+    suite="-backports",
+    page_size=16384,
+    firmware=False,
+    # All on one bus, and in the order of the others' addresses, where the root bus comes first.
+    gpus=(None, 0, 1, 3, 3),
+)
+
 #: In the order in which they are booted: those whose tests take longest are first, so that both end side by side.
 MACHINES = {
     machine.name: machine
     for machine in (
-        TWO_PACKAGE,
-        LARGE,
-        MEMORYLESS,
-        TWO_PACKAGE_BACKPORTS,
-        NUMA_FAKE,
-        GRACE,
-        SPARSE,
-        SINGLE,
-        NUMA_OFF,
-        NO_NUMA,
+        *(TWO_PACKAGE, LARGE, MEMORYLESS, TWO_PACKAGE_BACKPORTS, NUMA_FAKE, GRACE, SPARSE, SINGLE, NUMA_OFF, NO_NUMA),
+        *(ARM_TWO_PACKAGE, ARM_16K, ARM_GRACE),
     )
 }
+
+
+def chosen() -> tuple[Machine, ...]:
+    """The machines whose architecture is that of VM_ARCH, x86_64 by default."""
+    architecture = os.environ.get("VM_ARCH") or "x86_64"
+    machines = tuple(machine for machine in MACHINES.values() if machine.architecture == architecture)
+    if not machines:
+        known = " and ".join(sorted({machine.architecture for machine in MACHINES.values()}))
+        raise ValueError(f"VM_ARCH={architecture}: there are machines of {known} only")
+    return machines

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +27,21 @@ def cache_directory() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "affinity-vm"
+
+
+@contextmanager
+def made(directory: Path) -> Iterator[Path]:
+    """A new directory that becomes one of the cache at the end; others may be making the same meanwhile."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        done = Path(scratch) / "done"
+        done.mkdir()
+        yield done
+        try:
+            done.rename(directory)
+        except OSError:
+            if not directory.is_dir():
+                raise
 
 
 @dataclass(frozen=True)
@@ -42,9 +60,8 @@ class Archive:
         It is kept, so that what is in the cache serves without APT's lists.
         """
         kept = cache_directory() / f"{self._name}-{package}"
-        match = re.search(
-            rf"Depends: ({package.rpartition('-')[0]}-[0-9]\S*)", self._run("apt-cache", "depends", package).stdout
-        )
+        shown = self._run("apt-cache", "depends", package).stdout
+        match = re.search(r"Depends: (\S+-[0-9]+\.\S+)", shown)
         if match is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(match[1])
@@ -52,20 +69,27 @@ class Archive:
             raise Missing(f"APT finds no package {package}: run apt-get update first")
         return kept.read_text()
 
-    def unpack(self, packages: Sequence[str], directory: Path) -> None:
-        """Unpack packages into a directory, without what they need."""
+    def unpack(self, packages: Sequence[str], directory: Path, *, needs: bool = False) -> None:
+        """Unpack packages into a directory, with what they need or without."""
+        directory.mkdir(parents=True, exist_ok=True)
         scratch = directory.with_name(f"{directory.name}.deb")
         scratch.mkdir()
-        fetched = self._run("apt-get", "download", *packages, directory=scratch)
+        (scratch / "partial").mkdir()
+        # The first keeps what it fetches in APT's cache, the second in the working directory.
+        install = ("install", "-y", "--download-only", "--no-install-recommends", f"-oDir::Cache::archives={scratch}")
+        words = (*(install if needs else ("download",)), *packages)
+        fetched = self._run("apt-get", *words, directory=scratch)
         if fetched.returncode:  # the lists name a version that the mirror has no more
             self.update()
-            fetched = self._run("apt-get", "download", *packages, directory=scratch)
+            fetched = self._run("apt-get", *words, directory=scratch)
         if fetched.returncode:
             raise Missing(f"cannot download {' '.join(packages)}: {fetched.stderr.strip()}")
-        for archive in sorted(scratch.iterdir()):
-            subprocess.run(["dpkg", "-x", archive, directory], check=True)
-            archive.unlink()
-        scratch.rmdir()
+        for archive in sorted(scratch.glob("*.deb")):
+            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", archive], stdout=subprocess.PIPE) as content:
+                # Packages name /lib and /bin, where a root directory has links to those in /usr.
+                extract = ["tar", "-x", "--keep-directory-symlink", "-C", directory]
+                subprocess.run(extract, stdin=content.stdout, check=True)
+        shutil.rmtree(scratch)
 
     def update(self) -> None:
         """Fetch the lists of packages."""
@@ -100,6 +124,7 @@ class Archive:
             "APT::Architecture": self.architecture,
             "APT::Architectures": self.architecture,
             "APT::Sandbox::User": "root",
+            "Debug::NoLocking": "true",  # else there is a lock beside Dir::State::status
             "Dir::State::status": "/dev/null",
             "Dir::State::lists": self._directory / "lists",
             "Dir::Cache": self._directory,

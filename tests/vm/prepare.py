@@ -9,10 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 
-#: The programs used, and the Debian packages they come in.
+#: The programs used, and the Debian packages they come in: the emulator of an architecture, and the others.
+EMULATORS = {"x86_64": ("qemu-system-x86_64", "qemu-system-x86"), "aarch64": ("qemu-system-aarch64", "qemu-system-arm")}
 PROGRAMS = {
-    "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
     "numactl": "numactl",
     "apt-get": "apt",
@@ -24,20 +25,21 @@ class Missing(Exception):
     """Something the emulated machines need is not there."""
 
 
-def missing_packages() -> list[str]:
-    return [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+def missing_packages(architectures: Iterable[str]) -> list[str]:
+    programs = {**dict(EMULATORS[name] for name in architectures), **PROGRAMS}
+    return [package for program, package in programs.items() if shutil.which(program) is None]
 
 
-def check() -> None:
-    missing = missing_packages()
+def check(*architectures: str) -> None:
+    missing = missing_packages(architectures)
     if missing:
         raise Missing(f"not installed: {' '.join(missing)}; run python tests/vm prepare as root, on Debian")
 
 
-def install() -> None:
-    missing = missing_packages()
+def install(*architectures: str) -> None:
+    missing = missing_packages(architectures)
     if shutil.which("apt-get") is None or (missing and os.geteuid() != 0):
-        check()
+        check(*architectures)
     if os.geteuid() == 0:
         subprocess.run(["apt-get", "update", "-q"], check=True)
     if missing:
@@ -45,16 +47,17 @@ def install() -> None:
             ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing],
             check=True,
         )
-    check()
+    check(*architectures)
 
 
 def main() -> int:
     from .kernel import boot_files
-    from .machines import MACHINES
+    from .machines import chosen
 
+    machines = chosen()
     try:
-        install()
-        for directory in sorted({boot_files(machine).kernel.parent for machine in MACHINES.values()}):
+        install(*{machine.architecture for machine in machines})
+        for directory in sorted({boot_files(machine).kernel.parent for machine in machines}):
             print(directory)
     except (Missing, subprocess.CalledProcessError) as error:
         print(f"prepare: {error}", file=sys.stderr)

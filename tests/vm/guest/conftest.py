@@ -80,3 +80,11 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def machine() -> Machine:
     """The declaration of the machine this is."""
     return MACHINES[os.environ[MACHINE_VARIABLE]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nodes_of_gpus(machine: Machine) -> None:
+    """Write the nodes of the GPUs to sysfs if the machine has a device tree, which has none."""
+    for gpu in machine.visible_gpus if not machine.firmware else ():
+        if gpu.node is not None:
+            Path(f"/sys/bus/pci/devices/{gpu.address}/numa_node").write_text(str(gpu.node))

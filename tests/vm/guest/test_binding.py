@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from worker import node_cpus
 import affinity
 from affinity import Host
 
-pytestmark = pytest.mark.machine("two-package")
+pytestmark = pytest.mark.machine("two-package", "arm-two-package", "arm-16k")
 
 WORKER = str(Path(__file__).parent / "worker.py")
 MIB = 64
@@ -114,7 +115,8 @@ os.kill(child, signal.SIGKILL)
     environ = {**os.environ, "PYTHONPATH": str(Path(WORKER).parent)}
     command = [sys.executable, str(script)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environ, timeout=240, check=True)
-    assert done.stdout == f"{ {'0': 2048} } { {'2': 2048} } preferred:2 ()\n"
+    pages = (8 << 20) // mmap.PAGESIZE
+    assert done.stdout == f"{ {'0': pages} } { {'2': pages} } preferred:2 ()\n"
 
 
 def test_legacy_leaves_threads_and_pages_behind() -> None:

@@ -26,10 +26,13 @@ from affinity.testing import SimulatedKernel
 
 from .confined import confined
 
-pytestmark = pytest.mark.machine("two-package", "two-package-backports")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import seccomp
+
+pytestmark = pytest.mark.machine("two-package", "two-package-backports", "arm-two-package", "arm-16k")
 
 UNPRIVILEGED = 65534
-MIGRATE_PAGES = 256  # x86_64
 REQUIRED = Settings(required=True)
 LINUX = tuple(int(number) for number in os.uname().release.split(".")[:2])
 
@@ -110,7 +113,7 @@ def test_moving_pages_outside_is_refused(user: int, number: str) -> None:
     def work() -> list[str]:
         libc = ctypes.CDLL(None, use_errno=True)
         old, new = (ctypes.byref(ctypes.c_ulong(1 << node)) for node in (1, 3))
-        assert libc.syscall(MIGRATE_PAGES, 0, ctypes.c_ulong(65), old, new) < 0
+        assert libc.syscall(seccomp.NUMBERS[os.uname().machine]["migrate_pages"], 0, ctypes.c_ulong(65), old, new) < 0
         bare = errno.errorcode[ctypes.get_errno()]
         return [bare, outcome(lambda: THIS_PROCESS.migrate_pages(NodeSet([1]), NodeSet([3])))]
 

@@ -15,7 +15,7 @@ from affinity.kernel.linux import THIS_PROCESS
 
 from ..machines import Gpu, Machine
 
-pytestmark = pytest.mark.machine("grace", "memoryless", "sparse", "single", "no-numa")
+pytestmark = pytest.mark.machine("grace", "arm-grace", "memoryless", "sparse", "single", "no-numa")
 
 
 def state() -> tuple[str, str]:
@@ -45,7 +45,7 @@ def test_each_gpus_worker_binds_itself_and_goes_back(machine: Machine) -> None:
         assert state() == before
 
 
-@pytest.mark.machine("grace")
+@pytest.mark.machine("grace", "arm-grace")
 def test_a_cpu_that_went_offline_after_a_bind_is_no_limit(tmp_path: Path) -> None:
     """The mask is then not the one that was set, and still no one has narrowed it."""
     script = tmp_path / "worker.py"

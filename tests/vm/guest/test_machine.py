@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import subprocess
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.machine
 NODES = Path("/sys/devices/system/node")
 PCI = Path("/sys/bus/pci/devices")
 
-with_nodes = pytest.mark.machine("two-package", "grace", "memoryless", "sparse", "single")
+with_nodes = pytest.mark.machine(
+    *("two-package", "grace", "memoryless", "sparse", "single"), *("arm-two-package", "arm-grace", "arm-16k")
+)
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -35,6 +38,10 @@ def test_processors(machine: Machine) -> None:
     online = Path("/sys/devices/system/cpu/online").read_text().strip()
     assert online == ranges(machine.online_cpus)
     assert os.sched_getaffinity(0) == set(machine.online_cpus)
+
+
+def test_pages(machine: Machine) -> None:
+    assert (os.uname().machine, mmap.PAGESIZE) == (machine.architecture, machine.page_size)
 
 
 @with_nodes

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import test_fakehost
 
-pytestmark = pytest.mark.machine("memoryless", "two-package-backports")
+pytestmark = pytest.mark.machine("memoryless", "two-package-backports", "arm-two-package", "arm-16k")
 
 
 test_every_call = test_fakehost.test_the_simulation_answers_every_call_as_linux_does

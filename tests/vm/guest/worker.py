@@ -19,7 +19,7 @@ import affinity
 from affinity import Host, Settings
 
 PAGE = mmap.PAGESIZE
-MOVE_PAGES = 279  # x86_64
+MOVE_PAGES = {"x86_64": 279, "aarch64": 239}[os.uname().machine]
 
 
 def node_cpus() -> dict[int, set[int]]:
