@@ -41,7 +41,7 @@ SETTINGS = (
             "large reservations fail with ENOMEM, also beside free memory", Verdict.NOTE,
             "sysctl -w vm.overcommit_memory=0"),
     Setting("transparent huge pages", "sys/kernel/mm/transparent_hugepage/enabled", lambda value: "[never]" in value,
-            "pages of 4 KiB take far longer to be counted and moved", Verdict.NOTE,
+            "base pages take far longer to be counted and moved", Verdict.NOTE,
             "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"),
     Setting("SMT", "sys/devices/system/cpu/smt/active", _is_on,
             "two workers on one core share it", Verdict.NOTE,

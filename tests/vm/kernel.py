@@ -61,11 +61,13 @@ def boot_files(machine: Machine) -> Boot:
 
 def arm_firmware() -> Path:
     """The firmware of an Arm machine, from the cache where it is there; QEMU brings that of the others."""
-    directory = cache_directory() / "qemu-efi-aarch64"
+    directory = cache_directory() / "arm-firmware"
     if not directory.is_dir():
-        with made(directory) as tree:
+        with made(directory) as done:
+            tree = done.with_name("tree")
             FIRMWARE.unpack(["qemu-efi-aarch64"], tree)
-    return directory / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
+            shutil.copy(tree / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd", done)
+    return directory / "QEMU_EFI.fd"
 
 
 def make(directory: Path, archive: Archive, package: str, busybox: Path) -> None:

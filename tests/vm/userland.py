@@ -18,7 +18,13 @@ PACKAGES = ("python3", "numactl", "busybox-static", "util-linux", "bash", "dash"
 
 #: Where the guest has its virtual environment, and what is the start of a command there.
 ENVIRONMENT = Path("/venv")
-PROGRAM = f"#!{ENVIRONMENT}/bin/python\nimport sys\nfrom affinity.cli import main\nsys.exit(main())\n"
+PROGRAM = f"""\
+#!{ENVIRONMENT}/bin/python
+import sys
+from affinity.cli import main
+if __name__ == "__main__":  # or a worker that is spawned would run it too
+    sys.exit(main())
+"""
 
 #: Directories that Debian merges into /usr, and packages still name.
 MERGED = ("bin", "sbin", "lib")

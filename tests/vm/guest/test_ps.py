@@ -20,7 +20,20 @@ from affinity.report.locality import Locality
 from affinity.report.processes import GpuProcess, GpuProcesses
 from affinity.topology import PciAddress
 
-from .test_attach import MIB, NODE_3, Server, c_server, no_balancing, on_node, own_pages, program, server, share
+from .test_attach import (
+    ARM,
+    MIB,
+    NODE_3,
+    Server,
+    c_server,
+    no_balancing,
+    on_node,
+    own_pages,
+    program,
+    server,
+    servers,
+    share,
+)
 
 __all__ = ["c_server", "no_balancing", "program", "server"]  # fixtures
 
@@ -36,6 +49,7 @@ def row(running: Server) -> GpuProcess:
     return found
 
 
+@servers(*ARM)
 def test_a_server_is_seen_where_it_is(server: Server) -> None:
     """20 threads and 256 MiB on node 0; free to run anywhere, then on the wrong node, then attached."""
     server.threads(19)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import seccomp
 
-pytestmark = pytest.mark.machine("two-package", "two-package-backports", "arm-two-package", "arm-16k")
+pytestmark = pytest.mark.machine("two-package", "arm-two-package", "arm-16k")
 
 
 def work(refused: int) -> list[Any]:
