@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from affinity.api import Plan
     from affinity.collisions import Found
+    from affinity.comparison import Comparison
     from affinity.degradation import Degradation
     from affinity.devices.gpu import Gpu
     from affinity.doctor import Check
@@ -396,6 +397,28 @@ def process(row: GpuProcess) -> Shape:
         "locality": row.assessment.locality.value,
         "reason": row.assessment.reason,
         "remedy": row.assessment.remedy or None,
+    }
+
+
+def comparison(found: Comparison) -> Shape:
+    """Return a comparison: the runs of each way, and their ratio to the unbound runs."""
+    ways = []
+    for way in found.variants:
+        ratio = found.ratio(way.name)
+        ways.append(
+            {
+                "name": way.name,
+                "where": way.where,
+                "values": found.values(way.name),
+                "ratio": {"median": ratio.median, "least": ratio.low, "greatest": ratio.high},
+            }
+        )
+    return {
+        "version": VERSION,
+        "higher_is_better": found.higher_is_better,
+        "runs": ways,
+        "other_busy_cpus": found.others,
+        "verdict": found.verdict,
     }
 
 

@@ -335,6 +335,20 @@ SCHEMAS: dict[str, Schema] = {
             )
         ),
     ),
+    "bench": record(
+        version=VERSION_KEY,
+        higher_is_better=FLAG,
+        runs=listed(
+            record(
+                name={"enum": ["unbound", "bound", "elsewhere"]},
+                where=TEXT,
+                values=listed({"type": "number"}),
+                ratio=record(median={"type": "number"}, least={"type": "number"}, greatest={"type": "number"}),
+            )
+        ),
+        other_busy_cpus={"type": "number", "minimum": 0},
+        verdict=TEXT,
+    ),
     "demo": record(
         version=VERSION_KEY,
         stand_ins=FLAG,
