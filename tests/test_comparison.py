@@ -12,7 +12,17 @@ import schemas
 from commands import affinity, called
 
 from affinity import Settings, UsageError
-from affinity.comparison import BOUND, ELSEWHERE, UNBOUND, Run, Variant, compare, number_in, run_command, variants
+from affinity.benchmark.comparison import (
+    BOUND,
+    ELSEWHERE,
+    UNBOUND,
+    Run,
+    Variant,
+    compare,
+    number_in,
+    run_command,
+    variants,
+)
 from affinity.testing import FakeHost, machines
 
 HERE = Variant(BOUND, (), {}, "here")

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "affinity"
 LAYERS = [
     "errors", "support", "topology", "kernel", "degradation", "handoff", "variables", "collisions", "settings",
     "registry", "host", "devices", "launchers", "observation", "policies", "strategies", "plugins", "observe",
-    "selection", "report", "doctor", "api", "external", "watch", "comparison", "render", "_public",
+    "selection", "report", "doctor", "api", "external", "watch", "benchmark", "render", "_public",
 ]  # fmt: skip
 
 #: What uses the core; the core imports none of it.

@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 
 #: What the tests are run with; Ray's oldest version has an environment of its own, `tox -e ray-oldest`.
-DECLARED = [*PROJECT["dependencies"], *EXTRAS["nvml"], *EXTRAS["prometheus"], *EXTRAS["tests"]]
+DECLARED = [*PROJECT["dependencies"], *EXTRAS["nvml"], *EXTRAS["prometheus"], *EXTRAS["bench"], *EXTRAS["tests"]]
 FLOORS = {
     requirement.name: specifier.version
     for requirement in map(Requirement, DECLARED)

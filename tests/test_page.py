@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 import attrs
 import pytest
+import schemas
 from commands import called
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from test_draw import SMALL, of, with_processes
@@ -233,6 +235,75 @@ def test_the_actors_of_a_thousand_nodes_are_one_page(show: Open) -> None:
 )
 def test_host_names_are_folded(names: list[str], folded: str) -> None:
     assert pages.hosts(names) == folded
+
+
+MEASURED = {
+    "version": 1,
+    "nodes": [0, 1],
+    "grids": [
+        {
+            "quantity": "to_gpu",
+            "title": "Copies from pinned memory to the GPU",
+            "unit": "GB/s",
+            "higher_is_better": True,
+            "rows": [
+                {"place": "GPU a", "pci_bus_id": "0000:1b:00.0", "node": 0, "values": {"0": [50, 54], "1": [31, 33]}},
+                {"place": "GPU b", "pci_bus_id": "0000:9a:00.0", "node": 1, "values": {"0": [], "1": [54, 54]}},
+            ],
+        },
+        {
+            "quantity": "latency",
+            "title": "Latency of a load",
+            "unit": "ns",
+            "higher_is_better": False,
+            "rows": [{"place": "CPUs of node 0", "pci_bus_id": None, "node": 0, "values": {"0": [100], "1": [210]}}],
+        },
+    ],
+    "other_busy_cpus": 0.1,
+    "notes": ["memory of node 2 is not measured"],
+    "verdict": "copies to 2 GPUs are faster: bind",
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_was_measured_is_a_heat_map(show: Open, scheme: str) -> None:
+    """Slower than the best of its row is shaded, and readable; its tooltip has the ratio. What is missing is not."""
+    schemas.check("bench", MEASURED)
+    shown = show(page.machine(of(SMALL), MEASURED), color_scheme=scheme)
+    measured = shown.get_by_role("region", name="Measured")
+    expect(measured).to_contain_text("copies to 2 GPUs are faster: bind")
+    expect(shown.get_by_role("listitem")).to_have_text(["memory of node 2 is not measured"])
+    copies = measured.get_by_role("table", name="Copies from pinned memory to the GPU, GB/s").get_by_role("cell")
+    expect(copies).to_have_text(["GPU a", "0", "52 ± 2", "32 ± 1", "GPU b", "1", "-", "54 ± 0"])
+    loads = measured.get_by_role("table", name="Latency of a load, ns").get_by_role("cell")
+    shades = [cells.nth(i).get_attribute("class") for cells, i in ((copies, 2), (copies, 3), (loads, 2), (loads, 3))]
+    assert shades == ["whole", "whole slow3", "whole", "whole slow4"]
+    expect(copies.nth(3)).to_have_attribute("title", "1.62 times as slow as the best of its row")
+    for step in (3, 4):
+        cell = f"document.querySelector('.slow{step}')"
+        area, text = brightness(shown, cell, "backgroundColor"), brightness(shown, cell, "color")
+        assert abs(area - text) > 120
+
+
+def test_a_page_of_measurements_is_written_from_a_file(tmp_path: Path) -> None:
+    """And what is no such file, or of another machine, is refused."""
+    file, html = tmp_path / "m.json", tmp_path / "a.html"
+    file.write_text(json.dumps(MEASURED))
+    done = called("draw", "--synthetic", SMALL, "--bench", str(file), "-o", str(html))
+    assert (done.returncode, done.stderr) == (0, f"wrote {html}\n")
+    assert "52 ± 2" in html.read_text()
+    for text, options, refused in (
+        (json.dumps(MEASURED), ("--synthetic", "core:2 gpu:1", "-o", str(html)), "node 1 in it is not on this machine"),
+        (json.dumps(MEASURED), ("--synthetic", SMALL, "-o", "a.svg"), "--bench is drawn on a page: give -o FILE.html"),
+        (json.dumps({"version": 1, "runs": []}), ("--synthetic", SMALL, "-o", str(html)), "no grids of version 1"),
+        ("{", ("--synthetic", SMALL, "-o", str(html)), "expected what `affinity bench --json` printed"),
+    ):
+        file.write_text(text)
+        done = called("draw", "--bench", str(file), *options)
+        assert done.returncode == 2
+        assert refused in done.stderr
+    done = called("draw", "--bench", str(tmp_path / "no"), "--synthetic", SMALL, "-o", str(html))
+    assert "No such file or directory" in done.stderr
 
 
 def test_a_page_has_valid_nesting() -> None:

@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 @_options.policy
 @click.option("--ps", is_flag=True, help="With the threads and pages of the processes that use a GPU.")
 @click.option("--all-users", is_flag=True, help="With --ps: processes of every user.")
+@click.option("--bench", "measured", metavar="FILE", help="On a page: with heat maps of FILE, the output of "
+              "`affinity bench --json`.")  # fmt: skip
 @click.option("-o", "--output", metavar="FILE", help="Write FILE.svg or FILE.html instead of drawing in the terminal.")
-def command(*, host: Host, planned: bool, policy: str | None, ps: bool, all_users: bool, output: str | None) -> None:
+def command(
+    *,
+    host: Host,
+    planned: bool,
+    policy: str | None,
+    ps: bool,
+    all_users: bool,
+    measured: str | None,
+    output: str | None,
+) -> None:
     """Draw packages, NUMA nodes, caches and cores, with the GPUs and network adapters at their nodes.
 
     Equal cores are drawn as one box. --policy implies --plan.
@@ -33,12 +44,15 @@ def command(*, host: Host, planned: bool, policy: str | None, ps: bool, all_user
 
     if output is not None and not output.endswith((".svg", ".html")):
         raise UsageError(f"-o {output}: expected a name that ends in .svg or .html")
+    if measured is not None and not (output or "").endswith(".html"):
+        raise UsageError("--bench is drawn on a page: give -o FILE.html too")
+    grids = None if measured is None else _measurement(measured, host)
     found = drawn(host, policy=policy, planned=planned or policy is not None, ps=ps, all_users=all_users)
     if output is None:
         print(terminal.drawing(found))
         _output.lines("note", found.notes)
     else:
-        write(output, svg.document(found) if output.endswith(".svg") else page.machine(found))
+        write(output, svg.document(found) if output.endswith(".svg") else page.machine(found, grids))
 
 
 def drawn(
@@ -78,6 +92,29 @@ def drawn(
             notes.append("no process uses a GPU here")
         notes = [*reader.notes, *notes]
     return picture(serialize.machine(host, launch), plans, processes, title=title, notes=notes)
+
+
+def _measurement(path: str, host: Host) -> Shape:
+    """Return what `affinity bench --json` wrote. Raise UsageError if it is something else, or of other nodes."""
+    import json
+
+    from affinity.errors import UsageError
+    from affinity.render.serialize import VERSION
+
+    expected = "expected what `affinity bench --json` printed"
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except OSError as refused:
+        raise UsageError(f"--bench {path}: {refused.strerror}; {expected}") from refused
+    except ValueError as malformed:
+        raise UsageError(f"--bench {path}: {malformed}; {expected}") from malformed
+    if not isinstance(found, dict) or found.get("version") != VERSION or "grids" not in found:
+        raise UsageError(f"--bench {path}: no grids of version {VERSION} in it; {expected}, without --command")
+    missing = [node for node in found["nodes"] if node not in host.topology.by_id]
+    if missing:
+        raise UsageError(f"--bench {path}: node {missing[0]} in it is not on this machine: it was measured on another")
+    return found
 
 
 def _require_this_machine(host: Host) -> None:

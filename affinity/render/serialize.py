@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from affinity.api import Plan
+    from affinity.benchmark.comparison import Comparison
+    from affinity.benchmark.server import Measurement
     from affinity.collisions import Found
-    from affinity.comparison import Comparison
     from affinity.degradation import Degradation
     from affinity.devices.gpu import Gpu
     from affinity.doctor import Check
@@ -418,6 +419,37 @@ def comparison(found: Comparison) -> Shape:
         "higher_is_better": found.higher_is_better,
         "runs": ways,
         "other_busy_cpus": found.others,
+        "verdict": found.verdict,
+    }
+
+
+def measurement(found: Measurement) -> Shape:
+    """Return a measurement: a grid for each quantity, of each place and the memory of each node."""
+    from affinity.benchmark.server import QUANTITIES
+
+    grids = []
+    for quantity in QUANTITIES:
+        rows = []
+        for place in found.places:
+            values = {str(node): list(found.values(quantity, place, node)) for node in found.nodes}
+            if any(values.values()):
+                rows.append({"place": place.name, "pci_bus_id": place.gpu, "node": place.node, "values": values})
+        if rows:
+            grids.append(
+                {
+                    "quantity": quantity.key,
+                    "title": quantity.title,
+                    "unit": quantity.unit,
+                    "higher_is_better": quantity.higher_is_better,
+                    "rows": rows,
+                }
+            )
+    return {
+        "version": VERSION,
+        "nodes": list(found.nodes),
+        "grids": grids,
+        "other_busy_cpus": found.others,
+        "notes": list(found.notes),
         "verdict": found.verdict,
     }
 

@@ -15,6 +15,7 @@ import pytest
 from affinity.testing.machines import Machine
 
 SOURCE = Path(__file__).parent / "nvml.c"
+CUDA_SOURCE = Path(__file__).parent / "cuda.c"
 
 #: NVML error codes (NVML API Reference, nvmlReturn_t).
 NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, GPU_IS_LOST, UNKNOWN = 3, 4, 9, 15, 999
@@ -29,6 +30,14 @@ def build(directory: Path, *, old: bool = False) -> Path:
         ["gcc", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *options, "-o", str(library), str(SOURCE)],
         check=True,
     )
+    return directory
+
+
+def build_cuda(directory: Path) -> Path:
+    """A directory for LD_LIBRARY_PATH, with a driver for cuda-bindings in it (see cuda.c)."""
+    library = directory / "libcuda.so.1"
+    options = ["-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(library), str(CUDA_SOURCE), "-ldl"]
+    subprocess.run(["gcc", *options], check=True)
     return directory
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from affinity import LaunchMode
+from affinity.benchmark.server import QUANTITIES
 from affinity.devices import Evidence
 from affinity.devices.links import Link
 from affinity.doctor import Verdict
@@ -55,6 +56,8 @@ def defined(name: str) -> Schema:
 TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number"}
+LOAD: Schema = {"type": "number", "minimum": 0}
 SECONDS: Schema = {"type": "number", "minimum": 0}
 SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 VERSION_KEY: Schema = {"const": VERSION}
@@ -335,20 +338,47 @@ SCHEMAS: dict[str, Schema] = {
             )
         ),
     ),
-    "bench": record(
-        version=VERSION_KEY,
-        higher_is_better=FLAG,
-        runs=listed(
+    "bench": {
+        "anyOf": [
             record(
-                name={"enum": ["unbound", "bound", "elsewhere"]},
-                where=TEXT,
-                values=listed({"type": "number"}),
-                ratio=record(median={"type": "number"}, least={"type": "number"}, greatest={"type": "number"}),
-            )
-        ),
-        other_busy_cpus={"type": "number", "minimum": 0},
-        verdict=TEXT,
-    ),
+                version=VERSION_KEY,
+                nodes=listed(COUNT),
+                grids=listed(
+                    record(
+                        quantity={"enum": [quantity.key for quantity in QUANTITIES]},
+                        title=TEXT,
+                        unit=TEXT,
+                        higher_is_better=FLAG,
+                        rows=listed(
+                            record(
+                                place=TEXT,
+                                pci_bus_id=nullable(defined("pci_bus_id")),
+                                node=nullable(COUNT),
+                                values=by(r"^\d+$", listed(NUMBER)),
+                            )
+                        ),
+                    )
+                ),
+                other_busy_cpus=LOAD,
+                notes=listed(TEXT),
+                verdict=TEXT,
+            ),
+            record(
+                version=VERSION_KEY,
+                higher_is_better=FLAG,
+                runs=listed(
+                    record(
+                        name={"enum": ["unbound", "bound", "elsewhere"]},
+                        where=TEXT,
+                        values=listed(NUMBER),
+                        ratio=record(median=NUMBER, least=NUMBER, greatest=NUMBER),
+                    )
+                ),
+                other_busy_cpus=LOAD,
+                verdict=TEXT,
+            ),
+        ]
+    },
     "demo": record(
         version=VERSION_KEY,
         stand_ins=FLAG,

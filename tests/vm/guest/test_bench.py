@@ -1,4 +1,4 @@
-"""`affinity bench` compares runs on nodes that are there: each run of a command shows where it was."""
+"""`affinity bench` on nodes that are there: where each run of a command was, and the memory that is measured."""
 
 from __future__ import annotations
 
@@ -31,3 +31,30 @@ def test_a_worker_that_binds_itself(machine: Machine) -> None:
     assert found["unbound"] == [max(last.values())] * 2
     assert found["bound"] == [last[gpu.node]] * 2
     assert set(found["elsewhere"]) <= set(last.values()) - {last[gpu.node]}
+
+
+def test_the_memory_that_is_measured_is_of_the_node() -> None:
+    """Whatever node the CPUs are of: by move_pages(2), page for page."""
+    nodes = sorted(node_cpus())
+    program = (
+        "from affinity.kernel import MemoryMode, MemoryPolicy\n"
+        "from affinity.kernel.linux import LinuxKernel\n"
+        "from affinity.kernel.memory_speed import new_pages\n"
+        "from affinity.kernel.syscalls import page_nodes\n"
+        f"for node in {nodes}:\n"
+        "    LinuxKernel().set_mempolicy(MemoryPolicy(MemoryMode.BIND, {node}))\n"
+        "    pages = new_pages(4 << 20)\n"
+        "    first = pages.ctypes.data\n"
+        "    print(*set(page_nodes(0, range(first, first + pages.size, 4096))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(map(str, nodes))
+
+
+def test_an_emulated_processor_is_not_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "affinity", "bench"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("affinity: nothing to compare: the processor is emulated")

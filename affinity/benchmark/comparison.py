@@ -163,15 +163,28 @@ def run_command(line: str, metric: re.Pattern[str] | None, way: Variant) -> Run:
 
     Raise UsageError if the command fails, or its output has no number.
     """
-    environ = {name: text for name, text in {**os.environ, **way.environ}.items() if text is not None}
-    busy, own, began = busy_seconds(), seconds_of_children(), time.monotonic()
-    done = subprocess.run([*way.prefix, "sh", "-c", line], env=environ, stdin=subprocess.DEVNULL, text=True,
-                          errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # fmt: skip
-    took = time.monotonic() - began
-    others = max(busy_seconds() - busy - (seconds_of_children() - own), 0.0) / took
+    line_of_way = [*way.prefix, "sh", "-c", line]
+    done, took, others = timed(line_of_way, way.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
-        raise UsageError(f"the command ended with status {done.returncode} when {way.name}:\n{_tail(done.stdout)}")
+        raise UsageError(f"the command ended with status {done.returncode} when {way.name}:\n{tail(done.stdout)}")
     return Run(took if metric is None else number_in(done.stdout, metric), others)
+
+
+def timed(
+    command: Sequence[str], environ: Mapping[str, str | None], *, stdout: int, stderr: int
+) -> tuple[subprocess.CompletedProcess[str], float, float]:
+    """Run a command; return it, the seconds it took, and how many CPUs were busy with something else, on average.
+
+    environ: variables to set, None to unset one.
+    """
+    variables = {name: text for name, text in {**os.environ, **environ}.items() if text is not None}
+    busy, own, began = busy_seconds(), seconds_of_children(), time.monotonic()
+    done = subprocess.run(
+        command, env=variables, stdin=subprocess.DEVNULL, text=True, errors="replace", stdout=stdout, stderr=stderr,
+        check=False,
+    )  # fmt: skip
+    took = time.monotonic() - began
+    return done, took, max(busy_seconds() - busy - (seconds_of_children() - own), 0.0) / took
 
 
 def number_in(output: str, metric: re.Pattern[str]) -> float:
@@ -189,9 +202,10 @@ def number_in(output: str, metric: re.Pattern[str]) -> float:
     what = f"found {found[-1]!r}" if found else "found nothing"
     raise UsageError(
         f"--metric {metric.pattern!r} {what}; expected a number above 0, in its first group if it has one. The output "
-        f"ends with:\n{_tail(output)}"
+        f"ends with:\n{tail(output)}"
     )
 
 
-def _tail(output: str) -> str:
+def tail(output: str) -> str:
+    """Return the last lines of an output, for an error."""
     return "\n".join(output.splitlines()[-_TAIL:])

@@ -1,0 +1,1 @@
+"""`affinity bench`: what nodes are worth on this server, by measurement; and whether binding pays for a command."""
