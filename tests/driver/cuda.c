@@ -3,7 +3,7 @@
  *     FAKE_CUDA="0000:1b:00.0 0000:3d:00.0"
  *     FAKE_CUDA_ERROR="cuMemHostRegister 2"     that function fails with that CUresult
  *
- * It keeps the rules that a program may break without a GPU to notice: no call without a context, no copy to or from
+ * A process with a context is in the list of FAKE_NVML (nvml.c) from then on. The driver keeps the rules that a program may break without a GPU to notice: no call without a context, no copy to or from
  * memory that is not pinned, no free of what is in use.
  */
 #define _GNU_SOURCE
@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK, INVALID_VALUE, NOT_INITIALIZED = 3, INVALID_DEVICE = 101, INVALID_IMAGE = 200, INVALID_CONTEXT, NOT_FOUND = 500 };
 
@@ -45,7 +46,16 @@ int cuDeviceGetByPCIBusId(int *found, const char *address)
     return there && strstr(there, address) ? OK : INVALID_DEVICE;
 }
 
-int cuDevicePrimaryCtxRetain(void **found, int which) { ENTER(); *found = &context; return which == device ? OK : INVALID_DEVICE; }
+int cuDevicePrimaryCtxRetain(void **found, int which)
+{
+    ENTER();
+    const char *list = getenv("FAKE_NVML");
+    FILE *file = list ? fopen(list, "a") : NULL;
+    if (file && fprintf(file, "compute %d %d\n", which, getpid()))
+        fclose(file);
+    *found = &context;
+    return which == device ? OK : INVALID_DEVICE;
+}
 
 int cuDevicePrimaryCtxRelease(int which) { ENTER(); current = NULL; return which == device ? OK : INVALID_DEVICE; }
 
@@ -64,6 +74,14 @@ int cuMemHostRegister(char *address, size_t size, unsigned flags)
 }
 
 int cuMemHostUnregister(char *address) { IN_CONTEXT(); int known = address == pinned; pinned = NULL; return known ? OK : INVALID_VALUE; }
+
+int cuMemHostAlloc(void **address, size_t size, unsigned flags)
+{
+    IN_CONTEXT();
+    pinned_size = size;
+    *address = pinned = malloc(size);
+    return flags ? INVALID_VALUE : OK;
+}
 
 int cuMemAlloc(uintptr_t *memory, size_t size) { IN_CONTEXT(); *memory = (uintptr_t)malloc(size); return OK; }
 
