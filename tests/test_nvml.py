@@ -11,6 +11,7 @@ from pathlib import Path
 import driver
 import pytest
 import schemas
+from commands import affinity
 from driver import DRIVER_NOT_LOADED, GPU_IS_LOST, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN
 from expected import NODES_OF
 from hypothesis import HealthCheck, given, settings
@@ -400,6 +401,19 @@ def test_affinity_plan_gives_the_table_through_nvml(library: Path, tmp_path: Pat
     plans = plans["plans"] if isinstance(plans, dict) else plans
     assert [gpu["node"] for plan in plans for gpu in plan["gpus"]] == NODES_OF[machine]
     assert driver.calls(tmp_path / "driver").count("nvmlInitWithFlags") == 1
+
+
+def test_affinity_show_has_model_and_uuid_where_files_have_every_node(library: Path, tmp_path: Path) -> None:
+    """A GPU that the driver hides from this process has neither."""
+    machine = machines.get("dgx-h100")
+    text = "\n".join(line for line in reported("dgx-h100").splitlines() if machine.gpus[7].uuid not in line)
+    environ = driver.environment(library, text, tmp_path)
+    done = affinity("show", "--machine", "dgx-h100", "--json", AFFINITY_DEVICES="nvml,pci", environ=environ)
+    found = {gpu["uuid"]: gpu for gpu in schemas.load("show", done.stdout)["gpus"]}
+    assert list(found) == [*(gpu.uuid for gpu in machine.gpus[:7]), None]
+    assert [gpu["visible"] for gpu in found.values()] == [True] * 7 + [False]
+    assert {gpu["model"] for gpu in found.values()} == {machine.gpus[0].model, ""}
+    assert {gpu["node_reason"] for gpu in found.values()} == {"from PCI numa_node"}
 
 
 def test_a_provider_that_is_named_and_missing_is_an_error() -> None:

@@ -181,7 +181,9 @@ def machine(host: Host, launch: Launch) -> Shape:
     """Return the machine, and the CPUs and memory that this process may use. launch: of a worker with every GPU."""
     from affinity.devices.links import nic_node
 
-    topology, gpus = host.topology, launch.machine_gpus
+    topology, shown = host.topology, {g: g for g in launch.gpus}
+    # Where files have every node, only those that the worker may use were asked of a driver, for model and UUID.
+    gpus = tuple(g.merge(shown[g]) if g in shown else g for g in launch.machine_gpus)
     packages: dict[int, int] = {}
     for cpu in topology.cpus.values():
         packages[cpu.package] = packages.get(cpu.package, 0) | 1 << cpu.id
