@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import attrs
@@ -13,6 +14,7 @@ import pytest
 from test_machines import facts, with_gpu_memory
 
 from affinity import CpuSet, Host, NodeSet
+from affinity.errors import SystemFileError
 from affinity.testing import machines, trees
 from affinity.testing.machines import Machine
 from affinity.topology import TopologyError
@@ -126,15 +128,46 @@ def test_a_capture_of_an_old_kernel_and_of_odd_files_reads_the_same(tmp_path: Pa
     assert "node1/distance" in note
 
 
-def test_an_archive_that_leaves_its_directory_is_refused(tmp_path: Path) -> None:
-    """A report from a stranger must not write anywhere else."""
+def member(name: str, *, link: str = "", kind: bytes = tarfile.REGTYPE) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = (tarfile.SYMTYPE, link) if link else (kind, "")
+    entry.size = 4 if entry.isreg() else 0
+    return entry
+
+
+@pytest.mark.parametrize(("members", "refused"), [
+    ([member("../evil")], "'../evil' in it is outside"),
+    ([member("sys/a/../../../evil")], "'sys/a/../../../evil' in it is outside"),
+    ([member("sys/l", link="../..")], "'sys/l' in it is a link out of its directory"),
+    ([member("sys/l", link="/etc")], "'sys/l' in it is a link out of its directory"),
+    ([member("sys/l", link="m/.."), member("sys/m", link="../..")], "'sys/l' in it is a link out of its directory"),
+    ([member("l", link="m/../.."), member("m", link="sys"), member("sys/f")], "'l' in it is a link out"),
+    ([member("sys/l", link="../.."), member("sys/l/evil")], "is a link out of its directory|File exists"),
+    ([member("sys/fifo", kind=tarfile.FIFOTYPE)], "'sys/fifo' in it is outside its directory, or no file"),
+    ([member("sys/hard", kind=tarfile.LNKTYPE)], "'sys/hard' in it is outside its directory, or no file"),
+])  # fmt: skip
+def test_an_archive_that_leaves_its_directory_is_refused(
+    tmp_path: Path, members: list[tarfile.TarInfo], refused: str
+) -> None:
+    """A report from a stranger must not write or read anywhere else; nothing is written through a link."""
     with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as tar:
-        entry = tarfile.TarInfo("../evil")
-        entry.size = 4
-        tar.addfile(entry, io.BytesIO(b"evil"))
-    with pytest.raises(TopologyError, match="evil"):
+        for entry in members:
+            tar.addfile(entry, io.BytesIO(b"evil") if entry.isreg() else None)
+    with pytest.raises((TopologyError, SystemFileError), match=refused):
         Host.from_root(str(tmp_path / "evil.tar.gz"))
-    assert not (tmp_path.parent / "evil").exists()
+    assert not list(tmp_path.parent.glob("evil*"))
+    assert not Path(tempfile.gettempdir(), "evil").exists()
+
+
+def test_an_absolute_path_in_an_archive_is_inside_its_directory(tmp_path: Path) -> None:
+    """As of tar -P."""
+    trees.write(machines.get("vm-one-gpu"), tmp_path / "root")
+    with tarfile.open(tmp_path / "m.tar", "w") as tar:
+        for path in sorted((tmp_path / "root").rglob("*")):
+            entry = tar.gettarinfo(path)
+            entry.name = f"/{path.relative_to(tmp_path / 'root')}"
+            tar.addfile(entry, io.BytesIO(path.read_bytes()) if entry.isreg() else None)
+    assert facts(Host.from_root(str(tmp_path / "m.tar")).topology) == facts(machines.get("vm-one-gpu").topology())
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08\x00broken"])

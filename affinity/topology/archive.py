@@ -81,8 +81,6 @@ def extracted(archive: str) -> Iterator[str]:
 
     Raises TopologyError if the file is no archive of a machine, or has a path that leaves its directory.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise TopologyError(f"{archive}: this Python cannot unpack it safely; unpack it and give the directory")
     try:
         scratch = tempfile.TemporaryDirectory(prefix="affinity-")
     except OSError as refused:
@@ -90,22 +88,51 @@ def extracted(archive: str) -> Iterator[str]:
     with scratch as directory:
         try:
             with tarfile.open(archive) as tar:
-                count = size = 0
-                for member in tar:
-                    count, size = count + 1, size + member.size
-                    if count > MAX_FILES or size > MAX_BYTES:
-                        raise TopologyError(f"{archive}: too large; expected what `affinity gather` writes")
-                tar.extractall(directory, filter="data")
+                _extract(tar, directory)
             inside = [directory, *(entry.path for entry in os.scandir(directory) if entry.is_dir())]
         except (tarfile.TarError, EOFError, OSError) as wrong:
             if isinstance(wrong, OSError) and wrong.errno:  # a damaged archive's error has no number
                 raise SystemFileError(wrong.errno, wrong.strerror, archive) from wrong
-            first = str(wrong).partition("\n")[0]
+            first = str(wrong).partition("\n")[0].rstrip(":")
             raise TopologyError(f"{archive}: {first}; expected what `affinity gather` writes") from wrong
         roots = [place for place in inside if os.path.isdir(os.path.join(place, "sys"))]
         if not roots:
             raise TopologyError(f"{archive}: no directory 'sys' in it; expected what `affinity gather` writes")
         yield roots[0]
+
+
+def _extract(tar: tarfile.TarFile, directory: str) -> None:
+    """Write an archive's members. Raise TarError if one would be outside the directory, or is too much.
+
+    Not by `extractall(filter="data")`, which Debian 12's Python 3.11.2 does not have. Links are made last: nothing is
+    written through one.
+    """
+    links: dict[str, str] = {}
+    count = size = 0
+    for member in tar:
+        count, size = count + 1, size + member.size
+        if count > MAX_FILES or size > MAX_BYTES:
+            raise tarfile.ExtractError("too large")
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        path = os.path.join(directory, *parts)
+        content = tar.extractfile(member) if member.isreg() else None
+        if ".." in parts or not (member.isdir() or member.issym() or content is not None):
+            raise tarfile.ExtractError(f"{member.name!r} in it is outside its directory, or no file")
+        if member.issym():
+            links[path] = member.linkname
+        elif content is None:
+            os.makedirs(path, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(content.read())
+    for path, target in links.items():
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.symlink(target, path)
+    top = os.path.realpath(directory)
+    for path in links:
+        if os.path.commonpath((top, os.path.realpath(path))) != top:
+            raise tarfile.ExtractError(f"{os.path.relpath(path, directory)!r} in it is a link out of its directory")
 
 
 def loaded(topology: Topology, detail: str) -> Topology:
