@@ -54,7 +54,7 @@ def test_without_gpus_stand_ins_are_printed_to_be_such() -> None:
     node = NODES.first()
     done = affinity("demo", AFFINITY_NODES=str(node), AFFINITY_DEVICES="pci", AFFINITY_MEMORY="none")
     assert done.returncode == 0, done.stderr
-    for word in ("placeholder GPU", "read from the kernel", "from its start", "numactl, because", "libnuma, because"):
+    for word in ("placeholder GPU", "read from the kernel", "numactl: in force from its start", "libnuma: in force"):
         assert word in done.stdout
 
 

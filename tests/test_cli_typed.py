@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 
+import click
 import pytest
 import schemas
-from commands import affinity, called, printed
+from commands import COMMAND, affinity, called, printed
 
 import affinity as package
 from affinity import Host, UsageError
+from affinity.cli._commands import group
 from affinity.testing import FakeHost, machines
 
 TWO = "pack:2 core:4 gpu:1"
@@ -73,6 +76,23 @@ def test_the_hint_for_a_machine_without_gpus_works_as_typed() -> None:
         name, _, nodes = hint.split(": ")[1].split()[0].partition("=")
         done = affinity("plan", "--json", *machine, **{name: nodes}, AFFINITY_DEVICES="pci")
         assert [str(plan["node"]) for plan in json.loads(done.stdout)] == nodes.split(",")
+
+
+def test_each_command_is_listed_with_a_whole_summary() -> None:
+    """At 80 columns."""
+    listed = affinity("--help", COLUMNS="80").stdout.partition("Commands:\n")[2].splitlines()
+    assert len(listed) == len(group.list_commands(click.Context(group)))
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize("arguments", [("show", "--machine", "gb200"), ("explain", "--json")])
+def test_a_reader_that_ends_is_sigpipe_as_for_other_programs(arguments: tuple[str, ...]) -> None:
+    with subprocess.Popen([COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == -signal.SIGPIPE
 
 
 def test_a_gpu_where_there_is_none_is_an_error_with_what_to_set() -> None:

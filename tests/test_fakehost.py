@@ -15,7 +15,7 @@ import pytest
 from kernel_cases import simulated
 
 import affinity
-from affinity import BindError, CpuSet, Host, LaunchMode, NodeSet, Settings
+from affinity import BindError, CpuSet, Host, LaunchMode, NodeSet, Settings, UsageError
 from affinity.errors import ForeignHostError, ListFormatError
 from affinity.integrations.engine import own_strategy
 from affinity.kernel import MemoryMode, MemoryPolicy
@@ -318,6 +318,10 @@ def test_a_fake_host_takes_sets_as_text() -> None:
     assert set(fake.kernel.masks.values()) == {CpuSet([2, 3])}
     with pytest.raises(ListFormatError, match="'node1' in 'node1' is no node list"):
         FakeHost("dgx-h100", allowed_nodes="node1")
+    assert str(fake.topology.cpus_of("1")) == "56-111,168-223"  # type: ignore[arg-type]
+    for wrong in ({"allowed_cpus": "200-300"}, {"allowed_nodes": "2"}, {"free": {9: GiB}}):
+        with pytest.raises(UsageError, match="not on the machine"):
+            FakeHost("dgx-h100", **wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a CpuSet does not mix with a str"):
         fake.kernel.set_affinity(0, "2")  # type: ignore[arg-type]
     machine = machines.Machine((machines.MachineNode(0, "0-3", GiB),), offline="3", allowed_cpus="0,1")

@@ -203,22 +203,25 @@ def audited(host: str, number: int, pid: int, right: Any, wrong: Any) -> list[Ac
 
 
 def test_the_actors_of_a_thousand_nodes_are_one_page(show: Open) -> None:
-    """8000 actors, two of them misplaced and one that could not be read: these come first, all others in one group."""
+    """8000 actors, three misplaced or not read and one of which nothing is known: these come first, all others in one group."""
     right, wrong = with_processes(0, 0).processes
     actors = []
     for n in range(8000):
         actors += audited(f"gpu{n // 8:04}", n, 1000 + n, right, wrong if n in (17, 4242) else None)
     actors.append(ActorAudit("f" * 32, "Scheduler_8000", "gpu0999", "gpu0999", 0, None, error="no reply within 60 s"))
+    actors += audited("gpu0999", 8001, 9999, right, {**right, "locality": "unknown", "reason": "no node is known"})
     html = pages.audit(actors, lambda a: [a.process["reason"]] if a.process else [])
     assert len(html.encode()) < 5_000_000
     shown = show(html)
-    expect(shown.get_by_text("8001 actors on 1000 nodes, 3 not well")).to_be_visible()
+    expect(shown.get_by_text("8002 actors on 1000 nodes, 3 misplaced or not read, 1 unknown")).to_be_visible()
     assert shown.get_by_role("heading", level=2).all_text_contents() == [
         "✗ 1 actor Scheduler_*: could not be read",
         "✗ 2 actors Scheduler_*: remote",
+        "? 1 actor Scheduler_*: unknown",
         "✓ 7998 actors Scheduler_*: local",
     ]
     expect(shown.get_by_role("row", name="Scheduler_17 ")).to_contain_text("threads may run outside CPUs 8-15")
+    expect(shown.get_by_role("row", name="Scheduler_8001 ")).to_contain_text("no node is known")
     expect(shown.get_by_text("on gpu[0000-0999]")).to_be_visible()
 
 

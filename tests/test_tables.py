@@ -100,15 +100,30 @@ def test_text_of_others_does_not_control_the_terminal(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "t\nPID  command\n1    a\ufffd[2J b\n\n"
 
 
+def test_empty_nodes_are_one_line(tree: Callable[[str], str]) -> None:
+    """And are not counted among those whose memory is allowed."""
+    shown = called("show", "--machine", "gb200").stdout.splitlines()
+    assert "memory allowed on nodes 0-2,10,18,26" in shown
+    assert "nodes without CPUs, memory and devices: 3-9,11-17,19-25,27-33" in shown
+    assert "node  0    1    2    10   18   26" in shown
+
+
+def test_counts_that_have_no_room_are_not_below_the_table() -> None:
+    """As the last column of texts is."""
+    shown = on_terminal("show", "--machine", "dgx-h100", columns=60)
+    assert "NICs: 6" not in shown
+    assert "too narrow: NICs" in shown
+
+
 def test_a_matrix_is_several_tables_on_a_narrow_terminal(tree: Callable[[str], str]) -> None:
     """Each with the first column; every pair is there."""
-    shown = on_terminal("show", "--root", tree("gb200"), columns=60)
+    shown = on_terminal("show", "--root", tree("snc-16-nodes"), columns=40)
     distances = shown.partition("Distances")[2].partition("Caches")[0]
-    parts = [part.splitlines()[-35:] for part in distances.strip().split("\n\n")]
-    assert len(parts) > 2
+    parts = [part.splitlines()[-17:] for part in distances.strip().split("\n\n")]
+    assert len(parts) == 2
     heads = [head for part in parts for head in part[0].split()[1:]]
-    assert heads == [str(n) for n in range(34)]
-    assert all(part[1].split()[0] == "0" and len(part) == 35 for part in parts)
+    assert heads == [str(n) for n in range(16)]
+    assert all(part[1].split()[0] == "0" and len(part) == 17 for part in parts)
 
 
 def test_show_has_what_users_of_topo_and_lstopo_look_for(tree: Callable[[str], str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +15,9 @@ _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIP
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (default: `sys.argv`). Raise SystemExit, or replace this process (`affinity run`).
 
-    Exit status: 2 for usage, a malformed setting or an unreadable file; 3 for a requirement that cannot be satisfied.
-    74 if stdout cannot be written. An AffinityError is printed as one message on stderr, never as a traceback.
+    Exit status: 2 for usage, a malformed setting or an unreadable file; 3 for a requirement that cannot be satisfied;
+    74 if stdout cannot be written. If the reader of stdout has ended, the process ends by SIGPIPE. An AffinityError is
+    printed as one message on stderr, never as a traceback.
     """
     if arguments is None:
         import gc
@@ -39,19 +41,23 @@ def _run_with_click(arguments: list[str]) -> None:
     from affinity.cli._commands import group
 
     status: str | int | None = None
+    output = sys.stdout
     try:
         try:
             group.main(arguments, prog_name="affinity")
         except SystemExit as ended:
             status = ended.code
+        if sys.stdout is not output:  # so click leaves it after this error, which it catches
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
         if error.filename is not None or error.errno not in _OUTPUT_ERRORS:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered is flushed once more at exit
-        if error.errno == errno.EPIPE:  # the reader, as `head`, has seen enough
-            sys.exit(1)
+        if error.errno == errno.EPIPE:  # the reader, as `head`, has seen enough: end as other programs do
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGPIPE)
         print(f"affinity: cannot write the output: {error.strerror}", file=sys.stderr)
         sys.exit(74)
     sys.exit(status)

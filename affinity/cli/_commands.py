@@ -10,6 +10,26 @@ import click
 
 from affinity.cli._errors import report_error
 
+#: What the list of commands shows, in the room that 80 columns leave. Others are cut out of the docstring.
+_SUMMARIES = {
+    "attach": "Bind processes that run to CPUs and memory of their GPU.",
+    "bench": "Measure what nodes are worth, for the server or a command.",
+    "demo": "Start and bind real workers, and show their state.",
+    "doctor": "Check what refuses or weakens a binding, with remedies.",
+    "draw": "Draw the machine, a plan, and the processes of GPUs.",
+    "explain": "Show which rule chooses the strategy, and each setting.",
+    "gather": "Write this machine's topology to an archive.",
+    "machines": "List the named machines for --machine.",
+    "new-plugin": "Write a plugin distribution to begin with.",
+    "plan": "Show what each GPU's worker would be given.",
+    "ps": "List the processes that use a GPU, misplaced ones marked.",
+    "ray": "Survey and audit a running Ray cluster.",
+    "run": "Run a command bound to CPUs and memory of its GPU.",
+    "show": "Show nodes, CPUs, caches, GPUs and network adapters.",
+    "strategies": "List the installed plugins, and what they can do here.",
+    "watch": "Bind each process that begins to use a GPU.",
+}
+
 
 class Commands(click.Group):
     """Group of the files in this folder, each with a click object `command`; `new_plugin.py` is `new-plugin`."""
@@ -23,6 +43,7 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"affinity.cli.{cmd_name.replace('-', '_')}").command
         command.name = cmd_name  # the documentation shows it
+        command.short_help = _SUMMARIES.get(cmd_name)
         return command
 
     def resolve_command(

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from affinity.cli import _completion, _validate
 
-if TYPE_CHECKING:
-    from affinity.host import Host
-    from affinity.topology.cpuset import CpuSet, NodeSet
-
 F = TypeVar("F", bound=Callable[..., Any])
-S = TypeVar("S", "CpuSet", "NodeSet")
 
 gpu = click.option(
     "--gpu",
@@ -34,7 +29,9 @@ launch_mode = click.option(
     shell_complete=_completion.launch_modes,
     help="How the worker is started: spawn, command, inline, …, or a launcher's name.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/reference/json.md).")
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON; reference/json of the documentation has its keys."
+)
 
 
 def overrides(command: F) -> F:
@@ -76,48 +73,6 @@ def machine(command: F) -> F:
         allowed_nodes: str | None,
         **kwargs: Any,
     ) -> Any:
-        return command(*args, host=_host(root, machine, synthetic, allowed_cpus, allowed_nodes), **kwargs)
+        return command(*args, host=_validate.host(root, machine, synthetic, allowed_cpus, allowed_nodes), **kwargs)
 
     return wrapped  # type: ignore[return-value]
-
-
-def _host(
-    root: str | None,
-    machine: str | None,
-    synthetic: str | None,
-    allowed_cpus: str | None,
-    allowed_nodes: str | None,
-) -> Host:
-    from affinity.errors import UsageError
-    from affinity.host import Host
-    from affinity.topology.cpuset import CpuSet, NodeSet
-
-    cpus = _list(CpuSet, "--allowed-cpus", allowed_cpus)
-    nodes = _list(NodeSet, "--allowed-nodes", allowed_nodes)
-    named = {"--root": root, "--machine": machine, "--synthetic": synthetic}
-    given = [option for option, text in named.items() if text is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} are given, each for a machine: use one of them")
-    if root is not None:
-        return Host.from_root(root, allowed_cpus=cpus, allowed_nodes=nodes)
-    if synthetic is not None:
-        return Host.synthetic(synthetic, allowed_cpus=cpus, allowed_nodes=nodes)
-    if machine is not None:
-        from affinity.testing import machines
-
-        return machines.host(machine, allowed_cpus=cpus, allowed_nodes=nodes)
-    if cpus is not None or nodes is not None:
-        raise UsageError(
-            "--allowed-cpus and --allowed-nodes need a machine given by --root, --machine or --synthetic: "
-            "narrow this one with taskset or a cpuset"
-        )
-    return Host.live()
-
-
-def _list(kind: type[S], option: str, text: str | None) -> S | None:
-    from affinity.errors import ListFormatError
-
-    try:
-        return None if text is None else kind.parse(text)
-    except ListFormatError as error:
-        raise ListFormatError(f"{option}: {error}") from error

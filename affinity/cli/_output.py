@@ -43,7 +43,7 @@ def matrix(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]])
 def grid(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, optional: Sequence[str] = ()
 ) -> list[str]:
-    """Return the lines of a table. The last column, if it is left out, is below it: the rows of each text, the text."""
+    """Return the lines of a table. If a last column of texts is left out, each text is below it, with its rows."""
     room = terminal_width()
     cells = [list(columns), *(list(map(_cell, row)) for row in rows)]
     empty = [i for i, name in enumerate(columns) if name in optional and {row[i] for row in cells[1:]} == {"-"}]
@@ -62,7 +62,7 @@ def grid(
             parts = [(cell[line] if line < len(cell) else "").ljust(w) for cell, w in zip(broken, widths, strict=True)]
             lines.append(_bold(_GAP.join(parts).rstrip()) if number == 0 else _GAP.join(parts).rstrip())
     gone = [i for i in range(len(columns)) if i not in kept and (room is None or i not in empty)]
-    if gone and gone[-1] == len(columns) - 1:
+    if gone and gone[-1] == len(columns) - 1 and any(" " in row[gone[-1]] for row in cells[1:]):
         named: dict[str, list[str]] = {}
         for row in cells[1:]:
             named.setdefault(row[gone[-1]], []).append(row[0])
@@ -71,7 +71,7 @@ def grid(
             lines += wrapped(f"{columns[-1]}{whose}: {text}") if text != "-" else []
         gone.pop()
     if gone:
-        lines += wrapped(f"(no room for: {', '.join(columns[i] for i in gone)})")
+        lines += wrapped(f"(left out, this terminal is too narrow: {', '.join(columns[i] for i in gone)})")
     return lines
 
 

@@ -113,9 +113,11 @@ def _print(reports: list[Shape], stand_ins: bool) -> None:
         "State of each worker as read from the kernel, after its scheduler was built",
         ("worker", "started by", "strategy", "bound", "CPUs", "memory policy", "threads within", "own pages local"),
         [(r["worker"], r["started_by"], r["strategy"], _when(r), *_observed(r["observed"])) for r in bound],
+        optional=("own pages local", "started by", "bound"),
     )
     for report in reports:
-        result = report.get("error") or f"{report['strategy']}, because: {report['reason']}"
+        why = f"{report['strategy']}: in force from its start" if report.get("already") else ""
+        result = report.get("error") or why or f"{report['strategy']}: {report['reason']}"
         _output.line(f"{report['worker']}, started by {report['started_by']}: {result}")
         _output.lines("  degraded", (": ".join(filter(None, d.values())) for d in report.get("degradations", ())))
 

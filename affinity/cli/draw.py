@@ -121,8 +121,10 @@ def _require_this_machine(host: Host) -> None:
     from affinity.errors import ForeignHostError
 
     if host.is_foreign:
-        other = f"{host.topology.origin.value} ({host.topology.detail})"
-        raise ForeignHostError(f"--ps shows processes of this machine, but another is given, {other}: leave one out")
+        raise ForeignHostError(
+            f"--ps shows processes of this machine, and another is given ({host.topology.detail}): leave out --ps, or "
+            "the option that names the machine"
+        )
 
 
 def write(path: str, text: str) -> None:

@@ -22,13 +22,13 @@ def command(*, as_json: bool) -> None:
         return _output.json({"version": serialize.VERSION, "machines": found})
     return _output.table(
         "",
-        ("machine", "nodes", "CPUs", "nodes of the GPUs", "source"),
+        ("machine", "nodes", "CPUs", "GPUs on nodes", "source"),
         [
             (
                 m["name"],
                 _output.ids(m["nodes"]),
                 m["cpus"],
-                ",".join("-" if node is None else str(node) for node in m["gpu_nodes"]),
+                ",".join("-" if node is None else str(node) for node in m["gpu_nodes"]) or "none",
                 m["source"],
             )
             for m in found

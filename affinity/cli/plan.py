@@ -38,7 +38,8 @@ def command(*, gpu: str | None, settings: Settings, launch_mode: str | None, hos
         _output.json([serialize.plan(p) for p in plans])
     elif not plans:
         nodes = sorted(host.topology.nodes_of(host.allowed_cpus))[:2]
-        example = f": AFFINITY_NODES={','.join(map(str, nodes))} plans for a placeholder GPU each" if nodes else ""
+        names = ",".join(map(str, nodes))
+        example = f": AFFINITY_NODES={names} puts a placeholder GPU on each of these nodes" if nodes else ""
         _output.line(f"no GPU is visible, nothing to plan{example}")
     else:
         _output.table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -43,15 +44,16 @@ def command(*, host: Host, as_json: bool) -> None:
 
 def _print(machine: dict[str, Any]) -> None:
     nodes, gpus, nics = machine["nodes"], machine["gpus"], machine["nics"]
-    _output.line(f"{machine['origin']} {machine['detail']}".rstrip("/ "))
+    _output.line("this machine" if machine["origin"] == "live" else f"{machine['origin']} {machine['detail']}")
     _output.line(f"CPUs online {machine['online_cpus']}, allowed {machine['allowed_cpus'] or 'none'}")
-    _output.line(f"memory allowed on nodes {_output.ids(machine['allowed_nodes'])}")
+    _output.line(f"memory allowed on nodes {_output.ids(n['id'] for n in nodes if n['memory_allowed'])}")
     print()
     _output.table(
         "Packages",
         ("package", "nodes", "cores", "CPUs"),
         [(p["id"], _output.ids(p["nodes"]), p["cores"], p["cpus"]) for p in machine["packages"]],
     )
+    with_something = [n for n in nodes if not _is_empty(n, nics)]
     _output.table(
         "Nodes",
         ("node", "CPUs", "allowed", "memory", "free", "memory allowed", "GPUs", "NICs"),
@@ -66,13 +68,17 @@ def _print(machine: dict[str, Any]) -> None:
                 len(n["gpus"]),
                 sum(nic["node"] == n["id"] for nic in nics),
             )
-            for n in nodes
+            for n in with_something
         ],
         optional=("NICs",),
     )
-    if len(nodes) > 1:
-        columns = [str(n["id"]) for n in nodes]
-        rows = [(n["id"], *(n["distances"].get(c) for c in columns)) for n in nodes]
+    if len(with_something) < len(nodes):
+        empty = _output.ids(n["id"] for n in nodes if _is_empty(n, nics))
+        _output.line(f"nodes without CPUs, memory and devices: {empty}")
+        print()
+    if len(with_something) > 1:
+        columns = [str(n["id"]) for n in with_something]
+        rows = [(n["id"], *(n["distances"].get(c) for c in columns)) for n in with_something]
         _output.matrix("Distances (10 is local)", ("node", *columns), rows)
     if machine["caches"]:
         _output.table(
@@ -121,6 +127,11 @@ def _print(machine: dict[str, Any]) -> None:
         )
         print(_LEGEND)
     _output.lines("note", machine["notes"])
+
+
+def _is_empty(node: dict[str, Any], nics: Sequence[dict[str, Any]]) -> bool:
+    """Return whether nothing is on a node, as on a GPU's memory nodes that MIG would use."""
+    return not (node["cpus"] or node["memory"] or node["gpus"] or any(nic["node"] == node["id"] for nic in nics))
 
 
 def _nearest(gpu: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ def check_gpus(subject: Subject) -> Iterator[Check]:
 def check_allowed(subject: Subject) -> Iterator[Check]:
     """Yield whether the CPUs and the memory of the GPUs' nodes may be used."""
     host = subject.host
-    yield Check("allowed", f"CPUs {host.allowed_cpus or 'none'}, memory of nodes {host.allowed_nodes or 'none'}")
+    yield Check("allowed", f"CPUs {host.allowed_cpus or 'none'}, memory of node {host.allowed_nodes or 'none'}")
     nodes = NodeSet(gpu.node for gpu in subject.observation.launch.gpus if gpu.node is not None)
     for node in nodes:
         cpus = host.topology.cpus_of(NodeSet([node]))
@@ -64,7 +64,9 @@ def check_nodes(subject: Subject) -> Iterator[Check]:
         yield Check("nodes", value, Verdict.NOTE, "give the virtual machine the nodes of its host (vNUMA)")
     else:
         value = f"one with CPUs ({with_cpus}): every CPU and page is local already"
-        yield Check("nodes", value, Verdict.NOTE, "divide its cores among workers: AFFINITY_POLICY=exclusive")
+        several = len(subject.observation.launch.machine_gpus) > 1
+        remedy = "divide its cores among the workers of its GPUs: AFFINITY_POLICY=exclusive" if several else ""
+        yield Check("nodes", value, Verdict.NOTE if several else Verdict.OK, remedy)
     if others:
         value = f"{others} without CPUs (memory of GPUs, or an expansion)"
         yield Check("nodes without CPUs", value, Verdict.NOTE, "name nodes with CPUs in AFFINITY_NODES and --node")

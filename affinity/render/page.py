@@ -24,7 +24,7 @@ STYLE = """
 --slow1:#fff3e0;--slow2:#fddfb5;--slow3:#f9bd77;--slow4:#f09a3e}
 body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem auto;padding:0 1rem;max-width:1500px;background:#fff;color:#111}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:1.8rem 0 .4rem}p{margin:.3rem 0}
-.scroll{overflow-x:auto;margin:.8rem 0}.scroll svg{display:block}
+.scroll{overflow-x:auto;margin:.8rem 0}.scroll svg{display:block;max-width:max(100%,900px);height:auto}
 table{border-collapse:collapse;font-size:13px}caption{text-align:left;font-weight:bold;padding:.3rem 0}
 th,td{border:1px solid var(--line);padding:.2rem .5rem;text-align:left;vertical-align:top}
 thead th{background:var(--head)}td{font-family:ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace}
@@ -53,7 +53,7 @@ def machine(found: Picture, measured: Shape | None = None) -> str:
         add_table(
             main,
             "Processes that use a GPU",
-            ("", "PID", "command", "GPU", "CPUs", "memory", "reason", "remedy"),
+            ("state", "PID", "command", "GPU", "CPUs", "memory", "reason", "remedy"),
             [_process(p) for p in sorted(found.processes, key=lambda p: mark_of(p) is not Mark.MISPLACED)],
         )
     if found.plans:

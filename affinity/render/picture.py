@@ -290,7 +290,11 @@ class _Maker:
         width, caches, usable, gpus, first = key
         cpus = CpuSet(cpu for core in cores for cpu in core)
         each = " each" if len(cores) > 1 else ""
-        title = f"core {first}" if few else count_of(len(cores), "core") + (f" x {width} PU" if width > 1 else "")
+        title = (
+            f"core {self._core_numbers[first]}"
+            if few
+            else count_of(len(cores), "core") + (f" x {width} PU" if width > 1 else "")
+        )
         lines = [f"PU {cpus}" if few else f"CPUs {cpus}"]
         lines += [caches + each] if caches else []
         lines += [f"plan: GPU {ordinals(gpus)}"] if gpus else []
@@ -301,6 +305,12 @@ class _Maker:
             lines.append(f"{usable} PU allowed{each}")
         reason = f"CPUs {cpus} are not in the mask or the cpuset of this process" if mark is not Mark.NONE else ""
         return Box(Kind.CORES, title, tuple(lines), reason, mark)
+
+    @cached_property
+    def _core_numbers(self) -> Mapping[int, int]:
+        """The logical number of each core, as lstopo's L#, by its lowest CPU."""
+        cores = (CpuSet.parse(core).first() for node in self.machine["nodes"] for core in node["cores"])
+        return {cpu: number for number, cpu in enumerate(sorted(set(cores)))}
 
     @cached_property
     def _caches_by_cpu(self) -> Mapping[int, str]:
@@ -338,13 +348,13 @@ class _Maker:
         return (*boxes, *map(self._nic, nics.values()))
 
     def _gpu(self, gpu: Shape) -> Box:
-        lines = [gpu["model"], gpu["pci_bus_id"] or "placeholder"]
+        lines = [gpu["model"], gpu["pci_bus_id"] or "placeholder", "node unknown" if gpu["node"] is None else ""]
         reasons = [f"node {gpu['node']}: {gpu['node_reason']}" if gpu["node"] is not None else gpu["node_reason"]]
         for plan in self.plans:
             if gpu["reference"] not in plan["references"]:
                 continue
             if plan["problem"] or plan["strategy"] == "noop":
-                lines.append("plan: left alone")
+                lines.append("plan: noop")
                 reasons.append(plan["problem"] or plan["reason"])
             else:
                 lines += [f"plan: CPUs {plan['cpus']}", f"memory {memory(plan['memory'])}, by {plan['strategy']}"]
@@ -358,7 +368,7 @@ class _Maker:
         lines = [nic["pci_bus_id"]] if nic["name"] != nic["pci_bus_id"] else []
         others = [n for n in (*nic["rdma_devices"], *nic["interfaces"]) if n != nic["name"]]
         lines += [", ".join(others)] if others else []
-        reason = f"nearest adapter of GPU {ordinals(nearest)}" if nearest else "of no GPU the nearest adapter"
+        reason = f"nearest adapter of GPU {ordinals(nearest)}" if nearest else "nearest to no GPU"
         return Box(Kind.NIC, f"NIC {nic['name']}", tuple(lines), reason)
 
     # -- processes

@@ -89,7 +89,7 @@ class BindReport:
         return self._undo()
 
     def __repr__(self) -> str:
-        return f"<BindReport: {self.summary}; {len(self.degradations)} degradations>"
+        return f"<BindReport: {self.summary}; {len(messages(self.degradations))} degradations>"
 
     def __str__(self) -> str:
         chosen = self.selection.strategy

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Self
 
-from affinity import CpuSet, Host, NodeSet
+from affinity import CpuSet, Host, NodeSet, UsageError
 from affinity.host import simulated
 from affinity.kernel import MemoryMode
 from affinity.launchers import Launch, LaunchMode
@@ -66,8 +66,14 @@ class FakeHost:
             allowed_cpus = machine.allowed_cpus if allowed_cpus is None else allowed_cpus
             allowed_nodes = machine.allowed_nodes if allowed_nodes is None else allowed_nodes
             machine = machine.topology()
+        elif isinstance(machine, str):
+            machine = machines.load(machine)
+        Host.foreign(machine, allowed_cpus=allowed_cpus, allowed_nodes=allowed_nodes)  # refuses what is not on it
+        if free is not None and not free.keys() <= machine.by_id.keys():
+            strange = NodeSet(free.keys() - machine.by_id.keys())
+            raise UsageError(f"free: node {strange} is not on the machine: its nodes are {NodeSet(machine.by_id)}")
         self.kernel = SimulatedKernel(
-            machines.load(machine) if isinstance(machine, str) else machine,
+            machine,
             cpuset=allowed_cpus,
             mems=allowed_nodes,
             mask=mask,

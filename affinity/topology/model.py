@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 
 from affinity.errors import UsageError
-from affinity.topology.cpuset import CpuSet, NodeSet
+from affinity.topology.cpuset import CpuSet, NodeSet, node_set
 
 
 class Origin(enum.Enum):
@@ -265,9 +265,9 @@ class Topology:
 
     def cpus_of(self, nodes: NodeSet) -> CpuSet:
         """Return all online CPUs of these nodes; nodes that are not online add none."""
-        bits = 0
+        bits, chosen = 0, node_set(nodes)
         for node in self.nodes:
-            if node.id in nodes:
+            if node.id in chosen:
                 bits |= node.cpus.bits
         return CpuSet.from_bits(bits)
 

@@ -15,6 +15,10 @@ from affinity.render.picture import cache_name, counted, memory, ordinals, pictu
 _PICTURES = 20
 
 
+#: Of actors, in the order of the page: misplaced or not read, nothing known, well.
+_MARKS = _WRONG, _UNKNOWN, _WELL = "✗", "?", "✓"
+
+
 def survey(nodes: Sequence[NodeSurvey]) -> str:
     """Return the page of a survey."""
     groups: dict[tuple[tuple[str, str], ...], list[NodeSurvey]] = {}
@@ -40,16 +44,20 @@ def survey(nodes: Sequence[NodeSurvey]) -> str:
 
 def audit(actors: Sequence[ActorAudit], remarks: Callable[[ActorAudit], Sequence[str]]) -> str:
     """Return the page of an audit. remarks: what is to be done about an actor, in words."""
-    groups: dict[tuple[bool, str, str, str], list[ActorAudit]] = {}
+    groups: dict[tuple[str, str, str, str], list[ActorAudit]] = {}
     for actor in actors:
-        key = actor.is_well, _state(actor), re.sub(r"\d+", "*", actor.name or "actor"), _placed(actor)
+        key = _mark(actor), _state(actor), re.sub(r"\d+", "*", actor.name or "actor"), _placed(actor)
         groups.setdefault(key, []).append(actor)
-    wrong = sum(not actor.is_well for actor in actors)
+    marks = [_mark(actor) for actor in actors]
     nodes = len({actor.host for actor in actors})
-    words = f"{count_of(len(actors), 'actor')} on {count_of(nodes, 'node')}, {wrong} not well"
+    words = (
+        f"{count_of(len(actors), 'actor')} on {count_of(nodes, 'node')}, {marks.count(_WRONG)} misplaced or not read"
+    )
+    words += f", {marks.count(_UNKNOWN)} unknown" if _UNKNOWN in marks else ""
     main = page.main_element("Cluster audit", words)
-    for (well, state, name, cpus), alike in sorted(groups.items(), key=lambda item: (item[0][0], len(item[1]))):
-        title = f"{'✓' if well else '✗'} {count_of(len(alike), 'actor')} {name}: {state}"
+    for (mark, state, name, cpus), alike in sorted(groups.items(), key=lambda i: (_MARKS.index(i[0][0]), len(i[1]))):
+        well = mark == _WELL
+        title = f"{mark} {count_of(len(alike), 'actor')} {name}: {state}"
         section = page.section(main, title)
         if cpus:
             page.add_text(section, "p", f"placed on CPUs {cpus}")
@@ -60,7 +68,7 @@ def audit(actors: Sequence[ActorAudit], remarks: Callable[[ActorAudit], Sequence
             page.add_text(inside, "summary", "each actor")
         columns = ("actor", "host", "PID", "GPUs", "threads", "outside", "local pages", "remarks")
         rows = [_actor(actor, remarks(actor)) for actor in alike]
-        page.add_table(inside, title, columns, rows if well else map(page.Wrong, rows))
+        page.add_table(inside, title, columns, map(page.Wrong, rows) if mark == _WRONG else rows)
     return page.document(main, "Cluster audit")
 
 
@@ -92,13 +100,20 @@ def _actor(actor: ActorAudit, remarks: Sequence[str]) -> page.Row:
     return (
         actor.name or actor.actor,
         actor.host,
-        actor.pid,
+        actor.pid or None,
         ", ".join(gpu["name"] for gpu in actor.gpus),
-        actor.threads,
-        actor.threads_outside,
+        None if actor.error else actor.threads,
+        None if actor.error else actor.threads_outside,
         None if local is None else f"{local:.0%}",
         "; ".join(filter(None, (actor.error, *remarks))),
     )
+
+
+def _mark(actor: ActorAudit) -> str:
+    if not actor.is_well:
+        return _WRONG
+    locality = (actor.process or {}).get("locality", "unknown")
+    return _UNKNOWN if locality == "unknown" and not actor.in_force else _WELL
 
 
 def _state(actor: ActorAudit) -> str:

@@ -41,7 +41,8 @@ def get(name: str) -> Machine:
     """Return the record of a named machine. Raise UsageError with similar names if there is none."""
     if name not in _MAKERS:
         near = difflib.get_close_matches(name, _MAKERS, n=3, cutoff=0.4)
-        raise UsageError(f"no machine {name!r}: did you mean {', '.join(near) or 'one of ' + ', '.join(names())}?")
+        remedy = f"did you mean {', '.join(near)}?" if near else "`affinity machines` lists them"
+        raise UsageError(f"no machine {name!r}: {remedy}")
     make = _MAKERS[name]
     return attrs.evolve(make(), name=name, source=" ".join((make.__doc__ or "").split()))
 
