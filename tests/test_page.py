@@ -203,7 +203,7 @@ def audited(host: str, number: int, pid: int, right: Any, wrong: Any) -> list[Ac
 
 
 def test_the_actors_of_a_thousand_nodes_are_one_page(show: Open) -> None:
-    """8000 actors, three misplaced or not read and one of which nothing is known: these come first, all others in one group."""
+    """8000 actors: two misplaced, one not read and one unknown come first, the others are one group."""
     right, wrong = with_processes(0, 0).processes
     actors = []
     for n in range(8000):
