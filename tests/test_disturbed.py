@@ -23,6 +23,7 @@ from affinity.render import serialize
 from affinity.selection.fallback import Applied, apply
 from affinity.selection.rules import Selection
 from affinity.strategies import AffinityStrategy, Launch, LaunchMode, Observation, WorkerStart, thread_placed
+from affinity.strategies.process import set_mempolicy_verified
 from affinity.testing import FakeHost
 
 #: Two packages of one node each, CPUs 0-3 and 4-7; the worker's GPU is on node 1.
@@ -532,3 +533,39 @@ def test_a_state_that_is_saved_while_a_thread_starts_a_worker_has_its_own_mask()
     with starting_a_worker(fake, leave):
         meanwhile(bind_for_a_while, leave)
     assert (bound, masks(fake)) == ([{"4-7"}], {"0-7"})
+
+
+# ---------------------------------------------------------------- undo of threads that changed meanwhile
+
+
+def test_an_undo_gives_threads_started_while_bound_what_the_process_had() -> None:
+    """One that was started bound has the whole machine again; one that its owner pinned keeps its CPU."""
+    fake = FakeHost(MACHINE, threads=2)
+    report = affinity.bind(gpu=0, host=fake.host)
+    started, pinned = fake.kernel.start_thread(), fake.kernel.start_thread()
+    fake.kernel.set_affinity(pinned, CpuSet([6]))
+    report.undo()
+    assert {tid: str(mask) for tid, mask in fake.kernel.masks.items() if tid in (started, pinned)} == {
+        started: "0-7",
+        pinned: "6",
+    }
+
+
+def test_a_second_bind_takes_threads_that_the_first_left_on_what_was_allowed() -> None:
+    """As one that a thread which was not bound yet has started."""
+    fake = FakeHost("pack:2 numa:1 core:4 gpu:2")
+    affinity.bind(gpu=1, host=fake.host)
+    late = fake.kernel.start_thread()
+    fake.kernel.set_affinity(late, EVERY)
+    affinity.bind(gpu=0, host=fake.host)
+    assert str(fake.kernel.masks[late]) == "0-3"
+
+
+def test_a_policy_that_the_kernel_cuts_is_taken_back() -> None:
+    fake = FakeHost(MACHINE, allowed_nodes="1")
+    before = MemoryPolicy(MemoryMode.PREFERRED, NodeSet([1]))
+    fake.kernel.set_mempolicy(before)
+    both = MemoryPolicy(MemoryMode.BIND, NodeSet([0, 1]))
+    with pytest.raises(BindError, match="the kernel made it bind:1"):
+        set_mempolicy_verified(both, fake.kernel, fake.kernel.set_mempolicy)
+    assert fake.kernel.get_mempolicy() == before

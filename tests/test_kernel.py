@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from affinity import CpuSet, NodeSet
 from affinity.kernel import MemoryMode, MemoryPolicy
 from affinity.kernel.linux import THIS_PROCESS
+from affinity.kernel.procfs import mempolicy_of_maps
 
 
 def test_the_mask_is_the_schedulers() -> None:
@@ -209,3 +211,18 @@ def test_without_proc_the_error_names_the_file_and_the_remedy(command: str) -> N
     assert message.endswith(
         "No such file or directory; expected a readable file: mount proc on /proc and sysfs on /sys"
     )
+
+
+@pytest.mark.parametrize(("length", "is_whole"), [(62, True), (63, False)])
+def test_a_policy_that_numa_maps_may_have_cut_is_not_believed(tmp_path: Path, length: int, is_whole: bool) -> None:
+    """The kernel prints 63 characters of one at most: mpol_to_str() with a buffer of 64, in fs/proc/task_mmu.c."""
+    nodes = "0"
+    while len(f"bind:{nodes},") < length - 2:
+        nodes += f",{int(nodes.rpartition(',')[2]) + 2}"
+    text = f"bind:{nodes}".ljust(length, "0")
+    (tmp_path / "numa_maps").write_text(f"7f0123456000 {text} anon=1 dirty=1\n")
+    if is_whole:
+        assert mempolicy_of_maps(str(tmp_path)).mode is MemoryMode.BIND
+    else:
+        with pytest.raises(OSError, match="no memory policy is shown"):
+            mempolicy_of_maps(str(tmp_path))

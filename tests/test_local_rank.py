@@ -60,6 +60,7 @@ NO_INDEX = "is no index into the {} visible GPUs: it is placed next to all of th
         (mpi(1, 4), "4,5", [4, 5], f"local rank 1 of 4 {NO_INDEX.format(2)}"),
         (mpi(9, 64), None, ALL, f"local rank 9 of 64 {NO_INDEX.format(8)}"),
         (step(9), None, ALL, f"local rank 9 {NO_INDEX.format(8)}"),
+        (step(8), None, ALL, f"local rank 8 {NO_INDEX.format(8)}"),
         # lists that do not state how many tasks are on this node
         (step(5, SLURM_STEP_TASKS_PER_NODE="8,1", SLURM_NODEID=""), None, [5], ""),
         (step(5, SLURM_STEP_TASKS_PER_NODE="8,1", SLURM_NODEID="2"), None, [5], ""),

@@ -71,7 +71,7 @@ def bind_threads(cpus: CpuSet, process: Process) -> Outcome:
     old = [process_mask(process)]  # a list: a mask met again is found by identity, unhashed
     known = matching_record(process)
     if known is not None:
-        old += [known.cpus, known.allowed]
+        old.append(known.allowed)  # its CPUs are the process's mask
     skipped = 0
 
     def wanted(tid: int, mask: CpuSet) -> CpuSet:
