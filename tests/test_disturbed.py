@@ -569,3 +569,13 @@ def test_a_policy_that_the_kernel_cuts_is_taken_back() -> None:
     with pytest.raises(BindError, match="the kernel made it bind:1"):
         set_mempolicy_verified(both, fake.kernel, fake.kernel.set_mempolicy)
     assert fake.kernel.get_mempolicy() == before
+
+
+def test_each_attempt_starts_from_the_same_state() -> None:
+    """A refused memory policy takes the masks back, before the placement without memory is tried."""
+    fake = FakeHost(MACHINE)
+    fake.kernel.refuse("set_mempolicy", errno.EPERM)
+    report = affinity.bind(gpu=0, host=fake.host, settings=Settings(strategies=("libnuma",)))
+    assert [str(call.arguments[1]) for call in fake.kernel.log if call.name == "set_affinity"] == ["0-3", "0-7", "0-3"]
+    assert report.requested is not None
+    assert report.observed.policy == MemoryPolicy()

@@ -214,7 +214,7 @@ def test_without_proc_the_error_names_the_file_and_the_remedy(command: str) -> N
 
 
 @pytest.mark.parametrize(("length", "is_whole"), [(62, True), (63, False)])
-def test_a_policy_that_numa_maps_may_have_cut_is_not_believed(tmp_path: Path, length: int, is_whole: bool) -> None:
+def test_a_policy_that_numa_maps_may_have_cut_is_not_used(tmp_path: Path, length: int, is_whole: bool) -> None:
     """The kernel prints 63 characters of one at most: mpol_to_str() with a buffer of 64, in fs/proc/task_mmu.c."""
     nodes = "0"
     while len(f"bind:{nodes},") < length - 2:

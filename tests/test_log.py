@@ -126,8 +126,9 @@ def test_a_program_that_turns_the_logger_off_gets_none(python) -> None:  # type:
 
 
 def test_the_library_prints_nothing() -> None:
-    """Only commands print."""
-    files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "cli"]
+    """Only commands print, and the process that measures for one."""
+    programs = PACKAGE / "benchmark/worker.py"
+    files = [p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).parts[0] != "cli" and p != programs]
     assert len(files) > 50
     for path in files:
         calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]

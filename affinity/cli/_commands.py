@@ -23,7 +23,6 @@ _SUMMARIES = {
     "new-plugin": "Write a plugin distribution to begin with.",
     "plan": "Show what each GPU's worker would be given.",
     "ps": "List the processes that use a GPU, misplaced ones marked.",
-    "ray": "Survey and audit a running Ray cluster.",
     "run": "Run a command bound to CPUs and memory of its GPU.",
     "show": "Show nodes, CPUs, caches, GPUs and network adapters.",
     "strategies": "List the installed plugins, and what they can do here.",
@@ -43,7 +42,7 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"affinity.cli.{cmd_name.replace('-', '_')}").command
         command.name = cmd_name  # the documentation shows it
-        command.short_help = _SUMMARIES.get(cmd_name)
+        command.short_help = _SUMMARIES.get(cmd_name, command.short_help)
         return command
 
     def resolve_command(

@@ -34,7 +34,7 @@ _page = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Survey and audit a running Ray cluster.")
 def command() -> None:
     """Inspect a running Ray cluster: the plan of each machine, and the state of each bound actor.
 

@@ -62,18 +62,20 @@ class FakeHost:
     ) -> None:
         if isinstance(machine, str) and machine in machines.names():
             machine = machines.get(machine)
+        record = machine if isinstance(machine, machines.Machine) else None
         if isinstance(machine, machines.Machine):
-            allowed_cpus = machine.allowed_cpus if allowed_cpus is None else allowed_cpus
-            allowed_nodes = machine.allowed_nodes if allowed_nodes is None else allowed_nodes
-            machine = machine.topology()
-        elif isinstance(machine, str):
-            machine = machines.load(machine)
-        Host.foreign(machine, allowed_cpus=allowed_cpus, allowed_nodes=allowed_nodes)  # refuses what is not on it
-        if free is not None and not free.keys() <= machine.by_id.keys():
-            strange = NodeSet(free.keys() - machine.by_id.keys())
-            raise UsageError(f"free: node {strange} is not on the machine: its nodes are {NodeSet(machine.by_id)}")
+            topology = machine.topology()
+        else:
+            topology = machines.load(machine) if isinstance(machine, str) else machine
+        Host.foreign(topology, allowed_cpus=allowed_cpus, allowed_nodes=allowed_nodes)  # refuses what is not on it
+        if free is not None and not free.keys() <= topology.by_id.keys():
+            strange = NodeSet(free.keys() - topology.by_id.keys())
+            raise UsageError(f"free: node {strange} is not on the machine: its nodes are {NodeSet(topology.by_id)}")
+        if record is not None:  # its cpuset may list CPUs that are offline
+            allowed_cpus = record.allowed_cpus if allowed_cpus is None else allowed_cpus
+            allowed_nodes = record.allowed_nodes if allowed_nodes is None else allowed_nodes
         self.kernel = SimulatedKernel(
-            machine,
+            topology,
             cpuset=allowed_cpus,
             mems=allowed_nodes,
             mask=mask,
