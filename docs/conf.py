@@ -10,6 +10,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "numa-affinity"
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 man_pages = [
     ("reference/commands", "affinity", "put GPU workers on the CPUs and the memory next to their GPU", author, 1),
 ]
