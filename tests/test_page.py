@@ -156,7 +156,7 @@ def test_a_thousand_nodes_are_one_readable_page(show: Open) -> None:
     html = pages.survey([*alike[:500], other, narrowed, silent, *alike[500:]])
     assert len(html.encode()) < 200_000
     shown = show(html)
-    expect(shown.get_by_text("1000 nodes, 3 kinds of machine and plan, 1 do not reply")).to_be_visible()
+    expect(shown.get_by_text("1000 nodes, 3 kinds of machine and plan, 1 without a reply")).to_be_visible()
     expect(shown.get_by_role("table").first).to_contain_text("gpu0999")
     headings = shown.get_by_role("heading", level=2).all_text_contents()
     assert [heading.split(":")[0] for heading in headings] == ["≠ 1 node", "≠ 1 node", "997 nodes"]
@@ -175,6 +175,14 @@ def test_what_changes_from_boot_to_boot_is_no_difference() -> None:
     for gpu in second.machine["gpus"]:
         gpu["uuid"] = "GPU-1"
     assert "1 kind of machine" in pages.survey([first, second])
+
+
+def test_empty_nodes_of_another_model_are_one_row() -> None:
+    """A GB200 tray among servers of another kind: its 28 nodes without CPUs and memory."""
+    html = pages.survey([surveyed("a", "dgx-h100"), surveyed("b", "dgx-h100"), surveyed("c", "gb200")])
+    assert html.count("nodes without CPUs and memory") == 1
+    assert "3-9,11-17,19-25,27-33" in html
+    assert "CPUs none, about 0 GiB" not in html
 
 
 def test_nodes_that_all_differ_are_a_page_of_bounded_size() -> None:

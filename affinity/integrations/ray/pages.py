@@ -10,6 +10,7 @@ from affinity.integrations.ray.actor_audit import ActorAudit
 from affinity.integrations.ray.node_survey import NodeSurvey
 from affinity.render import count_of, page, svg
 from affinity.render.picture import cache_name, counted, memory, ordinals, picture
+from affinity.topology.cpuset import NodeSet
 
 #: Pictures of kinds of nodes that differ from most; a page stays small even if every node is of its own kind.
 _PICTURES = 20
@@ -31,11 +32,11 @@ def survey(nodes: Sequence[NodeSurvey]) -> str:
     ordered = sorted(groups.items(), key=lambda item: len(item[1]))
     usual = dict(ordered[-1][0]) if ordered else {}
     words = [count_of(len(nodes), "node"), f"{count_of(len(groups), 'kind')} of machine and plan"]
-    words += [f"{sum(map(len, silent.values()))} do not reply"] if silent else []
+    words += [f"{sum(map(len, silent.values()))} without a reply"] if silent else []
     main = page.main_element("Cluster survey", ", ".join(words))
     if silent:
         rows = [page.Wrong((len(names), hosts(names), error)) for error, names in silent.items()]
-        page.add_table(main, "✗ Nodes that do not reply", ("nodes", "hosts", "error"), rows)
+        page.add_table(main, "✗ Nodes without a reply", ("nodes", "hosts", "error"), rows)
     for number, (facts, alike) in enumerate(ordered, 1):
         has_picture = number <= _PICTURES or number == len(ordered)
         _alike(main, dict(facts), usual, alike, has_picture)
@@ -142,7 +143,11 @@ def _facts(node: NodeSurvey) -> dict[str, str]:
         "CPUs allowed": shape["allowed_cpus"],
         "memory allowed on nodes": ", ".join(map(str, shape["allowed_nodes"])),
     }
+    empty = NodeSet(n["id"] for n in shape["nodes"] if not n["cpus"] and not n["memory"])
+    facts |= {"nodes without CPUs and memory": str(empty)} if empty else {}
     for n in shape["nodes"]:
+        if n["id"] in empty:
+            continue
         gib = float(f"{(n['memory'] or 0) / (1 << 30):.2g}")  # the kernel's own share differs from boot to boot
         facts[f"node {n['id']}"] = f"CPUs {n['cpus'] or 'none'}, about {gib:g} GiB"
     for level in shape["caches"]:
@@ -172,7 +177,7 @@ def _alike(
     keys = [key for key in {**usual, **facts} if facts.get(key) != usual.get(key)]
     if keys:
         rows = [page.Wrong((key, facts.get(key), usual.get(key))) for key in keys]
-        page.add_table(section, "Differs from most nodes", ("", "here", "most nodes"), rows)
+        page.add_table(section, "Differs from most nodes", ("fact", "here", "most nodes"), rows)
     if has_picture:
         found = picture(first.machine, first.plans, title=first.host)
         details = ET.SubElement(section, "details", {"open": "open"} if is_usual else {})
