@@ -77,7 +77,7 @@ def cells(line: str) -> list[str]:
 
 def test_the_page_begins_with_the_two_lines_that_a_person_types() -> None:
     """To install, and to look."""
-    assert re.match(r"# .*\n\n```sh\npip install numa-affinity\[nvml\]\naffinity ps\n```\n", PAGE)
+    assert re.match(r"# .*\n\n```sh\npip install 'numa-affinity\[nvml\]'\naffinity ps\n```\n", PAGE)
 
 
 def test_the_tables_of_the_page_have_every_column_and_locality() -> None:

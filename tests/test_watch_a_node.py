@@ -77,7 +77,7 @@ def without_names(line: str) -> str:
 
 def test_the_page_begins_with_the_two_lines_that_a_person_types() -> None:
     """To install, and to watch."""
-    begin = "```sh\npip install numa-affinity[nvml]\nsudo affinity watch --all-users\n```\n"
+    begin = "```sh\npip install 'numa-affinity[nvml]'\nsudo affinity watch --all-users\n```\n"
     assert re.match(rf"# .*\n\n{re.escape(begin)}", PAGE)
 
 
